@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unlearning as a HuggingFace Trainer."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .methods import METHODS
+
+
+__version__ = "0.1.0.dev0"
+
+_PUBLIC = {
+    "UnlearnConfig": "hf_unlearn.config",
+    "UnlearnTrainer": "hf_unlearn.trainer",
+    **METHODS.public_names(),
+}
+__all__ = ["METHODS", "__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from .config import UnlearnConfig
+    from .methods.ga import GAConfig, GATrainer
+    from .methods.npo import NPOConfig, NPOTrainer
+    from .trainer import UnlearnTrainer
+
+
+def __getattr__(name: str):
+    # Transformers alone takes seconds to import; names are looked up when they are used.
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that every method shares."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+
+RETAIN_LOSSES = ("none", "nll", "kl")
+REFERENCES = ("auto", "adapter", "live")
+
+
+def check_choice(name: str, value: Any, allowed) -> None:
+    """Raises `ValueError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}; allowed: {', '.join(map(repr, allowed))}.")
+
+
+def check_number(name: str, value: Any, *, above: float | None = None, at_least: float | None = None) -> None:
+    """Raises `ValueError` unless `value` is a finite number in range."""
+    bound = f"above {above}" if above is not None else f"at least {at_least}"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    in_range = is_number and (above is None or value > above) and (at_least is None or value >= at_least)
+    if not in_range:
+        raise ValueError(f"{name}={value!r}; give a finite number {bound}.")
+
+
+@dataclass
+class UnlearnConfig(TrainingArguments):
+    r"""Arguments of every unlearning trainer, on top of [`~transformers.TrainingArguments`].
+
+    The objective is `forget_weight` * L_forget + `retain_weight` * L_retain. L_forget is the method's; L_retain is
+    nothing, the negative log-likelihood of the retain rows (`nll`) or KL(reference || model) on them (`kl`).
+
+    Changed defaults: `logging_steps` is 10, `learning_rate` is 1e-5.
+    """
+
+    # TrainingArguments parses JSON given on a command line for these fields only.
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Initial learning rate."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every X steps; below 1, a share of all steps."})
+
+    # Model
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Keyword arguments of `from_pretrained`, where the model is given as a path or Hub id."},
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
+    )
+    trainable_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Regular expressions; only parameters whose name one of them matches (search) are trained."},
+    )
+
+    # Data
+    max_length: int | None = field(default=1024, metadata={"help": "Longest row in tokens; the end is cut."})
+    epoch_by: str = field(
+        default="forget",
+        metadata={"help": "The role whose rows are each seen once an epoch: a role's name or `longest`."},
+    )
+    allow_overlap: bool = field(
+        default=False, metadata={"help": "Go on although forget and retain share rows."}
+    )
+    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Rounds the padded width up."})
+
+    # Objective
+    forget_weight: float = field(default=1.0, metadata={"help": "Weight of the forget term."})
+    retain_loss: str = field(default="none", metadata={"help": "Retain term: `none`, `nll` or `kl`."})
+    retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain term."})
+    max_forget_loss: float | None = field(
+        default=None,
+        metadata={"help": "Stop once the forget rows' negative log-likelihood a token (nats) is above this."},
+    )
+
+    # Reference
+    reference: str = field(
+        default="auto",
+        metadata={
+            "help": "Where the reference's predictions come from: `adapter` (PEFT, adapter off), `live` (a frozen "
+            "copy in memory), or `auto`, the cheapest that works."
+        },
+    )
+
+    def __post_init__(self):
+        check_choice("retain_loss", self.retain_loss, RETAIN_LOSSES)
+        check_choice("reference", self.reference, REFERENCES)
+        check_number("forget_weight", self.forget_weight, at_least=0)
+        check_number("retain_weight", self.retain_weight, at_least=0)
+        if self.max_length is not None:
+            check_number("max_length", self.max_length, at_least=2)
+        if self.max_forget_loss is not None:
+            check_number("max_forget_loss", self.max_forget_loss, above=0)
+        if isinstance(self.trainable_modules, str):
+            self.trainable_modules = [self.trainable_modules]
+        super().__post_init__()

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one example of any TRL dataset type to `input_ids` and `labels`.
+
+| columns                    | trained tokens (labels other than -100)                    |
+|----------------------------|------------------------------------------------------------|
+| `input_ids` (+ `labels`)   | as given; every token where `labels` is absent             |
+| `messages`                 | every assistant turn                                       |
+| `prompt`, `completion`     | the completion (strings or lists of messages)              |
+| `text`                     | every token                                                |
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+logger = logging.getLogger(__name__)
+
+IGNORE_INDEX = -100
+ALLOWED_COLUMNS = "`input_ids` (+ `labels`), `messages`, `prompt` + `completion`, or `text`"
+
+
+def dataset_type(columns: Iterable[str]) -> str:
+    """Names the dataset type of a set of columns: `"tokenized"`, `"messages"`, `"prompt_completion"` or `"text"`.
+
+    Raises:
+        `ValueError`: if no usable column is there.
+    """
+    columns = set(columns)
+    if "input_ids" in columns:
+        return "tokenized"
+    if "messages" in columns:
+        return "messages"
+    if {"prompt", "completion"} <= columns:
+        return "prompt_completion"
+    if "text" in columns:
+        return "text"
+    raise ValueError(f"No usable column among {sorted(columns)}. Give {ALLOWED_COLUMNS}.")
+
+
+def qa_example(question: str, answer: str, chat: bool) -> dict[str, Any]:
+    """One question and answer as a TRL prompt-completion example, conversational if `chat`."""
+    if chat:
+        return {
+            "prompt": [{"role": "user", "content": question}],
+            "completion": [{"role": "assistant", "content": answer}],
+        }
+    return {"prompt": f"Question: {question}\nAnswer:", "completion": f" {answer}"}
+
+
+def encode_prompt(example: Mapping[str, Any], tokenizer) -> list[int]:
+    """Tokens of an example's `prompt`, ready for generation."""
+    prompt = example["prompt"]
+    if not isinstance(prompt, str):
+        return _template(prompt, tokenizer, generation=True)
+    ids = list(tokenizer(prompt)["input_ids"])
+    # Tokenizers that close every text with EOS would tell the model that the answer is over before it began.
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def encode(example: Mapping[str, Any], tokenizer, max_length: int | None = None) -> dict[str, list[int]]:
+    """Encodes one example; `labels` are `-100` wherever a token is not to be trained on.
+
+    Text and prompt-completion strings are closed with EOS; conversations end as their chat template ends them. What is
+    longer than `max_length` tokens loses its end.
+
+    Args:
+        example (`Mapping`):
+            One row of any supported type (see the module's table).
+        tokenizer (`PreTrainedTokenizerBase`):
+            Its chat template is used for conversational rows.
+        max_length (`int`, *optional*):
+            Longest row in tokens.
+
+    Returns:
+        `dict`: `input_ids` and `labels`, two lists of one length.
+    """
+    kind = dataset_type(name for name, value in example.items() if value is not None)
+    if kind == "tokenized":
+        ids = list(example["input_ids"])
+        given = example.get("labels")
+        labels = list(ids if given is None else given)
+        if len(labels) != len(ids):
+            raise ValueError(f"A row has {len(ids)} `input_ids` and {len(labels)} `labels`; give as many of each.")
+    elif kind == "messages":
+        ids, labels = _encode_messages(example["messages"], tokenizer)
+    elif kind == "prompt_completion":
+        ids, labels = _encode_prompt_completion(example, tokenizer)
+    else:
+        ids = _with_eos(tokenizer(example["text"])["input_ids"], tokenizer)
+        labels = list(ids)
+    return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+
+
+def encode_dataset(dataset, tokenizer, max_length: int | None = None, name: str = "forget"):
+    """Encodes every row of `dataset` and drops those in which no token is left to train on.
+
+    Args:
+        dataset (`datasets.Dataset` or `list[dict]`):
+            Rows of one dataset type.
+        tokenizer (`PreTrainedTokenizerBase`):
+            Tokenizer of the model.
+        max_length (`int`, *optional*):
+            Longest row in tokens.
+        name (`str`):
+            What the rows are for; used in messages.
+
+    Returns:
+        `datasets.Dataset`: columns `input_ids` and `labels`.
+
+    Raises:
+        `ValueError`: if the dataset is missing, empty, streamed, has no usable column, or keeps no row.
+    """
+    dataset = as_dataset(dataset, name)
+    dataset_type(dataset.column_names)
+    encoded = dataset.map(
+        lambda row: encode(row, tokenizer, max_length),
+        remove_columns=dataset.column_names,
+        desc=f"Tokenizing {name} rows",
+    )
+    trained = [any(label != IGNORE_INDEX for label in row[1:]) for row in encoded["labels"]]
+    kept = sum(trained)
+    if not kept:
+        raise ValueError(
+            f"None of the {len(encoded)} {name} rows keeps a token to train on within max_length={max_length}: their "
+            "prompts fill it, or all their labels are -100. Raise `max_length` or shorten the prompts."
+        )
+    if kept < len(encoded):
+        logger.warning(
+            "%d of %d %s rows are left out: no token to train on is left within max_length=%s.",
+            len(encoded) - kept,
+            len(encoded),
+            name,
+            max_length,
+        )
+        encoded = encoded.select([i for i, keep in enumerate(trained) if keep])
+    cut = 0 if max_length is None else sum(len(row) == max_length for row in encoded["input_ids"])
+    if cut:
+        logger.info("%d of %d %s rows fill max_length=%d and may be cut.", cut, len(encoded), name, max_length)
+    return encoded
+
+
+def as_dataset(dataset, name: str):
+    """The rows as a map-style `datasets.Dataset`, or one clear error that names the set."""
+    from datasets import Dataset, IterableDataset
+
+    if dataset is None:
+        raise ValueError(f"No {name} rows were given. Pass `{name}_dataset`.")
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(
+            f"`{name}_dataset` is streamed, but pairing rows needs random access. Load it without `streaming=True`."
+        )
+    if isinstance(dataset, list):
+        dataset = Dataset.from_list(dataset)
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"`{name}_dataset` is a {type(dataset).__name__}. Pass a `datasets.Dataset` (one split) or a list of dicts."
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"The {name} set is empty. Give at least one row.")
+    return dataset
+
+
+def chunk_documents(documents, tokenizer, max_length: int):
+    """Cuts documents into pre-tokenised rows of at most `max_length` tokens; no row crosses a document's end.
+
+    Every row begins as the tokenizer begins a text (BOS, if it sets one) and a document's last row ends with EOS.
+
+    Args:
+        documents (`Iterable[str]`):
+            One string a document.
+        tokenizer (`PreTrainedTokenizerBase`):
+            Tokenizer of the model.
+        max_length (`int`):
+            Tokens a row at most, BOS and EOS included.
+
+    Returns:
+        `datasets.Dataset`: column `input_ids`.
+    """
+    from datasets import Dataset
+
+    start = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
+    room = max_length - len(start)
+    if room < 2:
+        raise ValueError(f"max_length={max_length} leaves no room for text. Give at least {2 + len(start)}.")
+    rows = []
+    for document in documents:
+        ids = _with_eos(tokenizer(document, add_special_tokens=False)["input_ids"], tokenizer)
+        pieces = [start + ids[i : i + room] for i in range(0, len(ids), room)]
+        # A row of one token has nothing to predict.
+        rows.extend(piece for piece in pieces if len(piece) > 1)
+    if not rows:
+        raise ValueError("The documents hold no text. Give at least one non-empty document.")
+    return Dataset.from_dict({"input_ids": rows})
+
+
+def _encode_prompt_completion(example, tokenizer) -> tuple[list[int], list[int]]:
+    prompt, completion = example["prompt"], example["completion"]
+    if isinstance(prompt, str) != isinstance(completion, str):
+        raise ValueError("`prompt` and `completion` must both be strings or both be lists of messages.")
+    prompt_ids = encode_prompt(example, tokenizer)
+    if isinstance(prompt, str):
+        ids = _with_eos(tokenizer(prompt + completion)["input_ids"], tokenizer)
+    else:
+        ids = _template([*prompt, *completion], tokenizer)
+    # Tokens may merge over the seam, so the completion begins where the two encodings part.
+    start = _common_prefix(prompt_ids, ids)
+    return ids, [IGNORE_INDEX] * start + ids[start:]
+
+
+def _encode_messages(messages, tokenizer) -> tuple[list[int], list[int]]:
+    ids = _template(messages, tokenizer)
+    labels = [IGNORE_INDEX] * len(ids)
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        start = _common_prefix(_template(messages[:i], tokenizer, generation=True), ids) if i else 0
+        stop = _common_prefix(_template(messages[: i + 1], tokenizer), ids)
+        labels[start:stop] = ids[start:stop]
+    return ids, labels
+
+
+def _template(messages, tokenizer, generation: bool = False) -> list[int]:
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "The rows are conversations, but the tokenizer has no chat template. Set `tokenizer.chat_template` (see "
+            "`trl.clone_chat_template`), or give `prompt` and `completion` as strings."
+        )
+    encoded = tokenizer.apply_chat_template(
+        list(messages), tokenize=True, add_generation_prompt=generation, return_dict=True
+    )
+    return list(encoded["input_ids"])
+
+
+def _with_eos(ids: list[int], tokenizer) -> list[int]:
+    eos = tokenizer.eos_token_id
+    return list(ids) if eos is None or (ids and ids[-1] == eos) else [*ids, eos]
+
+
+def _adds_bos(tokenizer) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+
+
+def _common_prefix(left: list[int], right: list[int]) -> int:
+    n = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        n += 1
+    return n

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows of the roles meet in a step.
+
+Every role is an endless stream: its rows in a seeded order, then again in another order, and so on. The pair at
+position `p` of training takes the `p`-th row of each stream. A pair is thus a function of (seed, epoch, index) alone:
+the same after a resume and on any number of workers, different on every rank (ranks get different indices), and no row
+of the longer set is dropped - later epochs go on where the earlier ones stopped.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+
+class RolePairs(Dataset):
+    """Rows of several roles, paired by position.
+
+    Args:
+        roles (`Mapping[str, datasets.Dataset]`):
+            Encoded rows of each role, in the order in which a batch holds them.
+        seed (`int`):
+            Decides every order.
+        epoch_by (`str`):
+            The role whose rows are each seen once an epoch, or `"longest"`.
+
+    An item is `{role: {"input_ids", "labels", "index"}}`, where `index` is the row's place in its role's dataset.
+    """
+
+    def __init__(self, roles: Mapping[str, Dataset], seed: int = 0, epoch_by: str = "forget"):
+        if epoch_by != "longest" and epoch_by not in roles:
+            raise ValueError(
+                f"epoch_by={epoch_by!r} names no role that is trained on. Allowed: {[*roles, 'longest']}."
+            )
+        self.roles = dict(roles)
+        self.length = max(map(len, self.roles.values())) if epoch_by == "longest" else len(self.roles[epoch_by])
+        self.seed = seed
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> dict[str, dict]:
+        pair = {}
+        for role, rows in self.roles.items():
+            cycle, place = divmod(position, len(rows))
+            index = int(self._order(role, cycle)[place])
+            pair[role] = {**rows[index], "index": index}
+        return pair
+
+    def _order(self, role: str, cycle: int) -> np.ndarray:
+        # One permutation a role is kept: positions rise, so an order is drawn again only where two cycles meet.
+        kept = self._orders.get(role)
+        if kept is None or kept[0] != cycle:
+            number = list(self.roles).index(role)
+            kept = (cycle, np.random.default_rng([self.seed, number, cycle]).permutation(len(self.roles[role])))
+            self._orders[role] = kept
+        return kept[1]
+
+
+class PairSampler(Sampler[int]):
+    """Positions of one epoch in training order; the shuffling is the pairs' own."""
+
+    def __init__(self, pairs: RolePairs):
+        self.pairs = pairs
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.epoch * len(self.pairs)
+        return iter(range(start, start + len(self.pairs)))

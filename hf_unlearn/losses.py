@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objectives as pure functions of tensors.
+
+Shapes: `B` rows, `T` positions, `V` vocabulary entries. `labels [B, T]` hold -100 where a position is not trained on
+and are shifted inside: the logits at position `t` predict the label at `t + 1`. `mask [B, T]` is taken as given.
+Everything from the log-softmax on is float32; float64 stays float64.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+IGNORE_INDEX = -100
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """float64 as it is, anything narrower as float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def prediction_mask(labels: Tensor) -> Tensor:
+    """Positions whose logits predict a label.
+
+    Args:
+        labels (`Tensor`): `[B, T]`.
+
+    Returns:
+        `Tensor`: bool `[B, T]`; the last position predicts nothing.
+    """
+    mask = torch.zeros_like(labels, dtype=torch.bool)
+    mask[:, :-1] = labels[:, 1:] != IGNORE_INDEX
+    return mask
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` is set; 0, with a gradient of 0, where it is set nowhere."""
+    mask = mask.to(values.dtype)
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def per_token_logps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of each label.
+
+    Args:
+        logits (`Tensor`): `[B, T, V]`.
+        labels (`Tensor`): `[B, T]`, shifted inside.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: log-probabilities `[B, T-1]` in nats, 0 where nothing is predicted, and the bool mask
+        `[B, T-1]` of predicted positions.
+    """
+    targets = labels[:, 1:]
+    mask = targets != IGNORE_INDEX
+    # cross_entropy keeps one vocabulary-wide buffer for its backward; gathering from log_softmax would keep two.
+    nll = F.cross_entropy(
+        at_least_float32(logits[:, :-1]).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return -nll.view_as(targets), mask
+
+
+def sequence_logps(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each row's labels together: sums over tokens, `[B]`, in nats."""
+    return per_token_logps(logits, labels)[0].sum(-1)
+
+
+def nll_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood, mean over the predicted tokens of the batch, in nats. A scalar."""
+    logps, mask = per_token_logps(logits, labels)
+    return -masked_mean(logps, mask)
+
+
+def npo_loss(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
+    r"""Negative preference optimisation (https://huggingface.co/papers/2404.05868, equation 3).
+
+    \\( L_{NPO} = -\frac{2}{\beta} E[\log \sigma(-\beta \log \frac{\pi_\theta(y|x)}{\pi_{ref}(y|x)})] \\)
+
+    Its gradient is gradient ascent's times \\( 2 \pi_\theta^\beta / (\pi_\theta^\beta + \pi_{ref}^\beta) \\), so it
+    fades on rows that are forgotten already. Where policy and reference agree it is \\( 2 \ln 2 / \beta \\).
+
+    Args:
+        logps (`Tensor`): `[B]`, \\( \log \pi_\theta(y|x) \\), sums over tokens.
+        ref_logps (`Tensor`): `[B]`, the same under the reference.
+        beta (`float`): inverse temperature, above 0; gradient ascent is the limit at 0.
+
+    Returns:
+        `Tensor`: a scalar, mean over rows.
+    """
+    log_ratios = at_least_float32(logps) - at_least_float32(ref_logps)
+    return -F.logsigmoid(-beta * log_ratios).mean() * 2 / beta
+
+
+def kl_to_reference(logits: Tensor, ref_logits: Tensor, mask: Tensor) -> Tensor:
+    r"""\\( KL(\pi_{ref} \| \pi_\theta) \\) over the whole vocabulary, mean over masked positions, in nats.
+
+    Args:
+        logits (`Tensor`): `[B, T, V]`, the policy's.
+        ref_logits (`Tensor`): `[B, T, V]`, the reference's; no gradient is taken.
+        mask (`Tensor`): `[B, T]`, positions that count, as given; see [`prediction_mask`].
+
+    Returns:
+        `Tensor`: a scalar.
+    """
+    mask = mask.bool()
+    # Rows are chosen before the log-softmax: prompts and padding cost no vocabulary-wide buffer.
+    log_p = at_least_float32(logits[mask]).log_softmax(-1)
+    log_ref = at_least_float32(ref_logits[mask].detach()).log_softmax(-1)
+    return F.kl_div(log_p, log_ref, log_target=True, reduction="sum") / mask.sum().clamp(min=1)
+
+
+def uniform_kl(
+    logits: Tensor, mask: Tensor, direction: str = "uniform_to_model", temperature: float = 1.0
+) -> Tensor:
+    r"""KL divergence between the prediction and the uniform distribution, mean over masked positions, in nats.
+
+    Args:
+        logits (`Tensor`): `[B, T, V]`.
+        mask (`Tensor`): `[B, T]`, positions that count, as given.
+        direction (`str`): `"uniform_to_model"` for \\( KL(U \| \pi_\theta) \\), whose gradient stays alive where the
+            prediction is peaked, or `"model_to_uniform"` for \\( KL(\pi_\theta \| U) = \ln V - H \\).
+        temperature (`float`): divides the logits.
+
+    Returns:
+        `Tensor`: a scalar.
+    """
+    log_p = (at_least_float32(logits[mask.bool()]) / temperature).log_softmax(-1)
+    log_v = math.log(logits.shape[-1])
+    if direction == "uniform_to_model":
+        kl = -log_v - log_p.mean(-1)
+    elif direction == "model_to_uniform":
+        kl = log_v + (log_p.exp() * log_p).sum(-1)
+    else:
+        raise ValueError(f"direction={direction!r}; allowed: 'uniform_to_model', 'model_to_uniform'.")
+    return kl.sum() / mask.sum().clamp(min=1)
+
+
+def rmu_loss(hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    r"""Squared distance of activations to a target (RMU, https://huggingface.co/papers/2403.03218, section 4).
+
+    \\( \frac{1}{|m| d} \sum_{t \in m} \| h_t - target_t \|^2 \\): the forget term with `target` = \\( c u \\), the
+    retain term with the reference's activations.
+
+    Args:
+        hidden (`Tensor`): `[B, T, d]`.
+        target (`Tensor`): anything that broadcasts to `[B, T, d]`; no gradient is taken.
+        mask (`Tensor`): `[B, T]`, positions that count, as given.
+
+    Returns:
+        `Tensor`: a scalar, mean over masked positions and dimensions.
+    """
+    squared = (at_least_float32(hidden) - at_least_float32(target.detach())).square().mean(-1)
+    return masked_mean(squared, mask)

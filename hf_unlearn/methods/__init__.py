@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One file a paper. `METHODS` maps a recipe's `method:` to its config and trainer, each loaded when it is asked for."""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+
+
+# name -> (module, config, trainer, what it is)
+_METHODS = {
+    "ga": ("ga", "GAConfig", "GATrainer", "gradient ascent; with a retain term GradDiff (nll) or GA+KL (kl)"),
+    "npo": ("npo", "NPOConfig", "NPOTrainer", "negative preference optimisation; NPO-GDR (nll), NPO-KLR (kl)"),
+}
+
+
+class _Methods(Mapping):
+    """Read-only dict of name to `(Config, Trainer)` that imports a method's file on access."""
+
+    def __getitem__(self, name: str) -> tuple[type, type]:
+        if name not in _METHODS:
+            near = get_close_matches(str(name), _METHODS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise KeyError(f"Unknown method {name!r}; allowed: {', '.join(_METHODS)}.{hint}")
+        module, config, trainer, _ = _METHODS[name]
+        loaded = import_module(f"{__name__}.{module}")
+        return getattr(loaded, config), getattr(loaded, trainer)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_METHODS)
+
+    def __len__(self) -> int:
+        return len(_METHODS)
+
+    def describe(self, name: str) -> str:
+        """One line on what a method is."""
+        return _METHODS[name][3]
+
+    def public_names(self) -> dict[str, str]:
+        """Public class name -> module that defines it."""
+        return {
+            public: f"{__name__}.{module}"
+            for module, config, trainer, _ in _METHODS.values()
+            for public in (config, trainer)
+        }
+
+
+METHODS = _Methods()

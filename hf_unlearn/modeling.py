@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models and tokenizers as the trainers need them: loaded, checked, and with the right parameters trainable."""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+from torch import nn
+
+
+logger = logging.getLogger(__name__)
+
+
+def check_model_path(model: str) -> None:
+    """Refuses a local path that holds no model, before anything is loaded. A Hub id (`owner/name`) passes.
+
+    Raises:
+        `ValueError`: if the path is missing, or holds an adapter where full weights are needed.
+    """
+    path = Path(model)
+    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or model.endswith("/")
+    if not path.is_dir():
+        if looks_local:
+            raise ValueError(f"No model folder at {model!r}. Give an existing folder or a Hub id such as 'owner/name'.")
+        return
+    if (path / "config.json").exists():
+        return
+    if (path / "adapter_config.json").exists():
+        raise ValueError(
+            f"{model!r} holds an adapter, not a full model. Merge it first (`PeftModel.merge_and_unload()`), or load it "
+            "with `peft.AutoPeftModelForCausalLM` and pass the model itself."
+        )
+    raise ValueError(f"{model!r} holds no `config.json`. Give a folder written by `save_pretrained`.")
+
+
+def load_model(model: str, args, quantization_config=None) -> nn.Module:
+    """Loads a causal language model, in float32 unless `args.model_init_kwargs` names a `dtype`."""
+    from transformers import AutoModelForCausalLM
+
+    kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
+    if quantization_config is not None:
+        kwargs["quantization_config"] = quantization_config
+    return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=args.trust_remote_code, **kwargs)
+
+
+def load_tokenizer(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):
+    """Loads the tokenizer that belongs to a model."""
+    from transformers import AutoTokenizer
+
+    name = model if isinstance(model, str) else model.config._name_or_path
+    if not name:
+        raise ValueError("The model does not say where it came from. Pass its tokenizer as `processing_class`.")
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
+
+
+def ensure_pad_token(tokenizer) -> None:
+    """Pads with EOS where the tokenizer has no pad token. Masks come from lengths, so a real EOS stays visible."""
+    if tokenizer.pad_token_id is not None:
+        return
+    if tokenizer.eos_token_id is None:
+        raise ValueError("The tokenizer has neither a pad nor an EOS token. Set `tokenizer.pad_token`.")
+    tokenizer.pad_token = tokenizer.eos_token
+    logger.warning("The tokenizer has no pad token; batches are padded with EOS (%r).", tokenizer.eos_token)
+
+
+def check_vocabulary(model: nn.Module, tokenizer, ref_model: nn.Module | None = None) -> None:
+    """Refuses a tokenizer that the model has no embeddings for, and a reference of another vocabulary."""
+    size = vocabulary_size(model)
+    if len(tokenizer) > size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the model {size} embeddings. Use the model's own tokenizer, or "
+            "call `model.resize_token_embeddings(len(tokenizer))` first."
+        )
+    if ref_model is not None and vocabulary_size(ref_model) != size:
+        raise ValueError(
+            f"The reference model predicts {vocabulary_size(ref_model)} tokens, the model {size}. Their vocabularies "
+            "must be the same: leave `ref_model` out to use the model as it enters the trainer."
+        )
+
+
+def vocabulary_size(model: nn.Module) -> int:
+    """Number of tokens a model predicts, read from its config (weights may be sharded)."""
+    return model.config.get_text_config().vocab_size
+
+
+def is_peft_model(model: nn.Module) -> bool:
+    """Whether `model` is a [`~peft.PeftModel`]; `peft` is not imported for a model that cannot be one."""
+    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
+
+
+def add_adapter(model: nn.Module, peft_config) -> nn.Module:
+    """Wraps a model with a fresh adapter."""
+    from peft import get_peft_model, prepare_model_for_kbit_training
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if is_peft_model(model):
+        raise ValueError(
+            "The model carries an adapter already, and `peft_config` asks for another. Pass the model alone to train its "
+            "adapter, or merge it first (`model.merge_and_unload()`)."
+        )
+    quantized = getattr(model, "is_quantized", False)
+    if quantized:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    # Under ZeRO-3 a float32 adapter beside bf16 weights breaks the gather of a module's parameters.
+    return get_peft_model(model, peft_config, autocast_adapter_dtype=quantized or not is_deepspeed_zero3_enabled())
+
+
+def select_trainable(model: nn.Module, patterns: list[str]) -> None:
+    """Freezes every parameter whose name matches none of `patterns` (`re.search`).
+
+    Raises:
+        `ValueError`: if nothing matches, or the model carries an adapter (which decides itself what trains).
+    """
+    if is_peft_model(model):
+        raise ValueError(
+            "`trainable_modules` picks among full weights; under PEFT pick with `target_modules` of the `peft_config`."
+        )
+    # Tied weights are listed under each of their names, so that `lm_head` is found where it is the embedding too.
+    names = dict(model.named_parameters(remove_duplicate=False))
+    chosen = {name for name in names if any(re.search(pattern, name) for pattern in patterns)}
+    unmatched = [pattern for pattern in patterns if not any(re.search(pattern, name) for name in names)]
+    if unmatched:
+        shown = ", ".join(sorted(names)[:8])
+        raise ValueError(f"trainable_modules {unmatched} match no parameter. Parameters are named like: {shown}, ...")
+    parameters = {id(names[name]) for name in chosen}
+    tied = {name for name, parameter in names.items() if id(parameter) in parameters} - chosen
+    if tied:
+        logger.warning("%s trains too: it is tied to a chosen parameter.", ", ".join(sorted(tied)))
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in parameters)
+
+
+def check_single_device_process(args) -> None:
+    """Refuses `nn.DataParallel`, which splits a batch without regard to roles."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU with `accelerate launch`, or set "
+            f"CUDA_VISIBLE_DEVICES (now {os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')})."
+        )

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer that every method inherits: roles, one shared forward pass, retain terms, logging."""
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from . import modeling
+from .config import UnlearnConfig
+from .data.collator import RoleCollator
+from .data.formats import encode_dataset
+from .data.pairing import PairSampler, RolePairs
+from .data.roles import encode_roles
+from .meters import Meters
+from .reference import Reference, build_reference
+from .rows import RoleRows
+
+
+logger = logging.getLogger(__name__)
+
+
+class UnlearnTrainer(Trainer):
+    """Base of all methods. A method overrides [`~UnlearnTrainer.forget_loss`] and, where it needs it, `reference_roles`.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            What to unlearn from: a path, a Hub id or a loaded model. The reference is the model as it is now.
+        args ([`UnlearnConfig`], *optional*):
+            The method's config; its defaults if left out.
+        forget_dataset, retain_dataset (`datasets.Dataset` or `list[dict]`):
+            Rows of any TRL type (`text`, `prompt` and `completion`, `messages`) or `input_ids`; the two may differ in
+            type. `retain_dataset` may be left out where `retain_loss` is `none`.
+        eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
+            Rows evaluated with the plain language-model loss; for `{"forget": ..., "retain": ...}` the metrics are
+            `eval_forget_loss` and `eval_retain_loss`.
+        processing_class (`PreTrainedTokenizerBase`, *optional*):
+            Tokenizer; loaded with the model if left out.
+        peft_config (`PeftConfig`, *optional*):
+            Trains a fresh adapter; the reference is then the model with the adapter off.
+        quantization_config (`BitsAndBytesConfig`, *optional*):
+            Used where `model` is a path or Hub id.
+        ref_model (`PreTrainedModel`, *optional*):
+            A reference other than the model as it enters.
+        data_collator, compute_metrics, callbacks, optimizers:
+            As in [`~transformers.Trainer`].
+
+    Raises:
+        `ValueError`: for bad settings, rows or models, before the model is loaded wherever that is possible.
+    """
+
+    # Losses are means over a micro-batch; Trainer divides them by the accumulation steps.
+    loss_is_scaled_for_ga = False
+    config_class: ClassVar[type[UnlearnConfig]] = UnlearnConfig
+    method: ClassVar[str] = "unlearn"
+    paper: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        args: UnlearnConfig | None = None,
+        data_collator: Callable | None = None,
+        forget_dataset=None,
+        retain_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        compute_metrics: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers=(None, None),
+        quantization_config=None,
+        peft_config=None,
+        ref_model: nn.Module | None = None,
+    ):
+        args = self.config_class() if args is None else args
+        modeling.check_single_device_process(args)
+        if isinstance(model, str):
+            modeling.check_model_path(model)
+        if peft_config is not None and args.trainable_modules:
+            raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
+        if processing_class is None:
+            processing_class = modeling.load_tokenizer(model, args.trust_remote_code)
+        modeling.ensure_pad_token(processing_class)
+        roles = encode_roles(forget_dataset, retain_dataset, processing_class, args)
+        pairs = RolePairs(roles, seed=args.data_seed if args.data_seed is not None else args.seed, epoch_by=args.epoch_by)
+        eval_dataset = _encode_eval(eval_dataset, processing_class, args.max_length)
+
+        reload = None
+        if isinstance(model, str):
+            reload = partial(modeling.load_model, model, args, quantization_config)
+            model = reload()
+        modeling.check_vocabulary(model, processing_class, ref_model)
+        if peft_config is not None:
+            model = modeling.add_adapter(model, peft_config)
+        self.reference: Reference | None = None
+        if self.reference_roles_of(args):
+            self.reference = build_reference(model, args.reference, peft_config is not None, ref_model, reload)
+        if args.trainable_modules:
+            modeling.select_trainable(model, args.trainable_modules)
+
+        self.meters = Meters()
+        self.stop_reason: str | None = None
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator
+            or RoleCollator(processing_class.pad_token_id, tuple(roles), pad_to_multiple_of=args.pad_to_multiple_of),
+            train_dataset=pairs,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.add_callback(_RunControl(self))
+
+    # What a method says of itself
+
+    @classmethod
+    def reference_roles_of(cls, args: UnlearnConfig) -> set[str]:
+        """Roles whose rows need the reference's predictions."""
+        return {"retain"} if args.retain_loss == "kl" else set()
+
+    def forget_loss(self, rows: RoleRows) -> Tensor:
+        """The method's forget term: a scalar, mean over the micro-batch."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forget term.")
+
+    def retain_loss(self, rows: RoleRows) -> Tensor:
+        """The retain term: negative log-likelihood or KL(reference || model), a scalar."""
+        return rows.nll if self.args.retain_loss == "nll" else rows.kl_to_reference
+
+    # One step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
+    ):
+        """The objective on a batch of roles; the plain language-model loss on a flat batch, as in evaluation."""
+        if "role" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        rows = self.role_rows(model, inputs)
+        terms = {"forget": self.forget_loss(rows["forget"])}
+        loss = self.args.forget_weight * terms["forget"]
+        if "retain" in rows:
+            terms["retain"] = self.retain_loss(rows["retain"])
+            loss = loss + self.args.retain_weight * terms["retain"]
+        for role, term in terms.items():
+            self.meters.add(f"{role}/loss", term)
+            self.meters.add(f"{role}/nll", rows[role].nll)
+            self.meters.add(f"{role}/logps", rows[role].logps.mean())
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def role_rows(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, RoleRows]:
+        """One forward pass over the rows of all roles, cut back into roles.
+
+        Args:
+            model (`nn.Module`):
+                The wrapped model that `compute_loss` was handed, never `self.model`: wrappers hook its forward.
+            inputs (`Mapping[str, Tensor]`):
+                A batch of [`RoleCollator`].
+        """
+        spans = _role_spans(inputs["role"].tolist(), self.data_collator.roles)
+        parts = {role: {k: v[span] for k, v in inputs.items() if k != "role"} for role, span in spans.items()}
+        # The reference goes first: switching adapters toggles `requires_grad`, which must be back for the policy.
+        references = self._reference_logits(model, parts)
+        logits = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        ).logits
+        return {role: RoleRows(parts[role], logits[span], references.get(role)) for role, span in spans.items()}
+
+    def _reference_logits(self, model, parts) -> dict[str, Tensor]:
+        roles = [role for role in parts if role in self.reference_roles_of(self.args)]
+        if not roles:
+            return {}
+        batch = {key: torch.cat([parts[role][key] for role in roles]) for key in ("input_ids", "attention_mask")}
+        logits = self.reference.logits(model, batch)
+        return dict(zip(roles, logits.split([len(parts[role]["index"]) for role in roles]), strict=True))
+
+    # The run around it
+
+    def train(self, *args, **kwargs):
+        """As [`~transformers.Trainer.train`]; the reference is placed before and taken off afterwards."""
+        if self.reference is not None:
+            self.reference.open(self.accelerator)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.reference is not None:
+                self.reference.close()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of every recorded component since the last log, over all ranks."""
+        if "loss" in logs:
+            logs |= self.meters.reduce(self.accelerator)
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As [`~transformers.Trainer.save_model`]: weights as safetensors, tokenizer, and a model card."""
+        if self.reference is None:
+            super().save_model(output_dir, _internal_call)
+        else:
+            with self.reference.hidden_from_saving():
+                super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self.write_model_card(output_dir or self.args.output_dir)
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: list[str] | str | None = None
+    ) -> None:
+        """Writes `README.md` into the output folder: what was unlearned, how, and what that does not promise."""
+        if self.is_world_process_zero():
+            self.write_model_card(self.args.output_dir, model_name, dataset_name, tags)
+
+    def write_model_card(self, folder: str, model_name=None, dataset_name=None, tags=None) -> None:
+        """Writes the model card of the run into any folder."""
+        from .card import write_model_card
+
+        write_model_card(self, folder, model_name, dataset_name, tags)
+
+    def _get_train_sampler(self, train_dataset=None):
+        self.pair_sampler = PairSampler(self.train_dataset)
+        return self.pair_sampler
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # Trainer drops what the model's forward does not take; a pair's columns are its roles.
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += [role for role in self.train_dataset.roles if role not in self._signature_columns]
+
+
+class _RunControl(TrainerCallback):
+    """Keeps the sampler's epoch right after a resume, and stops an ascent that runs away."""
+
+    def __init__(self, trainer: UnlearnTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # accelerate does not hand the epoch through the wrapper it puts around skipped batches on several processes.
+        self.trainer.pair_sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        limit = args.max_forget_loss
+        if limit is None:
+            return
+        nll = self.trainer.meters.last("forget/nll", self.trainer.accelerator)
+        # Written so that NaN, of which no comparison holds, stops too.
+        if not nll <= limit:
+            self.trainer.stop_reason = (
+                f"Stopped at step {state.global_step}: the forget rows' loss is {nll:.4g} nats a token, above "
+                f"max_forget_loss={limit}."
+            )
+            logger.warning(self.trainer.stop_reason)
+            control.should_training_stop = True
+
+
+def _encode_eval(eval_dataset, tokenizer, max_length):
+    if isinstance(eval_dataset, dict):
+        return {name: encode_dataset(rows, tokenizer, max_length, name) for name, rows in eval_dataset.items()}
+    return None if eval_dataset is None else encode_dataset(eval_dataset, tokenizer, max_length, "eval")
+
+
+def _role_spans(role_ids: list[int], names) -> dict[str, slice]:
+    """Where each role's rows stand in the batch; a collator keeps the rows of a role together."""
+    spans = {}
+    for number in dict.fromkeys(role_ids):
+        start, count = role_ids.index(number), role_ids.count(number)
+        spans[names[number]] = slice(start, start + count)
+    return spans
