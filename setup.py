@@ -27,7 +27,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["hf_unlearn", "hf_unlearn.*"]),
-    package_data={"hf_unlearn": ["py.typed", "templates/*", "report/templates/*"]},
+    package_data={
+        "hf_unlearn": [
+            "py.typed",
+            "templates/*",
+            "report/templates/*",
+            "recipes/**/*.yaml",
+            "accelerate_configs/*.yaml",
+        ]
+    },
     install_requires=[
         "accelerate>=1.10",
         "datasets>=4.0",

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 
@@ -96,4 +97,6 @@ class UnlearnConfig(TrainingArguments):
             check_number("max_forget_loss", self.max_forget_loss, above=0)
         if isinstance(self.trainable_modules, str):
             self.trainable_modules = [self.trainable_modules]
+        # Left to themselves, launchers on a machine without accelerators fall back to unconnected single processes.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()

@@ -38,10 +38,23 @@ def load_model(model: str, args, quantization_config=None) -> nn.Module:
     """Loads a causal language model, in float32 unless `args.model_init_kwargs` names a `dtype`."""
     from transformers import AutoModelForCausalLM
 
+    # Not every library's default is the same; a run must not depend on which one loads the model.
     kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
     if quantization_config is not None:
         kwargs["quantization_config"] = quantization_config
     return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=args.trust_remote_code, **kwargs)
+
+
+def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn.Module:
+    """Loads any checkpoint to look at: full weights, or an adapter on top of the weights that it names."""
+    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
+        from peft import AutoPeftModelForCausalLM
+
+        return AutoPeftModelForCausalLM.from_pretrained(model, trust_remote_code=trust_remote_code, **kwargs).eval()
+    from transformers import AutoModelForCausalLM
+
+    check_model_path(model)
+    return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=trust_remote_code, **kwargs).eval()
 
 
 def load_tokenizer(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):

@@ -7,6 +7,8 @@
 | `messages`                 | every assistant turn                                       |
 | `prompt`, `completion`     | the completion (strings or lists of messages)              |
 | `text`                     | every token                                                |
+
+As in TRL, a conversational row may bring `chat_template_kwargs`.
 """
 
 import logging
@@ -52,7 +54,7 @@ def encode_prompt(example: Mapping[str, Any], tokenizer) -> list[int]:
     """Tokens of an example's `prompt`, ready for generation."""
     prompt = example["prompt"]
     if not isinstance(prompt, str):
-        return _template(prompt, tokenizer, generation=True)
+        return _template(prompt, tokenizer, example, generation=True)
     ids = list(tokenizer(prompt)["input_ids"])
     # Tokenizers that close every text with EOS would tell the model that the answer is over before it began.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
@@ -83,7 +85,7 @@ def encode(example: Mapping[str, Any], tokenizer, max_length: int | None = None)
         if len(labels) != len(ids):
             raise ValueError(f"A row has {len(ids)} `input_ids` and {len(labels)} `labels`; give as many of each.")
     elif kind == "messages":
-        ids, labels = _encode_messages(example["messages"], tokenizer)
+        ids, labels = _encode_messages(example, tokenizer)
     elif kind == "prompt_completion":
         ids, labels = _encode_prompt_completion(example, tokenizer)
     else:
@@ -164,7 +166,8 @@ def as_dataset(dataset, name: str):
 def chunk_documents(documents, tokenizer, max_length: int):
     """Cuts documents into pre-tokenised rows of at most `max_length` tokens; no row crosses a document's end.
 
-    Every row begins as the tokenizer begins a text (BOS, if it sets one) and a document's last row ends with EOS.
+    Every row begins as the tokenizer begins a text (BOS, if it sets one) and a document's last row ends with EOS, unless
+    the text fills that row to its last token.
 
     Args:
         documents (`Iterable[str]`):
@@ -186,9 +189,9 @@ def chunk_documents(documents, tokenizer, max_length: int):
     rows = []
     for document in documents:
         ids = _with_eos(tokenizer(document, add_special_tokens=False)["input_ids"], tokenizer)
-        pieces = [start + ids[i : i + room] for i in range(0, len(ids), room)]
-        # A row of one token has nothing to predict.
-        rows.extend(piece for piece in pieces if len(piece) > 1)
+        pieces = [ids[i : i + room] for i in range(0, len(ids), room)]
+        # A row of one token has nothing to predict; one of EOS alone would teach that a text may be empty.
+        rows.extend(start + piece for piece in pieces if piece != [tokenizer.eos_token_id] and len(start + piece) > 1)
     if not rows:
         raise ValueError("The documents hold no text. Give at least one non-empty document.")
     return Dataset.from_dict({"input_ids": rows})
@@ -202,32 +205,37 @@ def _encode_prompt_completion(example, tokenizer) -> tuple[list[int], list[int]]
     if isinstance(prompt, str):
         ids = _with_eos(tokenizer(prompt + completion)["input_ids"], tokenizer)
     else:
-        ids = _template([*prompt, *completion], tokenizer)
+        ids = _template([*prompt, *completion], tokenizer, example)
     # Tokens may merge over the seam, so the completion begins where the two encodings part.
     start = _common_prefix(prompt_ids, ids)
     return ids, [IGNORE_INDEX] * start + ids[start:]
 
 
-def _encode_messages(messages, tokenizer) -> tuple[list[int], list[int]]:
-    ids = _template(messages, tokenizer)
+def _encode_messages(example, tokenizer) -> tuple[list[int], list[int]]:
+    messages = example["messages"]
+    ids = _template(messages, tokenizer, example)
     labels = [IGNORE_INDEX] * len(ids)
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        start = _common_prefix(_template(messages[:i], tokenizer, generation=True), ids) if i else 0
-        stop = _common_prefix(_template(messages[: i + 1], tokenizer), ids)
+        start = _common_prefix(_template(messages[:i], tokenizer, example, generation=True), ids) if i else 0
+        stop = _common_prefix(_template(messages[: i + 1], tokenizer, example), ids)
         labels[start:stop] = ids[start:stop]
     return ids, labels
 
 
-def _template(messages, tokenizer, generation: bool = False) -> list[int]:
+def _template(messages, tokenizer, example, generation: bool = False) -> list[int]:
     if tokenizer.chat_template is None:
         raise ValueError(
             "The rows are conversations, but the tokenizer has no chat template. Set `tokenizer.chat_template` (see "
             "`trl.clone_chat_template`), or give `prompt` and `completion` as strings."
         )
     encoded = tokenizer.apply_chat_template(
-        list(messages), tokenize=True, add_generation_prompt=generation, return_dict=True
+        list(messages),
+        tokenize=True,
+        add_generation_prompt=generation,
+        return_dict=True,
+        **(example.get("chat_template_kwargs") or {}),
     )
     return list(encoded["input_ids"])
 

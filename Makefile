@@ -1,0 +1,39 @@
+# `make demo` and `make test` do everything on a fresh machine: environment, installation, work.
+VENV ?= .venv
+PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+# One thread a process that waits passively: processes that share few cores do not spin against each other.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test test-all quality style clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/hf-unlearn demo
+
+test: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest -n 2
+
+test-all: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest -m "" -n 2
+
+quality: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+style: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(VENV)/installed: setup.py constraints.txt
+	python3 -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

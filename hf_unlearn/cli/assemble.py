@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From audits and a training log to the dict that a report is drawn from."""
+
+from datetime import datetime, timezone
+
+from ..audit import Audit
+from ..report import SCHEMA_VERSION
+from ..versions import versions
+
+
+NOTES = (
+    "Intervals are 95 %: exact (Clopper-Pearson) for shares, bootstrap over items for means. They cover the choice of "
+    "items, not the choice of seed.",
+    "A model that answers nothing right forgets perfectly; read what was forgotten beside what was kept.",
+    "Forgetting is judged against the model that never saw the forget rows. Answers that are gone here may come back "
+    "under other prompts, after further training or quantisation; none of that was tried.",
+)
+NO_RETRAINED = "No retrained model was given, so forget quality is missing and low values have nothing to be held against."
+
+
+def model_entry(name: str, kind: str, audit: Audit, path=None, method: str | None = None, train=None) -> dict:
+    """One model of a report."""
+    return {
+        "name": name,
+        "kind": kind,
+        "method": method,
+        "path": None if path is None else str(path),
+        "metrics": {metric: result.to_dict() for metric, result in audit.metrics.items()},
+        "answers": audit.answers,
+        "train": train,
+    }
+
+
+def training_entry(log_history: list[dict], seconds: float, steps: int) -> dict:
+    """How a model was trained: time, steps and the losses of forget and retain rows on the way.
+
+    The losses are those of evaluations on fixed rows where there were any, else those of the training batches.
+    """
+    curve: dict[int, dict] = {}
+    for sources in (("eval_forget_loss", "eval_retain_loss"), ("forget/nll", "retain/nll")):
+        for entry in log_history:
+            for source, name in zip(sources, ("forget/loss", "retain/loss"), strict=True):
+                if source in entry:
+                    curve.setdefault(entry["step"], {"step": entry["step"]})[name] = entry[source]
+        if curve:
+            break
+    return {"seconds": round(seconds, 2), "steps": steps, "curve": [curve[step] for step in sorted(curve)]}
+
+
+def assemble(title: str, suite: str, models: list[dict], settings: dict, command=None, notes=()) -> dict:
+    """The content of `report.json`."""
+    kinds = {model["kind"] for model in models}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "title": title,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "suite": suite,
+        "settings": settings,
+        "versions": versions(),
+        "models": models,
+        "notes": [*notes, *NOTES, *([] if "retrained" in kinds else [NO_RETRAINED])],
+    }
+
+
+def merge(reports: list[dict], title: str) -> dict:
+    """One report over several runs; models of the same name and path are shown once.
+
+    Raises:
+        `ValueError`: if two runs share a name or audited different suites.
+    """
+    suites = {report["suite"] for report in reports}
+    if len(suites) > 1:
+        raise ValueError(f"The runs audited different suites ({', '.join(sorted(suites))}); report them apart.")
+    models: dict[str, dict] = {}
+    for model in (model for report in reports for model in report["models"]):
+        known = models.setdefault(model["name"], model)
+        if known["path"] != model["path"]:
+            raise ValueError(
+                f"Two runs have a model called {model['name']!r}: {known['path']} and {model['path']}. Give them "
+                "different `run_name`s."
+            )
+    order = {"target": 0, "retrained": 1, "unlearned": 2}
+    notes = list(dict.fromkeys(note for report in reports for note in report["notes"]))
+    settings = {name: values for report in reports for name, values in report["settings"].items()}
+    merged = assemble(title, suites.pop(), sorted(models.values(), key=lambda m: order[m["kind"]]), settings)
+    return {**merged, "notes": notes}

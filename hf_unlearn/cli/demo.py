@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-unlearn demo`: several methods in the embedded world, and one report that compares them. No downloads."""
+
+import argparse
+from pathlib import Path
+
+
+METHODS = ("ga", "grad_diff", "npo_klr")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="hf-unlearn demo", description=__doc__)
+    parser.add_argument("--output_dir", default="runs/demo", help="where runs and report are written (%(default)s)")
+    parser.add_argument(
+        "--recipes", nargs="+", default=list(METHODS), metavar="NAME", help="recipes/demo/NAME.yaml to run (%(default)s)"
+    )
+    args = parser.parse_args(argv)
+
+    from ..report import print_report, write_report
+    from .assemble import merge
+    from .recipe import parse_recipe
+    from .unlearn import unlearn
+
+    reports = []
+    for number, name in enumerate(args.recipes, start=1):
+        print(f"[{number}/{len(args.recipes)}] {name}")
+        path = Path(__file__).parents[1] / "recipes" / "demo" / f"{name}.yaml"
+        folder = f"{args.output_dir}/{name}"
+        words = ["--config", str(path), "--output_dir", folder, "--overwrite_output", "true"]
+        reports.append(unlearn(parse_recipe(words), show=False))
+    report = merge(reports, "Unlearning in the embedded world")
+    files = write_report(report, args.output_dir)
+    print_report(report)
+    print(f"Report: {files['report.html']}")

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-unlearn COMMAND ...`: finds the command and hands the rest of the line to it."""
+
+import os
+import sys
+import traceback
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+
+# command -> (module, what it does)
+COMMANDS = {
+    "demo": ("demo", "unlearn in the embedded world with several methods and compare them; no downloads"),
+    "run": ("run", "RECIPE [--field value ...] [--accelerate_config NAME|PATH]: train, audit and report"),
+    "eval": ("evaluate", "--model_name_or_path MODEL --benchmark NAME: audit any checkpoint"),
+    "report": ("report", "RUN [RUN ...]: one report over several runs"),
+    "methods": ("methods", "list the methods and their own settings"),
+    "env": ("env", "print what a bug report needs"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "usage: hf-unlearn COMMAND ...\n\n" + "\n".join(lines) + "\n\n`hf-unlearn COMMAND --help` tells more."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its exit status. A mistake of the user's is one line, not a traceback."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    command, *rest = argv
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(f"hf-unlearn: error: unknown command {command!r}.{hint}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module = import_module(f".{COMMANDS[command][0]}", __package__)
+    return run_guarded(module.main, rest)
+
+
+def run_guarded(function, argv: list[str]) -> int:
+    """Calls a command; a `ValueError` raised by this package is shown as one line with exit status 2."""
+    try:
+        function(argv)
+    except ValueError as error:
+        innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+        ours = Path(innermost).is_relative_to(Path(__file__).parents[1])
+        if not ours or os.environ.get("HF_UNLEARN_TRACEBACK"):
+            raise
+        print(f"hf-unlearn: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

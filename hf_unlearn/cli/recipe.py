@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: strict YAML and command-line fields, parsed before anything is loaded."""
+
+import sys
+from dataclasses import MISSING, asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+from trl import ModelConfig, TrlParser
+
+from ..card import card_settings
+from ..data.qa import QAFormat
+from ..methods import METHODS
+from .arguments import RunArguments
+
+
+RECIPE_FILE = "recipe.yaml"
+# Old names that transformers keeps in step with new ones.
+_ALIASES = ("gradient_checkpointing", "gradient_checkpointing_kwargs")
+
+
+class StrictParser(TrlParser):
+    """[`~trl.TrlParser`] that names the nearest valid key, and reports a mistake in one line instead of all usage."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message}. `--help` lists every field with its type.")
+
+    def parse(self, argv: list[str]) -> tuple:
+        """Parses `[--config FILE] [--field value ...]`; returns one instance of each dataclass."""
+        known = {action.dest for action in self._actions} | {"config", "env"}
+        self._check_names(_yaml_of(argv), known, "in the recipe")
+        flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
+        self._check_names(flags, known | {"help"} | {option[2:] for option in self._option_string_actions}, "on the command line")
+        return self.parse_args_and_config(argv)
+
+    @staticmethod
+    def _check_names(names, known: set[str], where: str) -> None:
+        for name in names:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else "`--help` lists every field."
+                raise ValueError(f"Unknown field {name!r} {where}. {hint}")
+
+
+@dataclass
+class Recipe:
+    """Everything a run was told."""
+
+    run: RunArguments
+    qa: QAFormat
+    training: object
+    model: ModelConfig
+
+    def trainer_class(self) -> type:
+        return METHODS[self.run.method][1]
+
+    def resolved(self) -> dict:
+        """The method, every setting that decides the result, and every other field that differs from its default."""
+        parts = [_changed(part) for part in (self.run, self.model, self.qa, self.training)]
+        merged = {"method": self.run.method, **{key: value for part in parts for key, value in part.items()}}
+        given = _model_kwargs(self.model)
+        kwargs = {key: value for key, value in merged.pop("model_init_kwargs", {}).items() if key not in given}
+        merged |= {"model_init_kwargs": kwargs} if kwargs else {}
+        return {**merged, **{key: _plain(value) for key, value in card_settings(self.training).items()}}
+
+    def write(self, folder: Path) -> None:
+        """Writes `recipe.yaml`, from which the run can be started again."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
+        (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
+
+
+def parse_recipe(argv: list[str] | None = None) -> Recipe:
+    """Reads a recipe from `[--config FILE] [--field value ...]`.
+
+    Raises:
+        `ValueError`: for an unknown method or field, a wrong type or a value out of range.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    method = _method_of(argv)
+    config = METHODS[method][0]
+    run, qa, training, model = StrictParser((RunArguments, QAFormat, config, ModelConfig), prog="hf-unlearn run").parse(
+        argv
+    )
+    if model.model_name_or_path is None:
+        raise ValueError("No model is named. Give `model_name_or_path`: a folder or a Hub id.")
+    if training.output_dir == "trainer_output":
+        name = Path(model.model_name_or_path).name
+        training.output_dir = f"runs/{run.benchmark or 'own'}/{name}-{method}"
+    training.model_init_kwargs = {**(training.model_init_kwargs or {}), **_model_kwargs(model)}
+    return Recipe(run, qa, training, model)
+
+
+def _method_of(argv: list[str]) -> str:
+    """The method decides which config the rest is parsed with, so it is read first."""
+    named = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--method"]
+    named += [word.split("=", 1)[1] for word in argv if word.startswith("--method=")]
+    method = named[-1] if named else _yaml_of(argv).get("method")
+    if method is None and ("--help" in argv or "-h" in argv):
+        return next(iter(METHODS))
+    if method not in METHODS:
+        near = get_close_matches(str(method), METHODS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"method={method!r}; allowed: {', '.join(METHODS)}.{hint}")
+    return method
+
+
+def _yaml_of(argv: list[str]) -> dict:
+    if "--config" not in argv:
+        return {}
+    position = argv.index("--config") + 1
+    if position == len(argv):
+        raise ValueError("`--config` names no file.")
+    path = Path(argv[position])
+    if not path.is_file():
+        raise ValueError(f"No recipe at {str(path)!r}. `ls recipes` in a clone of the repository shows what is there.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold `field: value` lines.")
+    return content
+
+
+def _model_kwargs(model: ModelConfig) -> dict:
+    given = {
+        "dtype": model.dtype,
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _changed(part) -> dict:
+    """Fields of a dataclass that differ from their defaults, as plain YAML values."""
+    # A config works out some fields from the machine; those are equal in a fresh one and left out.
+    plain = type(part)(output_dir=part.output_dir) if hasattr(part, "output_dir") else None
+    changed = {}
+    for field in fields(part):
+        factory = field.default_factory
+        default = getattr(plain, field.name) if plain else (factory() if factory is not MISSING else field.default)
+        value = getattr(part, field.name)
+        if field.init and value != default and field.name not in _ALIASES:
+            changed[field.name] = _plain(value)
+    return changed if plain is None else {"output_dir": part.output_dir, **changed}
+
+
+def _plain(value):
+    value = getattr(value, "value", value)
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

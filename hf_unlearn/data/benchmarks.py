@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published benchmarks and the embedded world: what to forget, what to keep, and what to ask afterwards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Benchmark:
+    """Sets of one benchmark.
+
+    Args:
+        name (`str`):
+            Its name; also the audit's suite.
+        forget, retain (`datasets.Dataset`):
+            Rows to train on, with `question` and `answer`.
+        audit_sets (`dict[str, datasets.Dataset]`):
+            Questions to ask, with TOFU's columns.
+        dataset_name (`str`, *optional*):
+            Hub id, for the model card.
+    """
+
+    name: str
+    forget: object
+    retain: object
+    audit_sets: dict = field(default_factory=dict)
+    dataset_name: str | None = None
+
+
+TOFU_ID = "locuslab/TOFU"
+TOFU_SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+
+
+def load_tofu(path: str | None, forget_split: str | None) -> Benchmark:
+    """TOFU (https://huggingface.co/papers/2401.06121): 200 fictitious authors; 1, 5 or 10 % are to be forgotten."""
+    from datasets import load_dataset
+
+    forget_split = forget_split or "forget10"
+    if forget_split not in TOFU_SPLITS:
+        raise ValueError(f"forget_split={forget_split!r}; TOFU has {', '.join(TOFU_SPLITS)}.")
+    if path is not None and not Path(path).is_dir():
+        raise ValueError(f"No folder at benchmark_path={path!r}. Give the folder that holds TOFU's JSON files.")
+
+    def rows(name: str):
+        if path is None:
+            return load_dataset(TOFU_ID, name, split="train")
+        file = Path(path) / f"{name}.json"
+        if not file.is_file():
+            raise ValueError(f"{file} is missing. Put TOFU's JSON files there, or leave `benchmark_path` out.")
+        return load_dataset("json", data_files=str(file), split="train")
+
+    return Benchmark(
+        name="tofu",
+        forget=rows(forget_split),
+        retain=rows(TOFU_SPLITS[forget_split]),
+        audit_sets={
+            "forget": rows(f"{forget_split}_perturbed"),
+            "retain": rows("retain_perturbed"),
+            "real_authors": rows("real_authors_perturbed"),
+            "world_facts": rows("world_facts_perturbed"),
+        },
+        dataset_name=TOFU_ID,
+    )
+
+
+def load_world(path: str | None, forget_split: str | None) -> Benchmark:
+    """The embedded world: fictional people, built on first use and kept."""
+    from .synthetic import build_world
+
+    if path is not None or forget_split is not None:
+        raise ValueError("The embedded world has one split and no files; leave `benchmark_path` and `forget_split` out.")
+    world = build_world()
+    sets = {name: world.dataset(name) for name in ("forget", "retain", "holdout")}
+    return Benchmark(name="world", forget=sets["forget"], retain=sets["retain"], audit_sets=sets)
+
+
+BENCHMARKS: dict[str, Callable[[str | None, str | None], Benchmark]] = {"tofu": load_tofu, "world": load_world}
+
+
+def load_benchmark(name: str, path: str | None = None, forget_split: str | None = None) -> Benchmark:
+    """Loads a benchmark by name, from the Hub or from a local folder."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark={name!r}; allowed: {', '.join(BENCHMARKS)}.")
+    return BENCHMARKS[name](path, forget_split)
+
+
+def resolve_model(name: str) -> str:
+    """Paths of the embedded world's models, `world/target` and `world/retrained`; any other name as it is."""
+    if name not in ("world/target", "world/retrained"):
+        return name
+    from .synthetic import build_world
+
+    world = build_world()
+    return str(world.target if name == "world/target" else world.retrained)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a question and its answer become a prompt and a completion: in training and in audits the same way."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class QAFormat:
+    """The words and turns around questions and answers.
+
+    Args:
+        use_chat_template (`bool`, *optional*):
+            Whether rows are conversations; by default they are where the tokenizer has a chat template.
+        prompt_template, answer_template (`str`):
+            The plain form.
+        system_prompt (`str`, *optional*):
+            First turn of the conversational form.
+        chat_template_kwargs (`dict`, *optional*):
+            Handed to the chat template, for instance a `date_string`.
+    """
+
+    use_chat_template: bool | None = field(
+        default=None,
+        metadata={"help": "Whether questions are asked as conversations. Default: if the tokenizer has a chat template."},
+    )
+    prompt_template: str = field(
+        default="Question: {question}\nAnswer:", metadata={"help": "Plain form of a question."}
+    )
+    answer_template: str = field(default=" {answer}", metadata={"help": "Plain form of an answer."})
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System turn before every question of the conversational form."}
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Keyword arguments of the chat template as JSON or YAML, for instance a `date_string`."},
+    )
+
+    def __post_init__(self):
+        if isinstance(self.chat_template_kwargs, str):
+            self.chat_template_kwargs = json.loads(self.chat_template_kwargs)
+        for name, slot in (("prompt_template", "{question}"), ("answer_template", "{answer}")):
+            if slot not in getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)!r} has no place for the text; write {slot} in it.")
+
+    def chat(self, tokenizer) -> bool:
+        """Whether rows for this tokenizer are conversations."""
+        if self.use_chat_template is None:
+            return tokenizer.chat_template is not None
+        return self.use_chat_template
+
+    def example(self, question: str, answer: str, tokenizer) -> dict[str, Any]:
+        """One question and answer as a TRL prompt-completion example."""
+        if not self.chat(tokenizer):
+            return {
+                "prompt": self.prompt_template.replace("{question}", question),
+                "completion": self.answer_template.replace("{answer}", answer),
+            }
+        system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
+        example = {
+            "prompt": [*system, {"role": "user", "content": question}],
+            "completion": [{"role": "assistant", "content": answer}],
+        }
+        if self.chat_template_kwargs:
+            example["chat_template_kwargs"] = self.chat_template_kwargs
+        return example
+
+    def dataset(self, rows, tokenizer):
+        """A dataset with `question` and `answer` columns as a prompt-completion dataset; any other as it is."""
+        if not {"question", "answer"} <= set(rows.column_names) or "input_ids" in rows.column_names:
+            return rows
+        return rows.map(
+            lambda row: self.example(row["question"], row["answer"], tokenizer), remove_columns=rows.column_names
+        )
