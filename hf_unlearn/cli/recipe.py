@@ -2,7 +2,7 @@
 """Recipes: strict YAML and command-line fields, parsed before anything is loaded."""
 
 import sys
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -16,8 +16,6 @@ from .arguments import RunArguments
 
 
 RECIPE_FILE = "recipe.yaml"
-# Old names that transformers keeps in step with new ones.
-_ALIASES = ("gradient_checkpointing", "gradient_checkpointing_kwargs")
 
 
 class StrictParser(TrlParser):
@@ -30,8 +28,7 @@ class StrictParser(TrlParser):
         """Parses `[--config FILE] [--field value ...]`; returns one instance of each dataclass."""
         known = {action.dest for action in self._actions} | {"config", "env"}
         self._check_names(_yaml_of(argv), known, "in the recipe")
-        flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
-        self._check_names(flags, known | {"help"} | {option[2:] for option in self._option_string_actions}, "on the command line")
+        self._check_names(_flags(argv), known | {"help"} | {option[2:] for option in self._option_string_actions}, "on the command line")
         return self.parse_args_and_config(argv)
 
     @staticmethod
@@ -51,18 +48,19 @@ class Recipe:
     qa: QAFormat
     training: object
     model: ModelConfig
+    given: tuple[str, ...]
+    model_init_kwargs: dict | None
 
     def trainer_class(self) -> type:
         return METHODS[self.run.method][1]
 
     def resolved(self) -> dict:
-        """The method, every setting that decides the result, and every other field that differs from its default."""
-        parts = [_changed(part) for part in (self.run, self.model, self.qa, self.training)]
-        merged = {"method": self.run.method, **{key: value for part in parts for key, value in part.items()}}
-        given = _model_kwargs(self.model)
-        kwargs = {key: value for key, value in merged.pop("model_init_kwargs", {}).items() if key not in given}
-        merged |= {"model_init_kwargs": kwargs} if kwargs else {}
-        return {**merged, **{key: _plain(value) for key, value in card_settings(self.training).items()}}
+        """Every field that was given, and every setting that decides the result; enough to start the run again."""
+        parts = (self.run, self.model, self.qa, self.training)
+        values = {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
+        values["model_init_kwargs"] = self.model_init_kwargs
+        named = {name: values[name] for name in ("method", *self.given, "output_dir") if name in values}
+        return {name: _plain(value) for name, value in {**named, **card_settings(self.training)}.items()}
 
     def write(self, folder: Path) -> None:
         """Writes `recipe.yaml`, from which the run can be started again."""
@@ -88,8 +86,10 @@ def parse_recipe(argv: list[str] | None = None) -> Recipe:
     if training.output_dir == "trainer_output":
         name = Path(model.model_name_or_path).name
         training.output_dir = f"runs/{run.benchmark or 'own'}/{name}-{method}"
+    given = tuple(dict.fromkeys([*_yaml_of(argv), *_flags(argv)]))
+    recipe = Recipe(run, qa, training, model, given, training.model_init_kwargs)
     training.model_init_kwargs = {**(training.model_init_kwargs or {}), **_model_kwargs(model)}
-    return Recipe(run, qa, training, model)
+    return recipe
 
 
 def _method_of(argv: list[str]) -> str:
@@ -104,6 +104,10 @@ def _method_of(argv: list[str]) -> str:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"method={method!r}; allowed: {', '.join(METHODS)}.{hint}")
     return method
+
+
+def _flags(argv: list[str]) -> list[str]:
+    return [word[2:].split("=")[0] for word in argv if word.startswith("--")]
 
 
 def _yaml_of(argv: list[str]) -> dict:
@@ -131,20 +135,6 @@ def _model_kwargs(model: ModelConfig) -> dict:
         "attn_implementation": model.attn_implementation,
     }
     return {key: value for key, value in given.items() if value is not None}
-
-
-def _changed(part) -> dict:
-    """Fields of a dataclass that differ from their defaults, as plain YAML values."""
-    # A config works out some fields from the machine; those are equal in a fresh one and left out.
-    plain = type(part)(output_dir=part.output_dir) if hasattr(part, "output_dir") else None
-    changed = {}
-    for field in fields(part):
-        factory = field.default_factory
-        default = getattr(plain, field.name) if plain else (factory() if factory is not MISSING else field.default)
-        value = getattr(part, field.name)
-        if field.init and value != default and field.name not in _ALIASES:
-            changed[field.name] = _plain(value)
-    return changed if plain is None else {"output_dir": part.output_dir, **changed}
 
 
 def _plain(value):

@@ -2,6 +2,7 @@
 """One run, from recipe to report: what `hf-unlearn run` does, on one process or on each of many."""
 
 import logging
+import os
 import shlex
 import sys
 import time
@@ -192,6 +193,9 @@ def _set_verbosity(args) -> None:
     import datasets
     import transformers
 
+    if args.use_cpu:
+        # DeepSpeed would find out itself, and say so.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hf_unlearn").setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
     transformers.utils.logging.set_verbosity_warning()

@@ -2,7 +2,7 @@
 """How a question and its answer become a prompt and a completion: in training and in audits the same way."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -44,15 +44,15 @@ class QAFormat:
             if slot not in getattr(self, name):
                 raise ValueError(f"{name}={getattr(self, name)!r} has no place for the text; write {slot} in it.")
 
-    def chat(self, tokenizer) -> bool:
-        """Whether rows for this tokenizer are conversations."""
-        if self.use_chat_template is None:
-            return tokenizer.chat_template is not None
-        return self.use_chat_template
+    def settled(self, tokenizer) -> "QAFormat":
+        """The format with `use_chat_template` decided for a tokenizer."""
+        if self.use_chat_template is not None:
+            return self
+        return replace(self, use_chat_template=tokenizer.chat_template is not None)
 
     def example(self, question: str, answer: str, tokenizer) -> dict[str, Any]:
         """One question and answer as a TRL prompt-completion example."""
-        if not self.chat(tokenizer):
+        if not self.settled(tokenizer).use_chat_template:
             return {
                 "prompt": self.prompt_template.replace("{question}", question),
                 "completion": self.answer_template.replace("{answer}", answer),

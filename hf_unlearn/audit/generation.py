@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model answers: batched greedy generation."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from hf_unlearn.data.collator import RoleCollator
+
+from .batching import device_of, evaluating, map_batches
+
+
+def generate_answers(
+    model: torch.nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = 200,
+    batch_size: int = 32,
+    accelerator: Any = None,
+    progress: bool = True,
+    desc: str = "Generating",
+) -> list[str]:
+    """Greedy continuations of tokenised prompts, without special tokens and surrounding white space.
+
+    The most likely token is taken at each step whatever the checkpoint's own generation settings are (sampling,
+    beams, repetition penalty), so that models are compared on the same terms. Generation of a row ends at the EOS
+    of the tokenizer or at one that the checkpoint names.
+
+    Args:
+        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
+            Left in the mode and with the generation settings it was found with.
+        tokenizer (`PreTrainedTokenizerBase`):
+            Decodes the answers.
+        prompts (`Sequence[Sequence[int]]`):
+            Token ids; padded on the left, masks from their lengths.
+        max_new_tokens (`int`):
+            Longest answer in tokens; the prompt does not count.
+        batch_size (`int`):
+            Prompts at a time (and a process).
+        accelerator (`accelerate.Accelerator`, *optional*):
+            Shares the prompts among its processes; each gets all answers.
+        progress (`bool`), desc (`str`):
+            Progress bar.
+
+    Returns:
+        `list[str]`: one answer a prompt.
+    """
+    model = model if accelerator is None else accelerator.unwrap_model(model)
+    eos = _eos_token_ids(model, tokenizer)
+    pad = pad_token_id(tokenizer)
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        use_cache=True,
+        eos_token_id=eos or None,
+        pad_token_id=pad,
+    )
+    collate = RoleCollator(pad_token_id=pad, padding_side="left")
+    device, synced = device_of(model), _needs_sync(accelerator)
+
+    def compute(batch: list[int]) -> list[str]:
+        inputs = collate([{"input_ids": prompts[i]} for i in batch])
+        width = inputs["input_ids"].shape[1]
+        output = model.generate(
+            input_ids=inputs["input_ids"].to(device),
+            attention_mask=inputs["attention_mask"].to(device),
+            generation_config=config,
+            synced_gpus=synced,
+        )
+        return [_decode(row, eos, tokenizer) for row in output[:, width:].tolist()]
+
+    with evaluating(model), _blank_settings(model):
+        return map_batches(compute, [len(prompt) for prompt in prompts], batch_size, accelerator, progress, desc)
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """A token id to fill batches with. Masked everywhere, so any will do where the tokenizer has no PAD."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+@contextmanager
+def _blank_settings(model: torch.nn.Module) -> Iterator[None]:
+    """Takes the checkpoint's generation settings away for a while: `generate` merges them into those it is given."""
+    holder = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = holder.generation_config
+    holder.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        holder.generation_config = found
+
+
+def _eos_token_ids(model: torch.nn.Module, tokenizer: Any) -> list[int]:
+    own = getattr(model.generation_config, "eos_token_id", None)
+    own = own if isinstance(own, (list, tuple)) else [own]
+    return sorted({i for i in (*own, tokenizer.eos_token_id) if i is not None})
+
+
+def _needs_sync(accelerator: Any) -> bool | None:
+    """Whether a process must go on with forwards until all have finished; `None` leaves it to transformers."""
+    if accelerator is None:
+        return None
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    is_fsdp = getattr(accelerator.state, "fsdp_plugin", None) is not None
+    sharded = is_fsdp or (plugin is not None and plugin.zero_stage == 3)
+    return accelerator.num_processes > 1 and sharded
+
+
+def _decode(ids: list[int], eos: list[int], tokenizer: Any) -> str:
+    end = next((i for i, token in enumerate(ids) if token in eos), len(ids))
+    return tokenizer.decode(ids[:end], skip_special_tokens=True).strip()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One teacher-forced pass: what a model thinks of every labelled token. All metrics read from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_unlearn.data.collator import RoleCollator
+from hf_unlearn.data.formats import IGNORE_INDEX
+
+from .batching import device_of, evaluating, map_batches
+from .result import finite
+
+
+# Logits that are held in float32 at a time: 128 MiB.
+CHUNK_ELEMENTS = 2**25
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """A row's labelled tokens, seen by a model that was given the tokens before them.
+
+    Args:
+        logps (`np.ndarray` `[n]`):
+            Natural log-probability of each labelled token, float32 (float64 for float64 models).
+        correct (`np.ndarray` `[n]`, bool):
+            Whether the most likely token is the labelled one.
+    """
+
+    logps: np.ndarray
+    correct: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """Labelled tokens. A label on the first token is none: nothing predicts it."""
+        return len(self.logps)
+
+    @property
+    def mean_logp(self) -> float | None:
+        """Mean log-probability a token; `None` without labelled tokens or where it is not finite."""
+        return finite(self.logps.mean(dtype=np.float64)) if self.n else None
+
+
+def score_rows(
+    model: torch.nn.Module,
+    rows: Sequence[dict[str, Sequence[int]]],
+    *,
+    pad_token_id: int = 0,
+    batch_size: int = 16,
+    accelerator: Any = None,
+    progress: bool = True,
+    desc: str = "Scoring",
+) -> list[TokenScores]:
+    """Log-probabilities of the labelled tokens of every row, in one forward pass a batch.
+
+    Args:
+        model (`torch.nn.Module`):
+            Causal language model (also a PEFT model, or one that accelerate wrapped); its mode is left as found.
+        rows (`Sequence[dict]`):
+            `input_ids` and `labels` of one length each, -100 where a token is not scored.
+        pad_token_id (`int`):
+            Fills the batch; masked, so its value has no effect.
+        batch_size (`int`):
+            Rows a forward pass (and a process).
+        accelerator (`accelerate.Accelerator`, *optional*):
+            Shares the rows among its processes; each gets all results.
+        progress (`bool`), desc (`str`):
+            Progress bar.
+
+    Returns:
+        `list[TokenScores]`: one a row, in their order.
+    """
+    collate = RoleCollator(pad_token_id=pad_token_id)
+    device = device_of(model)
+
+    def compute(batch: list[int]) -> list[TokenScores]:
+        inputs = collate([rows[i] for i in batch])
+        labels = inputs.pop("labels")
+        logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
+        return token_scores(logits, labels.to(logits.device))
+
+    with evaluating(model):
+        return map_batches(compute, [len(row["input_ids"]) for row in rows], batch_size, accelerator, progress, desc)
+
+
+def token_scores(logits: torch.Tensor, labels: torch.Tensor) -> list[TokenScores]:
+    """Scores of the labelled tokens of a batch.
+
+    Only labelled positions are taken out of `logits`, and only some of them at a time are held in float32.
+
+    Args:
+        logits (`torch.Tensor` `[B, T, V]`):
+            In any float type; position `t` predicts token `t + 1`.
+        labels (`torch.Tensor` `[B, T]`):
+            Token ids, unshifted; -100 where a token is not scored.
+
+    Returns:
+        `list[TokenScores]`: `B` of them.
+    """
+    targets = labels[:, 1:]
+    rows, columns = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
+    wanted = targets[rows, columns]
+    step = max(1, CHUNK_ELEMENTS // logits.shape[-1])
+    logps, correct = [], []
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        scores = logits[rows[part], columns[part]]
+        scores = scores if scores.dtype == torch.float64 else scores.float()
+        logps.append(scores.gather(-1, wanted[part, None]).squeeze(-1) - scores.logsumexp(-1))
+        correct.append(scores.argmax(-1) == wanted[part])
+    if not logps:
+        return [TokenScores(np.empty(0, np.float32), np.empty(0, bool)) for _ in range(len(labels))]
+    ends = np.cumsum((targets != IGNORE_INDEX).sum(1).cpu().numpy())[:-1]
+    columns = [np.split(torch.cat(parts).cpu().numpy(), ends) for parts in (logps, correct)]
+    return [TokenScores(*row) for row in zip(*columns, strict=True)]
