@@ -109,7 +109,8 @@ def hash_checkpoint(folder: str | Path, progress: bool = True) -> str:
     def tensors():
         for path in files:
             with safe_open(path, framework="pt") as file:
-                yield from ((name, file.get_tensor(name)) for name in file.keys())
+                names = file.keys()
+                yield from ((name, file.get_tensor(name)) for name in names)
 
     return hash_tensors(tensors(), progress)
 
