@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The charts as files: PNG for markdown and the README, SVG that follows the page's colours for the HTML page."""
+
+import html
+import io
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .charts import (
+    chart_name,
+    curve_keys,
+    draw_curve,
+    draw_metric,
+    draw_scatter,
+    has_scatter,
+    label_scatter,
+    missing_from_scatter,
+)
+from .naming import (
+    ARROWS,
+    DIRECTION_WORDS,
+    direction_of,
+    full_label,
+    is_p_value,
+    key_metric_names,
+    metric_names,
+    unit,
+)
+from .style import GRID, INKS, MUTED, PAGE, TEXT, looks
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+PNG_FONTS = ("Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans")
+# A wide font: the reader's browser sets the text in its own, which must fit where this one did.
+PAGE_FONTS = ("DejaVu Sans",)
+PNG_DPI = 200
+# Inches; at 96 pixels an inch the page shows them at their natural size.
+SCATTER_SIZE, SCATTER_SIZE_NARROW, CURVE_SIZE = (7.4, 5.0), (3.75, 4.1), (5.4, 3.3)
+PANEL_WIDTH, PANEL_ROW = 4.3, 0.3
+PNG_PAD = 0.12
+
+
+def save_plots(report: dict, folder: Path) -> dict[str, Path]:
+    """Draws the PNGs.
+
+    Args:
+        report (`dict`): a valid report.
+        folder (`Path`): where they go; made if absent.
+
+    Returns:
+        `dict[str, Path]`: `forget_vs_utility`, `loss_curves` and `metrics`, those for which the report has numbers.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {}
+    with _rc(PNG_FONTS):
+        if has_scatter(report):
+            figures["forget_vs_utility"] = _scatter_figure(report)
+        if curve_keys(report):
+            figures["loss_curves"] = _curves_figure(report)
+        if key_metric_names(report):
+            figures["metrics"] = _metrics_figure(report)
+        paths = {}
+        for name, figure in figures.items():
+            paths[name] = folder / f"{name}.png"
+            figure.savefig(paths[name], dpi=PNG_DPI, facecolor=PAGE.light)
+    return paths
+
+
+def page_charts(report: dict) -> dict[str, dict[str, str]]:
+    """The same charts as inline SVG, a panel each, so that the page can lay them out at any width.
+
+    Returns:
+        `dict`: `scatter` (`wide` and `narrow`), `curves` (by log key) and `metrics` (by metric name).
+    """
+    charts = {"scatter": {}, "curves": {}, "metrics": {}}
+    with _rc(PAGE_FONTS):
+        if has_scatter(report):
+            label = "Scatter: what each model still knows of the forget set against its utility"
+            for width, size in (("wide", SCATTER_SIZE), ("narrow", SCATTER_SIZE_NARROW)):
+                charts["scatter"][width] = _panel(size, label, f"scatter-{width}", _bound(_named_scatter, report))
+        for key in curve_keys(report):
+            draw = _bound(draw_curve, report, key)
+            charts["curves"][key] = _panel(CURVE_SIZE, f"Line chart: {key} by step", f"curve-{_slug(key)}", draw)
+        for name in metric_names(report):
+            size = (PANEL_WIDTH, _panel_height(report, name))
+            label = f"Bar chart: {full_label(name)} of each model with its 95% interval"
+            charts["metrics"][name] = _panel(size, label, f"metric-{_slug(name)}", _bound(draw_metric, report, name))
+    return charts
+
+
+def _named_scatter(ax: "Axes", report: dict) -> None:
+    draw_scatter(ax, report)
+    ax.figure.draw_without_rendering()
+    label_scatter(ax, report)
+
+
+def _bound(draw: Callable, *args) -> Callable:
+    return lambda ax: draw(ax, *args)
+
+
+def _rc(fonts: tuple[str, ...]):
+    import matplotlib
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return matplotlib.rc_context({
+        "font.family": [font for font in fonts if font in installed],
+        "font.size": 10.5,
+        "text.color": TEXT.light,
+        "axes.edgecolor": MUTED.light,
+        "axes.labelcolor": TEXT.light,
+        "axes.linewidth": 0.8,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 11.5,
+        "axes.titleweight": "bold",
+        "axes.titlecolor": TEXT.light,
+        "grid.color": GRID.light,
+        "grid.linewidth": 0.9,
+        "xtick.color": MUTED.light,
+        "ytick.color": MUTED.light,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "hf_unlearn",
+    })  # fmt: skip
+
+
+def _figure(size: tuple[float, float], pad: float = 0.04) -> "Figure":
+    # Figure() and not pyplot: no global state and no display backend, whatever process calls this.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=pad, h_pad=pad)
+    return figure
+
+
+def _scatter_figure(report: dict) -> "Figure":
+    figure = _figure((8.0, 5.6), PNG_PAD)
+    ax = figure.add_subplot()
+    figure.suptitle("Forgetting against utility", x=0.012, ha="left", fontsize=14.5, fontweight="bold")
+    figure.supxlabel(_scatter_footnote(report), x=0.012, ha="left", fontsize=9, color=MUTED.light)
+    _named_scatter(ax, report)
+    _halos(ax)
+    return figure
+
+
+def _scatter_footnote(report: dict) -> str:
+    parts = ["Bars: 95% intervals. Lines lead from the target to each method's result."]
+    if any(model["kind"] == "retrained" for model in report["models"]):
+        parts.append("Shaded: like the model retrained without the forget set, the aim.")
+    missing = missing_from_scatter(report)
+    if missing:
+        parts.append(f"\nUndefined, so not shown: {', '.join(map(chart_name, missing))}.")
+    return " ".join(parts)
+
+
+def _curves_figure(report: dict) -> "Figure":
+    from matplotlib.lines import Line2D
+
+    keys = curve_keys(report)
+    figure = _figure((4.6 * len(keys) + 0.4, 3.9), PNG_PAD)
+    for index, key in enumerate(keys):
+        draw_curve(figure.add_subplot(1, len(keys), index + 1), report, key)
+    styles = looks(report)
+    shown = [model["name"] for model in report["models"] if (model.get("train") or {}).get("curve")]
+    handles = []
+    for name in shown:
+        look = styles[name]
+        line = {"color": look.ink.light, "linestyle": look.line, "linewidth": 1.9}
+        marker = {"marker": look.marker.matplotlib, "markersize": 7, "markeredgecolor": PAGE.light}
+        handles.append(Line2D([], [], label=chart_name(name), **line, **marker))
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 5), frameon=False)
+    return figure
+
+
+def _metrics_figure(report: dict) -> "Figure":
+    names = key_metric_names(report)
+    columns = min(2, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = _figure((PANEL_WIDTH * columns, rows * (_panel_height(report, names[0]) + 0.35)), PNG_PAD)
+    for index, name in enumerate(names):
+        ax = figure.add_subplot(rows, columns, index + 1)
+        draw_metric(ax, report, name)
+        ax.set_title(chart_title(report, name), loc="left")
+    figure.supxlabel(_metrics_footnote(report, names), x=0.012, ha="left", fontsize=9.5, color=MUTED.light)
+    return figure
+
+
+def _metrics_footnote(report: dict, names: list[str]) -> str:
+    directions = dict.fromkeys(direction_of(report, name) for name in names)
+    parts = [f"{DIRECTION_WORDS[direction]} is better" for direction in directions if direction != "none"]
+    if any(model["kind"] == "retrained" for model in report["models"]):
+        parts.append("dashed: the retrained model")
+    if any(map(is_p_value, names)):
+        parts.append("dotted: p = 0.05")
+    return "   ".join(parts)
+
+
+def chart_title(report: dict, name: str) -> str:
+    """`forget: exact match, % ↓`."""
+    heading = ", ".join(part for part in (full_label(name), unit(name)) if part)
+    return f"{heading} {ARROWS[direction_of(report, name)]}".strip()
+
+
+def _panel_height(report: dict, name: str) -> float:
+    return 0.5 + PANEL_ROW * sum(name in model["metrics"] for model in report["models"])
+
+
+def _halos(ax: "Axes") -> None:
+    from matplotlib.patheffects import withStroke
+
+    for text in ax.texts:
+        text.set_path_effects([withStroke(linewidth=2.6, foreground=PAGE.light)])
+
+
+def _panel(size: tuple[float, float], label: str, prefix: str, draw: Callable[["Axes"], None]) -> str:
+    figure = _figure(size)
+    ax = figure.add_subplot()
+    draw(ax)
+    # The page has its own headings.
+    ax.set_title("", loc="left")
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(buffer.getvalue(), label, prefix)
+
+
+def _inline(svg: str, label: str, prefix: str) -> str:
+    """An SVG file as an element of the page: no header, ids of its own, colours by the page's variables."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    body = svg[svg.index(">") + 1 :]
+    view_box = re.search(r'viewBox="([^"]+)"', svg).group(1)
+    used = set(re.findall(r"(?:url\(|href=\")#([\w-]+)", body))
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r'(url\(|href=")#([\w-]+)', rf"\1#{prefix}-\2", body)
+    for ink in INKS:
+        body = body.replace(ink.light, f"var({ink.variable})")
+    width = float(view_box.split()[2]) * 96 / 72
+    about = f'role="img" aria-label="{html.escape(label)}"'
+    return f'<svg class="chart" {about} viewBox="{view_box}" style="max-width: {width:.0f}px">{body.strip()}'
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "-", name)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report as a table on the terminal."""
+
+from typing import TYPE_CHECKING
+
+from .style import looks
+from .verdict import verdicts
+from .view import Column, cell, columns
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+# Left out one by one, in this order, where the terminal is too narrow for all.
+LEAVES_FIRST = ("forget/rouge", "retain/probability", "forget/probability", "forget_paraphrased/exact_match")
+LONGEST_NAME = 26
+TONE_STYLES = {"good": "green", "mixed": "yellow", "bad": "red", "unknown": "dim"}
+
+
+def print_report(report: dict, console: "Console | None" = None) -> None:
+    """Prints one row a model with the key metrics and their 95% intervals, and a line of words on each result.
+
+    Args:
+        report (`dict`): the content of a `report.json`.
+        console (`rich.console.Console`, *optional*): where to print; by default the standard output.
+
+    Raises:
+        `ValueError`: if the report does not fit its schema.
+    """
+    from rich.console import Console
+
+    from .schema import validate_report
+
+    validate_report(report)
+    console = console or Console()
+    headings, left_out = columns(report, key_only=True), []
+    table = _table(report, headings)
+    for name in LEAVES_FIRST:
+        if _width(table) <= console.width:
+            break
+        left_out += [heading.full_label for heading in headings if heading.name == name]
+        headings = [heading for heading in headings if heading.name != name]
+        table = _table(report, headings)
+    console.print(table)
+    hint = "95% intervals below. ↑ higher, ↓ lower, ≈ closer to retrained is better. – is undefined."
+    if left_out:
+        hint += f" Not shown for want of room: {', '.join(left_out)}."
+    console.print(hint, style="dim", highlight=False)
+    for verdict in verdicts(report):
+        console.print(_verdict_line(verdict))
+
+
+def _width(table: "Table") -> int:
+    """What the table takes up when nothing is cut."""
+    from rich.console import Console
+
+    return Console(width=10_000).measure(table).maximum
+
+
+def _table(report: dict, headings: list[Column]) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(report["title"]), title_justify="left", title_style="bold",
+                  padding=(0, 1), pad_edge=False)  # fmt: skip
+    styles = looks(report)
+    longest = max(len(model["name"]) + 2 for model in report["models"])
+    table.add_column("model", overflow="fold", min_width=min(longest, LONGEST_NAME))
+    for heading in headings:
+        lines = [heading.set.replace(", ", "\n"), heading.label.replace(" ", "\n")]
+        label = "\n".join(line for line in (*lines, f"{heading.unit} {heading.arrow}".strip()) if line)
+        table.add_column(Text(label), justify="right", no_wrap=True)
+    for model in report["models"]:
+        look = styles[model["name"]]
+        name = Text(f"{look.marker.glyph} ", style=look.ink.dark)
+        name.append(model["name"], style="bold" if model["kind"] == "unlearned" else "")
+        table.add_row(name, *(_number(cell(model, heading.name)) for heading in headings))
+    return table
+
+
+def _number(item):
+    from rich.text import Text
+
+    text = Text(item.text)
+    if item.interval:
+        text.append("\n" + item.interval.strip("[]").replace(", ", "–"), style="dim")
+    return text
+
+
+def _verdict_line(verdict):
+    from rich.text import Text
+
+    line = Text.assemble((f"{verdict.sign} ", TONE_STYLES[verdict.tone]), (verdict.model, "bold"), ": ")
+    line.append(f"{verdict.headline}. ")
+    parts = [f"{finding.label} {finding.metric} {finding.value}" for finding in (verdict.forgot, verdict.kept)]
+    line.append("; ".join(parts), style="dim")
+    return line
