@@ -64,22 +64,43 @@ def slow_logp(model, tokenizer, question, answer, chat=True):
     return sum(values) / len(values), flags
 
 
+def teach(model, tokenizer, rows, epochs, chat=True):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(epochs):
+        for row in rows:
+            encoded = encode(qa_example(row["question"], row["answer"], chat), tokenizer)
+            loss = model(**{name: torch.tensor([ids]) for name, ids in encoded.items()}).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
 @pytest.mark.parametrize("chat", [True, False])
 def test_numbers_equal_a_slow_computation(sets, chat):
-    model, tokenizer = make_model(seed=5), make_tokenizer()
+    model, tokenizer = make_model(seed=5, hidden_size=64), make_tokenizer()
+    teach(model, tokenizer, sets["forget"], 25, chat)
     audit = audit_model(model, tokenizer, {"forget": sets["forget"]}, qa=QAFormat(use_chat_template=chat), **QUICK)
-    probabilities, scores, memorized = [], [], []
+    probabilities, scores, memorized, extracted, ends = [], [], [], [], []
     for row in sets["forget"]:
         logp, flags = slow_logp(model, tokenizer, row["question"], row["answer"], chat)
         probabilities.append(math.exp(logp))
         # All labelled tokens but EOS, which closes the answer.
-        memorized.append(sum(flags[:-1]) / len(flags[:-1]))
+        ends.append(flags.pop())
+        memorized.append(sum(flags) / len(flags))
+        extracted.append(next(1 - k / len(flags) for k in range(len(flags) + 1) if all(flags[k:])))
         right, _ = slow_logp(model, tokenizer, row["question"], row["paraphrased_answer"], chat)
         wrong = [slow_logp(model, tokenizer, row["question"], w, chat)[0] for w in row["perturbed_answer"]]
         ratio = sum(map(math.exp, wrong)) / 3 / math.exp(right)
         scores.append(min(ratio, 1 / ratio))
     assert audit.metrics["forget/probability"].per_item == pytest.approx(probabilities, rel=1e-4)
     assert audit.metrics["forget/exact_memorization"].per_item == pytest.approx(memorized)
+    assert audit.metrics["forget/extraction_strength"].per_item == pytest.approx(extracted)
+    # Half learned: it knows EOS and some tokens, so that counting EOS or a shifted position would show.
+    assert all(ends)
+    assert len(set(memorized)) > 2
+    assert 0 < min(memorized) < 1
+    assert sum(extracted) > 0
     assert audit.metrics["forget/truth_ratio"].per_item == pytest.approx(scores, rel=1e-4)
     assert audit.metrics["forget/truth_ratio"].variant == "arithmetic"
     assert audit.settings["qa"]["use_chat_template"] is chat
@@ -113,15 +134,7 @@ def test_a_model_that_knows_the_answers(sets):
     """Trained on the forget rows until it repeats them, then audited: every metric of memory is at its end."""
     model, tokenizer = make_model(hidden_size=64), make_tokenizer()
     rows = sets["forget"].to_list()[:3]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    model.train()
-    for _ in range(150):
-        for row in rows:
-            encoded = encode(qa_example(row["question"], row["answer"], True), tokenizer)
-            loss = model(**{name: torch.tensor([ids]) for name, ids in encoded.items()}).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    teach(model, tokenizer, rows, 150)
     audit = audit_model(model, tokenizer, {"forget": rows}, progress=False, max_new_tokens=16, num_answers=2)
     values = audit.values()
     for name in ("exact_match", "rouge", "exact_memorization", "extraction_strength"):
@@ -333,6 +346,8 @@ def test_content_length_leaves_out_what_closes_a_text():
     assert length("yes") == 3
     assert length("</s>") == 0
     assert length("a</s>b") == 3
+    # A label on the first token of a text is not scored, so it is not counted.
+    assert content_length({"labels": tokenizer("<s>yes</s>", add_special_tokens=False)["input_ids"]}, tokenizer) == 3
 
 
 def test_importing_the_audit_is_light():
