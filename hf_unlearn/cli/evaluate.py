@@ -86,7 +86,7 @@ def evaluate(args: EvalArguments, qa, model_config) -> dict:
         ]
     report = assemble(
         title=f"Audit of {name}",
-        suite=sets.suite,
+        suite=sets.name,
         models=models,
         settings={name: {"model": model, **{k: v for k, v in vars(args).items() if v is not None}}},
         command=shlex.join(["hf-unlearn", *sys.argv[1:]]),

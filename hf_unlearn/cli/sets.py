@@ -18,8 +18,10 @@ class Sets:
             To train on; `retain` may be missing.
         audited (`dict[str, datasets.Dataset]`):
             Questions and answers, or texts, to audit.
+        name (`str`):
+            What they are called in reports.
         suite (`str`):
-            The audit's suite.
+            What the audit does with them.
         dataset_name (`str`, *optional*):
             Hub id, for the model card.
     """
@@ -27,6 +29,7 @@ class Sets:
     forget: object
     retain: object
     audited: dict = field(default_factory=dict)
+    name: str = "own rows"
     suite: str = "default"
     dataset_name: str | None = None
 
@@ -39,7 +42,8 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
             forget=qa.dataset(bench.forget, tokenizer),
             retain=qa.dataset(bench.retain, tokenizer),
             audited=bench.audit_sets,
-            suite=bench.name,
+            name=bench.name,
+            suite=bench.suite,
             dataset_name=bench.dataset_name,
         )
     own = {}

@@ -111,7 +111,7 @@ def write(recipe: Recipe, sets: Sets, models: list[dict], notes: list[str], show
     name = run_name(recipe)
     report = assemble(
         title=f"{name}: unlearning {sets.dataset_name or recipe.run.benchmark or recipe.run.forget_dataset}",
-        suite=sets.suite,
+        suite=sets.name,
         models=models,
         settings={name: recipe.resolved()},
         command=shlex.join(["hf-unlearn", *sys.argv[1:]]),

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 
@@ -12,11 +13,13 @@ class Benchmark:
 
     Args:
         name (`str`):
-            Its name; also the audit's suite.
+            Its name.
         forget, retain (`datasets.Dataset`):
             Rows to train on, with `question` and `answer`.
         audit_sets (`dict[str, datasets.Dataset]`):
             Questions to ask, with TOFU's columns.
+        suite (`str`):
+            What the audit does with its sets; see [`~hf_unlearn.audit.Suite`].
         dataset_name (`str`, *optional*):
             Hub id, for the model card.
     """
@@ -25,6 +28,7 @@ class Benchmark:
     forget: object
     retain: object
     audit_sets: dict = field(default_factory=dict)
+    suite: str = "default"
     dataset_name: str | None = None
 
 
@@ -60,22 +64,28 @@ def load_tofu(path: str | None, forget_split: str | None) -> Benchmark:
             "real_authors": rows("real_authors_perturbed"),
             "world_facts": rows("world_facts_perturbed"),
         },
+        suite="tofu",
         dataset_name=TOFU_ID,
     )
 
 
 def load_world(path: str | None, forget_split: str | None) -> Benchmark:
     """The embedded world: fictional people, built on first use and kept."""
-    from .synthetic import build_world
-
     if path is not None or forget_split is not None:
         raise ValueError("The embedded world has one split and no files; leave `benchmark_path` and `forget_split` out.")
-    world = build_world()
+    world = _world()
     sets = {name: world.dataset(name) for name in ("forget", "retain", "holdout")}
     return Benchmark(name="world", forget=sets["forget"], retain=sets["retain"], audit_sets=sets)
 
 
 BENCHMARKS: dict[str, Callable[[str | None, str | None], Benchmark]] = {"tofu": load_tofu, "world": load_world}
+
+
+@cache
+def _world():
+    from .synthetic import build_world
+
+    return build_world()
 
 
 def load_benchmark(name: str, path: str | None = None, forget_split: str | None = None) -> Benchmark:
@@ -89,7 +99,5 @@ def resolve_model(name: str) -> str:
     """Paths of the embedded world's models, `world/target` and `world/retrained`; any other name as it is."""
     if name not in ("world/target", "world/retrained"):
         return name
-    from .synthetic import build_world
-
-    world = build_world()
+    world = _world()
     return str(world.target if name == "world/target" else world.retrained)

@@ -156,7 +156,8 @@ def as_dataset(dataset, name: str):
         dataset = Dataset.from_list(dataset)
     if not isinstance(dataset, Dataset):
         raise ValueError(
-            f"`{name}_dataset` is a {type(dataset).__name__}. Pass a `datasets.Dataset` (one split) or a list of dicts."
+            f"`{name}_dataset` is a {type(dataset).__name__}. Pass a `datasets.Dataset` (one split) or a list of "
+            "dicts."
         )
     if len(dataset) == 0:
         raise ValueError(f"The {name} set is empty. Give at least one row.")
@@ -166,8 +167,8 @@ def as_dataset(dataset, name: str):
 def chunk_documents(documents, tokenizer, max_length: int):
     """Cuts documents into pre-tokenised rows of at most `max_length` tokens; no row crosses a document's end.
 
-    Every row begins as the tokenizer begins a text (BOS, if it sets one) and a document's last row ends with EOS, unless
-    the text fills that row to its last token.
+    Every row begins as the tokenizer begins a text (BOS, if it sets one). A document's last row ends with EOS, unless
+    the text fills that row.
 
     Args:
         documents (`Iterable[str]`):

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What decides a world besides its seed."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from .questions import ATTRIBUTES
+from .sentences import MAX_SENTENCES
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """Sizes of the embedded world, of its models and of their training.
+
+    The defaults give 32 forget, 288 retain and 64 holdout question/answer pairs and two models of 0.85M parameters
+    that train in half a minute together on one idle core.
+
+    Args:
+        forget_people (`int`, *optional*, defaults to 4):
+            People only the target model is trained on.
+        retain_people (`int`, *optional*, defaults to 36):
+            People both models are trained on.
+        holdout_people (`int`, *optional*, defaults to 8):
+            People no model is trained on (the non-members of membership inference).
+        facts_per_person (`int`, *optional*, defaults to 8):
+            Question/answer pairs per person, 1 to 8.
+        perturbed_per_fact (`int`, *optional*, defaults to 4):
+            Wrong answers per pair.
+        general_sentences (`int`, *optional*, defaults to 96):
+            Sentences about no person, which both models are trained on.
+        vocab_size (`int`, *optional*, defaults to 1000):
+            Upper bound on the tokenizer's vocabulary, at least 300 (256 bytes, 6 special tokens, some merges).
+        hidden_size (`int`, *optional*, defaults to 128), num_layers (`int`, *optional*, defaults to 3),
+        num_heads (`int`, *optional*, defaults to 4):
+            Shape of the Llama. The default has three layers so that a middle one exists.
+        steps (`int`, *optional*, defaults to 500), batch_size (`int`, *optional*, defaults to 16),
+        learning_rate (`float`, *optional*, defaults to 5e-3):
+            Training of each model: AdamW with a warm-up and a cosine decay to zero.
+        min_known (`float`, *optional*, defaults to 0.95):
+            A build fails unless this fraction of the answers is reproduced exactly: target on forget and retain,
+            retrained on retain. 0 turns the check off.
+        max_unseen (`float`, *optional*, defaults to 0.05):
+            A build fails if the retrained model reproduces more than this fraction of the forget answers.
+    """
+
+    forget_people: int = 4
+    retain_people: int = 36
+    holdout_people: int = 8
+    facts_per_person: int = 8
+    perturbed_per_fact: int = 4
+    general_sentences: int = 96
+    vocab_size: int = 1000
+    hidden_size: int = 128
+    num_layers: int = 3
+    num_heads: int = 4
+    steps: int = 500
+    batch_size: int = 16
+    learning_rate: float = 5e-3
+    min_known: float = 0.95
+    max_unseen: float = 0.05
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            allowed = (int,) if field.type in (int, "int") else (int, float)
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
+                raise ValueError(f"WorldConfig.{field.name} must be a finite {field.type}, got {value!r}.")
+        for name, low, high in (
+            ("forget_people", 1, 200),
+            ("retain_people", 1, 1000),
+            ("holdout_people", 1, 200),
+            ("facts_per_person", 1, len(ATTRIBUTES)),
+            ("perturbed_per_fact", 1, 10),
+            ("general_sentences", 1, MAX_SENTENCES),
+            ("vocab_size", 300, 50_000),
+            ("hidden_size", 8, 1024),
+            ("num_layers", 1, 64),
+            ("num_heads", 1, 64),
+            ("steps", 1, 100_000),
+            ("batch_size", 1, 4096),
+            ("min_known", 0, 1),
+            ("max_unseen", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"WorldConfig.{name} must lie between {low} and {high}, got {value!r}.")
+        if self.learning_rate <= 0:
+            raise ValueError(f"WorldConfig.learning_rate must be above 0, got {self.learning_rate!r}.")
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"WorldConfig.hidden_size must be a multiple of 2 * num_heads (rotary embeddings need even heads), "
+                f"got hidden_size={self.hidden_size} and num_heads={self.num_heads}."
+            )
