@@ -2,6 +2,7 @@
 """Settings that every method shares."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,21 @@ def check_number(name: str, value: Any, *, above: float | None = None, at_least:
     in_range = is_number and (above is None or value > above) and (at_least is None or value >= at_least)
     if not in_range:
         raise ValueError(f"{name}={value!r}; give a finite number {bound}.")
+
+
+def check_whole(name: str, value: Any, *, at_least: int) -> None:
+    """Raises `ValueError` unless `value` is `None` or a whole number in range."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < at_least):
+        raise ValueError(f"{name}={value!r}; give a whole number of at least {at_least}, or leave it out.")
+
+
+def check_patterns(name: str, patterns: Any) -> None:
+    """Raises `ValueError` unless every one of `patterns` is a regular expression."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(f"{name}: {pattern!r} is no regular expression ({error}).") from error
 
 
 @dataclass
@@ -63,9 +79,7 @@ class UnlearnConfig(TrainingArguments):
         default="forget",
         metadata={"help": "The role whose rows are each seen once an epoch: a role's name or `longest`."},
     )
-    allow_overlap: bool = field(
-        default=False, metadata={"help": "Go on although forget and retain share rows."}
-    )
+    allow_overlap: bool = field(default=False, metadata={"help": "Go on although forget and retain share rows."})
     pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Rounds the padded width up."})
 
     # Objective
@@ -91,12 +105,13 @@ class UnlearnConfig(TrainingArguments):
         check_choice("reference", self.reference, REFERENCES)
         check_number("forget_weight", self.forget_weight, at_least=0)
         check_number("retain_weight", self.retain_weight, at_least=0)
-        if self.max_length is not None:
-            check_number("max_length", self.max_length, at_least=2)
+        check_whole("max_length", self.max_length, at_least=2)
+        check_whole("pad_to_multiple_of", self.pad_to_multiple_of, at_least=1)
         if self.max_forget_loss is not None:
             check_number("max_forget_loss", self.max_forget_loss, above=0)
         if isinstance(self.trainable_modules, str):
             self.trainable_modules = [self.trainable_modules]
+        check_patterns("trainable_modules", self.trainable_modules or [])
         # Left to themselves, launchers on a machine without accelerators fall back to unconnected single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()

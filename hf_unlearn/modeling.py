@@ -22,14 +22,16 @@ def check_model_path(model: str) -> None:
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or model.endswith("/")
     if not path.is_dir():
         if looks_local:
-            raise ValueError(f"No model folder at {model!r}. Give an existing folder or a Hub id such as 'owner/name'.")
+            raise ValueError(
+                f"No model folder at {model!r}. Give an existing folder or a Hub id such as 'owner/name'."
+            )
         return
     if (path / "config.json").exists():
         return
     if (path / "adapter_config.json").exists():
         raise ValueError(
-            f"{model!r} holds an adapter, not a full model. Merge it first (`PeftModel.merge_and_unload()`), or load it "
-            "with `peft.AutoPeftModelForCausalLM` and pass the model itself."
+            f"{model!r} holds an adapter, not a full model. Merge it first (`PeftModel.merge_and_unload()`), or load "
+            "it with `peft.AutoPeftModelForCausalLM` and pass the model itself."
         )
     raise ValueError(f"{model!r} holds no `config.json`. Give a folder written by `save_pretrained`.")
 
@@ -82,8 +84,8 @@ def check_vocabulary(model: nn.Module, tokenizer, ref_model: nn.Module | None = 
     size = vocabulary_size(model)
     if len(tokenizer) > size:
         raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, the model {size} embeddings. Use the model's own tokenizer, or "
-            "call `model.resize_token_embeddings(len(tokenizer))` first."
+            f"The tokenizer has {len(tokenizer)} tokens, the model {size} embeddings. Use the model's own tokenizer, "
+            "or call `model.resize_token_embeddings(len(tokenizer))` first."
         )
     if ref_model is not None and vocabulary_size(ref_model) != size:
         raise ValueError(
@@ -109,8 +111,8 @@ def add_adapter(model: nn.Module, peft_config) -> nn.Module:
 
     if is_peft_model(model):
         raise ValueError(
-            "The model carries an adapter already, and `peft_config` asks for another. Pass the model alone to train its "
-            "adapter, or merge it first (`model.merge_and_unload()`)."
+            "The model carries an adapter already, and `peft_config` asks for another. Pass the model alone to train "
+            "its adapter, or merge it first (`model.merge_and_unload()`)."
         )
     quantized = getattr(model, "is_quantized", False)
     if quantized:
@@ -142,6 +144,15 @@ def select_trainable(model: nn.Module, patterns: list[str]) -> None:
         logger.warning("%s trains too: it is tied to a chosen parameter.", ", ".join(sorted(tied)))
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in parameters)
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Refuses a model of which nothing would be trained, such as an adapter loaded for inference."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "No parameter of the model is trainable. Load an adapter with `PeftModel.from_pretrained(..., "
+            "is_trainable=True)`; unfreeze other models with `model.requires_grad_(True)`."
+        )
 
 
 def check_single_device_process(args) -> None:

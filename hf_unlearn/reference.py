@@ -3,7 +3,7 @@
 
 | form      | memory          | when                                                         |
 |-----------|-----------------|--------------------------------------------------------------|
-| `adapter` | the adapter's   | PEFT: a fresh adapter is switched off, a trained one is kept |
+| `adapter` | the adapter's   | PEFT: a fresh adapter is switched off, any other is copied   |
 | `live`    | a second model  | otherwise                                                    |
 """
 
@@ -18,6 +18,7 @@ from .modeling import is_peft_model
 
 
 REFERENCE_ADAPTER = "unlearn_ref"
+INITS_THAT_TAKE_FROM_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class AdapterReference:
@@ -27,7 +28,8 @@ class AdapterReference:
         model (`PeftModel`):
             The policy.
         fresh (`bool`):
-            Whether the adapter was added by us, so that the model without it is the model as it came in.
+            Whether the model with the adapter off is the model as it came in; not so for an adapter that came in
+            trained or that took its first weights from the base model's.
     """
 
     name = "adapter"
@@ -47,7 +49,11 @@ class AdapterReference:
             return
         from peft import set_peft_model_state_dict
 
-        self.model.add_adapter(REFERENCE_ADAPTER, copy.deepcopy(self.model.peft_config[self.trained]))
+        config = copy.deepcopy(self.model.peft_config[self.trained])
+        if _takes_from_base(config):
+            # Adding the adapter must not take from the base a second time; its weights are set below.
+            config.init_lora_weights = True
+        self.model.add_adapter(REFERENCE_ADAPTER, config)
         set_peft_model_state_dict(self.model, self.state, adapter_name=REFERENCE_ADAPTER)
         self.model.set_adapter(self.trained)
 
@@ -152,10 +158,9 @@ def build_reference(model: nn.Module, kind: str, fresh_adapter: bool, ref_model=
         if ref_model is model:
             raise ValueError("`ref_model` is the model itself. Leave it out: the reference is made for you.")
         return LiveReference(ref_model)
-    if kind == "adapter" and not is_peft_model(model):
-        raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
     if is_peft_model(model) and kind != "live":
-        return AdapterReference(model, fresh_adapter)
+        switch_off = fresh_adapter and not _takes_from_base(model.peft_config[model.active_adapter])
+        return AdapterReference(model, switch_off)
     return LiveReference(frozen_copy(model, reload))
 
 
@@ -170,12 +175,18 @@ def frozen_copy(model: nn.Module, reload=None) -> nn.Module:
                 "`ref_model`."
             )
         return reload()
-    if "forward" in vars(model):
+    if any("forward" in vars(module) for module in model.modules()):
         raise ValueError(
             "The model's `forward` was replaced on the instance (trainers with a fused head do this), so a copy would "
             "still run the original's weights. Pass the model as a path, or pass `ref_model`."
         )
     return copy.deepcopy(model)
+
+
+def _takes_from_base(peft_config) -> bool:
+    """Whether the adapter's initialisation moves part of the base weights into the adapter."""
+    init = getattr(peft_config, "init_lora_weights", None)
+    return isinstance(init, str) and init.lower().startswith(INITS_THAT_TAKE_FROM_BASE)
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 """The trainer that every method inherits: roles, one shared forward pass, retain terms, logging."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, set_seed
 
 from . import modeling
 from .config import UnlearnConfig
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class UnlearnTrainer(Trainer):
-    """Base of all methods. A method overrides [`~UnlearnTrainer.forget_loss`] and, where it needs it, `reference_roles`.
+    """Base of all methods. A method overrides `forget_loss` and, where it needs a reference, `reference_roles_of`.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -76,16 +77,15 @@ class UnlearnTrainer(Trainer):
         ref_model: nn.Module | None = None,
     ):
         args = self.config_class() if args is None else args
-        modeling.check_single_device_process(args)
-        if isinstance(model, str):
-            modeling.check_model_path(model)
-        if peft_config is not None and args.trainable_modules:
-            raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        self._check_request(args, model, quantization_config, peft_config)
         if processing_class is None:
-            processing_class = modeling.load_tokenizer(model, args.trust_remote_code)
+            revision = (args.model_init_kwargs or {}).get("revision")
+            processing_class = modeling.load_tokenizer(model, args.trust_remote_code, revision)
         modeling.ensure_pad_token(processing_class)
         roles = encode_roles(forget_dataset, retain_dataset, processing_class, args)
-        pairs = RolePairs(roles, seed=args.data_seed if args.data_seed is not None else args.seed, epoch_by=args.epoch_by)
+        data_seed = args.seed if args.data_seed is None else args.data_seed
+        pairs = RolePairs(roles, seed=data_seed, epoch_by=args.epoch_by)
         eval_dataset = _encode_eval(eval_dataset, processing_class, args.max_length)
 
         reload = None
@@ -94,12 +94,15 @@ class UnlearnTrainer(Trainer):
             model = reload()
         modeling.check_vocabulary(model, processing_class, ref_model)
         if peft_config is not None:
+            # Trainer seeds too, but an adapter's first weights are drawn here.
+            set_seed(args.seed)
             model = modeling.add_adapter(model, peft_config)
         self.reference: Reference | None = None
         if self.reference_roles_of(args):
             self.reference = build_reference(model, args.reference, peft_config is not None, ref_model, reload)
         if args.trainable_modules:
             modeling.select_trainable(model, args.trainable_modules)
+        modeling.check_trainable(model)
 
         self.meters = Meters()
         self.stop_reason: str | None = None
@@ -116,6 +119,25 @@ class UnlearnTrainer(Trainer):
             optimizers=optimizers,
         )
         self.add_callback(_RunControl(self))
+
+    def _check_request(self, args, model, quantization_config, peft_config) -> None:
+        """Refuses what cannot work whatever the rows and weights are."""
+        if not isinstance(args, self.config_class):
+            raise ValueError(f"{type(self).__name__} takes a {self.config_class.__name__}; got {type(args).__name__}.")
+        modeling.check_single_device_process(args)
+        if isinstance(model, str):
+            modeling.check_model_path(model)
+        elif not isinstance(model, nn.Module):
+            raise ValueError(f"`model` is a {type(model).__name__}. Pass a path, a Hub id or a loaded model.")
+        elif args.model_init_kwargs or quantization_config is not None:
+            raise ValueError(
+                "`model_init_kwargs` and `quantization_config` decide how a model is loaded, and this one is loaded "
+                "already. Pass the model as a path or Hub id, or leave them out."
+            )
+        if peft_config is not None and args.trainable_modules:
+            raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
+        if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
+            raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
 
     # What a method says of itself
 
@@ -139,6 +161,8 @@ class UnlearnTrainer(Trainer):
     ):
         """The objective on a batch of roles; the plain language-model loss on a flat batch, as in evaluation."""
         if "role" not in inputs:
+            # Given the count, the model divides by the tokens of all accumulated batches; Trainer would divide again.
+            num_items_in_batch = None if model.training else num_items_in_batch
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         rows = self.role_rows(model, inputs)
         terms = {"forget": self.forget_loss(rows["forget"])}
@@ -165,9 +189,7 @@ class UnlearnTrainer(Trainer):
         parts = {role: {k: v[span] for k, v in inputs.items() if k != "role"} for role, span in spans.items()}
         # The reference goes first: switching adapters toggles `requires_grad`, which must be back for the policy.
         references = self._reference_logits(model, parts)
-        logits = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).logits
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).logits
         return {role: RoleRows(parts[role], logits[span], references.get(role)) for role, span in spans.items()}
 
     def _reference_logits(self, model, parts) -> dict[str, Tensor]:
@@ -256,7 +278,7 @@ class _RunControl(TrainerCallback):
 
 def _encode_eval(eval_dataset, tokenizer, max_length):
     if isinstance(eval_dataset, dict):
-        return {name: encode_dataset(rows, tokenizer, max_length, name) for name, rows in eval_dataset.items()}
+        return {key: encode_dataset(rows, tokenizer, max_length, f"eval_{key}") for key, rows in eval_dataset.items()}
     return None if eval_dataset is None else encode_dataset(eval_dataset, tokenizer, max_length, "eval")
 
 

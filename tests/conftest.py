@@ -9,7 +9,9 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import gc
 import logging
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,45 @@ def make_model(seed: int = 0, vocab_size: int = 100, layers: int = 2, hidden_siz
         pad_token_id=0,
     )
     return LlamaForCausalLM(config).eval()
+
+
+@cache
+def _spare_libraries_from_collection():
+    # `train` collects garbage; walking through what was imported by then is most of the time of a tiny run.
+    gc.freeze()
+
+
+def make_args(config_class, output_dir, **kwargs):
+    """A short, silent run on the CPU with a constant rate in which every step is logged."""
+    _spare_libraries_from_collection()
+    defaults = {
+        "output_dir": str(output_dir),
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return config_class(**(defaults | kwargs))
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    """A copy of every parameter."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    """Names of the parameters that differ in any bit."""
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def train_batch(trainer, positions) -> dict[str, torch.Tensor]:
+    """The batch that training would see at these positions."""
+    return trainer.data_collator([trainer.train_dataset[p] for p in positions])
 
 
 @pytest.fixture

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every method must do, in one grid: METHODS x retain term x {full, LoRA}. A new method is one row of `CASES`."""
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from conftest import changed, make_args, make_model, make_tokenizer, train_batch, weights
+from transformers import AutoModelForCausalLM
+
+import hf_unlearn
+from hf_unlearn import METHODS, UnlearnConfig, UnlearnTrainer
+
+
+# What a slow formula sees of a row: log-probabilities of its labels under the policy and the reference, in float64.
+Row = tuple[list[float], list[float]]
+
+
+def ascent(rows: list[Row], args) -> float:
+    tokens = [logp for policy, _ in rows for logp in policy]
+    return sum(tokens) / len(tokens)
+
+
+def npo(rows: list[Row], args) -> float:
+    ratios = [sum(policy) - sum(reference) for policy, reference in rows]
+    return 2 / args.beta * sum(math.log(1 + math.exp(args.beta * ratio)) for ratio in ratios) / len(ratios)
+
+
+@dataclass
+class Case:
+    """A method: its forget term spelled out, and settings other than the defaults."""
+
+    forget_term: object
+    settings: dict = field(default_factory=dict)
+
+
+CASES = {
+    "ga": Case(ascent),
+    "npo": Case(npo, {"beta": 0.3}),
+}
+RETAIN_LOSSES = ("none", "nll", "kl")
+
+grid = pytest.mark.parametrize(
+    ("method", "retain_loss", "adapter"),
+    [
+        pytest.param(method, retain_loss, adapter, id=f"{method}-{retain_loss}-{'lora' if adapter else 'full'}")
+        for method in CASES
+        for retain_loss in RETAIN_LOSSES
+        for adapter in (False, True)
+    ],
+)
+
+FORGET = [{"text": f"secret {i:02d} of Ada"} for i in range(8)]
+RETAIN = [{"text": f"common {i:02d} of Bob"} for i in range(12)]
+RAGGED_FORGET = [{"prompt": "Who?", "completion": " Ada" + "!" * i} for i in range(4)]
+RAGGED_RETAIN = [{"text": "cup " * (i + 1)} for i in range(6)]
+
+
+@pytest.fixture
+def build(tmp_path, method, retain_loss, adapter):
+    """Makes a trainer of the grid's method; keyword arguments are the config's."""
+
+    def build(forget=FORGET, retain=RETAIN, eval_dataset=None, model=None, **kwargs):
+        from peft import LoraConfig
+
+        config_class, trainer_class = METHODS[method]
+        settings = {"output_dir": tmp_path / "out", "retain_loss": retain_loss} | CASES[method].settings | kwargs
+        return trainer_class(
+            model=model or make_model(),
+            args=make_args(config_class, **settings),
+            forget_dataset=forget,
+            retain_dataset=retain,
+            eval_dataset=eval_dataset,
+            processing_class=make_tokenizer(),
+            peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None,
+        )
+
+    return build
+
+
+def test_every_method_has_its_row():
+    assert set(CASES) == set(METHODS)
+
+
+def shake(model, scale=0.1, seed=0) -> None:
+    """Moves what trains away from where it started, so that policy and reference differ."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+@torch.no_grad()
+def log_probabilities(model, row) -> torch.Tensor:
+    """`[T, V]` in float64, of one row alone: no padding, no other role."""
+    return model(torch.tensor([row["input_ids"]])).logits[0].double().log_softmax(-1)
+
+
+def labelled(row) -> list[tuple[int, int]]:
+    return [(t - 1, label) for t, label in enumerate(row["labels"]) if t and label != -100]
+
+
+@grid
+def test_objective_equals_the_formula_on_rows_of_any_length(build, method, retain_loss, adapter):
+    weighting = {"forget_weight": 0.7, "retain_weight": 2.5}
+    trainer = build(forget=RAGGED_FORGET, retain=RAGGED_RETAIN, per_device_train_batch_size=3, **weighting)
+    entered = make_model()
+    policy = trainer.model.eval()
+    shake(policy)
+    pairs = [trainer.train_dataset[position] for position in range(3)]
+
+    forget = []
+    for pair in pairs:
+        by_policy, by_reference = (log_probabilities(model, pair["forget"]) for model in (policy, entered))
+        spots = labelled(pair["forget"])
+        forget.append(tuple([lp[t, label].item() for t, label in spots] for lp in (by_policy, by_reference)))
+    expected = 0.7 * CASES[method].forget_term(forget, trainer.args)
+
+    tokens = []
+    for pair in pairs:
+        if retain_loss == "none":
+            assert "retain" not in pair
+            continue
+        by_policy, by_reference = (log_probabilities(model, pair["retain"]) for model in (policy, entered))
+        for t, label in labelled(pair["retain"]):
+            kl = (by_reference[t].exp() * (by_reference[t] - by_policy[t])).sum().item()
+            tokens.append(kl if retain_loss == "kl" else -by_policy[t, label].item())
+    if tokens:
+        expected += 2.5 * sum(tokens) / len(tokens)
+
+    loss = trainer.compute_loss(policy, train_batch(trainer, range(3)))
+    assert loss.item() == pytest.approx(expected, rel=2e-5)
+    assert abs(expected) > 0.05
+
+
+@grid
+def test_trains_what_should_train_and_nothing_else(build, adapter):
+    trainer = build(max_steps=3)
+    before = weights(trainer.model)
+    trainer.train()
+    expected = {name for name in before if "lora_" in name or not adapter}
+    assert changed(before, weights(trainer.model)) == expected
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    # The forget rows become less probable.
+    logps = [entry["forget/logps"] for entry in trainer.state.log_history if "forget/logps" in entry]
+    assert logps[-1] < logps[0]
+
+
+@grid
+def test_accumulation_gives_the_update_of_one_big_batch(build):
+    results = {}
+    for size, accumulation in ((8, 1), (2, 4)):
+        # SGD: Adam's first step is the sign of the gradient, which hides its scale.
+        trainer = build(
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            optim="sgd",
+            max_grad_norm=0.0,
+        )
+        shake(trainer.model)
+        before = weights(trainer.model)
+        trainer.train()
+        after = weights(trainer.model)
+        results[size] = {name: after[name] - before[name] for name in before}
+        results[f"log {size}"] = trainer.state.log_history[0]
+    assert max(update.abs().max() for update in results[8].values()) > 1e-4
+    for name in results[8]:
+        torch.testing.assert_close(results[2][name], results[8][name], rtol=1e-3, atol=1e-6)
+    components = [key for key in results["log 8"] if "/" in key or key == "loss"]
+    for key in components:
+        assert results["log 2"][key] == pytest.approx(results["log 8"][key], rel=1e-4, abs=1e-6), key
+
+
+@grid
+def test_resume_gives_the_weights_of_the_uninterrupted_run(build, tmp_path):
+    # 8 rows in batches of 2: four steps an epoch, so the run stops and goes on within the second.
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 6, "lr_scheduler_type": "linear"}
+    whole = build(**settings)
+    whole.train()
+    resumed = build(**settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
+    assert resumed.state.global_step == 8
+    assert not changed(weights(whole.model), weights(resumed.model))
+
+
+@grid
+def test_a_saved_model_predicts_the_same(build, tmp_path, adapter):
+    from peft import PeftModel
+
+    trainer = build(max_steps=2)
+    trainer.train()
+    trainer.save_model()
+    if adapter:
+        loaded = PeftModel.from_pretrained(make_model(), tmp_path / "out")
+    else:
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.tensor([[1, 44, 55, 66]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(ids).logits, trainer.model.eval()(ids).logits)
+        assert (loaded(ids).logits - make_model()(ids).logits).abs().max() > 1e-3
+
+
+@grid
+def test_evaluation_during_training_sees_forget_rise(build):
+    trainer = build(
+        eval_dataset={"forget": FORGET, "retain": RETAIN}, eval_strategy="steps", eval_steps=2, max_steps=4
+    )
+    trainer.train()
+    curve = [entry["eval_forget_loss"] for entry in trainer.state.log_history if "eval_forget_loss" in entry]
+    retain = [entry["eval_retain_loss"] for entry in trainer.state.log_history if "eval_retain_loss" in entry]
+    assert len(curve) == len(retain) == 2
+    assert curve[1] > curve[0]
+
+
+# The table itself
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_table_gives_config_and_trainer(name):
+    config_class, trainer_class = METHODS[name]
+    assert issubclass(config_class, UnlearnConfig)
+    assert issubclass(trainer_class, UnlearnTrainer)
+    assert trainer_class.config_class is config_class
+    assert trainer_class.method == name
+    assert METHODS.describe(name)
+    for public in (config_class, trainer_class):
+        assert getattr(hf_unlearn, public.__name__) is public
+        assert public.__name__ in dir(hf_unlearn)
+
+
+def test_unknown_methods_name_the_nearest():
+    with pytest.raises(KeyError, match=r"Unknown method 'noo'; allowed: .*npo.*Did you mean 'npo'\?"):
+        METHODS["noo"]
+    with pytest.raises(AttributeError, match="has no attribute 'DPOTrainer'"):
+        hf_unlearn.DPOTrainer  # noqa: B018
+
+
+def test_help_of_every_setting_can_be_printed():
+    # T8: a bare % breaks `--help`.
+    from dataclasses import fields
+
+    from transformers import HfArgumentParser
+
+    for name in METHODS:
+        parser = HfArgumentParser(METHODS[name][0])
+        text = parser.format_help()
+        for setting in fields(METHODS[name][0]):
+            if setting.name in UnlearnConfig.__annotations__ or setting.name in METHODS[name][0].__annotations__:
+                assert f"--{setting.name}" in text
+                assert setting.metadata["help"]
