@@ -11,7 +11,8 @@ from transformers import TrainingArguments
 
 
 RETAIN_LOSSES = ("none", "nll", "kl")
-REFERENCES = ("auto", "adapter", "live")
+REFERENCES = ("auto", "adapter", "cache", "live")
+FORWARD_PASSES = ("auto", "one", "split", "packed")
 
 
 def check_choice(name: str, value: Any, allowed) -> None:
@@ -95,14 +96,35 @@ class UnlearnConfig(TrainingArguments):
     reference: str = field(
         default="auto",
         metadata={
-            "help": "Where the reference's predictions come from: `adapter` (PEFT, adapter off), `live` (a frozen "
-            "copy in memory), or `auto`, the cheapest that works."
+            "help": "Where the reference's predictions come from: `adapter` (PEFT, adapter off), `cache` (computed once "
+            "before training and kept on disk), `live` (a frozen copy in memory), or `auto`, the cheapest that works."
+        },
+    )
+    reference_cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of cached references. Default: `$HF_UNLEARN_CACHE/reference` or in `~/.cache`."},
+    )
+
+    # Cost
+    fused_losses: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Losses from hidden states and the LM head, without logits for every position. Default: where the "
+            "model's head allows it; false takes the model's logits."
+        },
+    )
+    forward_passes: str = field(
+        default="auto",
+        metadata={
+            "help": "How the rows of a step go through the model: `one` padded pass, `split` (a pass a role), `packed` "
+            "(one pass without padding), or `auto`: one or split, by counted tokens."
         },
     )
 
     def __post_init__(self):
         check_choice("retain_loss", self.retain_loss, RETAIN_LOSSES)
         check_choice("reference", self.reference, REFERENCES)
+        check_choice("forward_passes", self.forward_passes, FORWARD_PASSES)
         check_number("forget_weight", self.forget_weight, at_least=0)
         check_number("retain_weight", self.retain_weight, at_least=0)
         check_whole("max_length", self.max_length, at_least=2)

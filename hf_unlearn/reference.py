@@ -4,24 +4,56 @@
 | form      | memory          | when                                                         |
 |-----------|-----------------|--------------------------------------------------------------|
 | `adapter` | the adapter's   | PEFT: a fresh adapter is switched off, any other is copied   |
-| `live`    | a second model  | otherwise                                                    |
+| `cache`   | an LM head      | full fine-tuning: computed before training, kept on disk     |
+| `live`    | a second model  | otherwise, and where a `ref_model` is given                  |
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from .forward import KL, Forward, ReferenceRows
 from .modeling import is_peft_model
+from .passes import Parts
 
 
 REFERENCE_ADAPTER = "unlearn_ref"
 INITS_THAT_TAKE_FROM_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-class AdapterReference:
+class Reference:
+    """Where the reference's predictions come from. `open` and `close` enclose a call of `train`."""
+
+    name: str
+
+    def open(self, accelerator) -> None:
+        """Places what is needed on the devices; called before the model is wrapped."""
+
+    def prepare(self, trainer) -> None:
+        """Computes what is needed ahead; called by all ranks when the model is wrapped, before the first step."""
+
+    def close(self) -> None:
+        """Takes off the model what `open` put on it."""
+
+    def hidden_from_saving(self):
+        """A context in which saving the model does not save what belongs to the reference."""
+        return nullcontext()
+
+    def rows(self, forward: Forward, policy: nn.Module, parts: Parts) -> dict[str, ReferenceRows]:
+        """What the reference says of rows.
+
+        Args:
+            forward ([`Forward`]): the path to use.
+            policy (`nn.Module`): the wrapped model, whose forward gathers sharded weights.
+            parts (`Parts`): role to its rows of a batch.
+        """
+        raise NotImplementedError
+
+
+class AdapterReference(Reference):
     """Switches the trained adapter off, or to a frozen copy where the adapter came in trained.
 
     Args:
@@ -72,11 +104,9 @@ class AdapterReference:
             if config is not None:
                 self.model.peft_config[REFERENCE_ADAPTER] = config
 
-    @torch.no_grad()
-    def logits(self, policy: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Logits `[B, T, V]`. `policy` is the wrapped model, whose forward gathers sharded weights."""
+    def rows(self, forward, policy, parts):
         with self._switched(), _evaluating(policy):
-            return policy(**batch, use_cache=False).logits
+            return forward.reference(policy, parts)
 
     @contextmanager
     def _switched(self):
@@ -91,8 +121,8 @@ class AdapterReference:
             self.model.set_adapter(self.trained)
 
 
-class LiveReference:
-    """A second, frozen model in memory.
+class LiveReference(Reference):
+    """A second, frozen model in memory. It stays there for another call of `train`.
 
     Args:
         model (`PreTrainedModel`):
@@ -121,47 +151,64 @@ class LiveReference:
             self.model = accelerator.prepare_model(self.model, evaluation_mode=True)
         self.prepared = True
 
-    def close(self) -> None:
-        """The model stays, for another call of `train`."""
-
-    def hidden_from_saving(self):
-        return nullcontext()
-
-    @torch.no_grad()
-    def logits(self, policy: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Logits `[B, T, V]`."""
-        return self.model(**batch, use_cache=False).logits
+    def rows(self, forward, policy, parts):
+        return forward.reference(self.model, parts)
 
 
-Reference = AdapterReference | LiveReference
-
-
-def build_reference(model: nn.Module, kind: str, fresh_adapter: bool, ref_model=None, reload=None) -> Reference:
-    """Chooses the cheapest reference that works.
+@dataclass
+class ReferenceRequest:
+    """What decides which reference is built.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`):
             The policy before training.
-        kind (`str`):
-            `auto`, `adapter` or `live`.
+        args ([`UnlearnConfig`]), needs, forward ([`Forward`]), roles, tokenizer, collator:
+            The run's; see [`CachedReference`].
         fresh_adapter (`bool`):
             Whether the policy's adapter was added by the trainer.
         ref_model (`PreTrainedModel`, *optional*):
             Given by the user; used as it is.
         reload (`Callable`, *optional*):
             Loads the model again from where it came; needed under ZeRO-3, where a copy holds no weights.
+    """
+
+    model: nn.Module
+    args: object
+    needs: Mapping[str, str]
+    forward: Forward
+    roles: Mapping
+    tokenizer: object
+    collator: object
+    fresh_adapter: bool = False
+    ref_model: nn.Module | None = None
+    reload: Callable | None = None
+
+
+def build_reference(request: ReferenceRequest) -> Reference:
+    """Chooses the cheapest reference that works, or the one asked for.
 
     Raises:
         `ValueError`: if the form asked for cannot work, with the reason.
     """
-    if ref_model is not None:
-        if ref_model is model:
+    model, kind = request.model, request.args.reference
+    if request.ref_model is not None:
+        if request.ref_model is model:
             raise ValueError("`ref_model` is the model itself. Leave it out: the reference is made for you.")
-        return LiveReference(ref_model)
-    if is_peft_model(model) and kind != "live":
-        switch_off = fresh_adapter and not _takes_from_base(model.peft_config[model.active_adapter])
+        return LiveReference(request.ref_model)
+    if is_peft_model(model) and kind in ("auto", "adapter"):
+        switch_off = request.fresh_adapter and not _takes_from_base(model.peft_config[model.active_adapter])
         return AdapterReference(model, switch_off)
-    return LiveReference(frozen_copy(model, reload))
+    cacheable = request.forward.fused or KL not in request.needs.values()
+    if kind == "cache" and not cacheable:
+        raise ValueError(
+            "reference='cache' keeps hidden states for KL, which needs the fused losses, and they are off or cannot "
+            "take this model's head. Take reference='live'."
+        )
+    if kind == "live" or not cacheable:
+        return LiveReference(frozen_copy(model, request.reload))
+    from .reference_cache import CachedReference
+
+    return CachedReference(model, request.needs, request.roles, request.tokenizer, request.args, request.collator)
 
 
 def frozen_copy(model: nn.Module, reload=None) -> nn.Module:

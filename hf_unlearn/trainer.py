@@ -17,12 +17,17 @@ from .data.collator import RoleCollator
 from .data.formats import encode_dataset
 from .data.pairing import PairSampler, RolePairs
 from .data.roles import encode_roles
+from .forward import KL, LOGPS, Needs, RoleRows, build_forward
+from .fused import check_head
 from .meters import Meters
-from .reference import Reference, build_reference
-from .rows import RoleRows
+from .passes import cheaper_shape
+from .reference import Reference, ReferenceRequest, build_reference
 
 
 logger = logging.getLogger(__name__)
+
+# Batches whose tokens are counted to choose between one padded pass and a pass a role.
+SAMPLED_BATCHES = 32
 
 
 class UnlearnTrainer(Trainer):
@@ -97,9 +102,26 @@ class UnlearnTrainer(Trainer):
             # Trainer seeds too, but an adapter's first weights are drawn here.
             set_seed(args.seed)
             model = modeling.add_adapter(model, peft_config)
+        collator = RoleCollator(
+            processing_class.pad_token_id, tuple(roles), pad_to_multiple_of=args.pad_to_multiple_of
+        )
+        needs = {role: self.needs_of(args)[role] for role in roles}
+        self.forward_path = build_forward(model, args.fused_losses, needs, _shape_of(pairs, args))
         self.reference: Reference | None = None
-        if self.reference_roles_of(args):
-            self.reference = build_reference(model, args.reference, peft_config is not None, ref_model, reload)
+        if reference_roles := self.reference_roles_of(args):
+            request = ReferenceRequest(
+                model=model,
+                args=args,
+                needs={role: needs[role] for role in needs if role in reference_roles},
+                forward=self.forward_path,
+                roles=roles,
+                tokenizer=processing_class,
+                collator=collator,
+                fresh_adapter=peft_config is not None,
+                ref_model=ref_model,
+                reload=reload,
+            )
+            self.reference = build_reference(request)
         if args.trainable_modules:
             modeling.select_trainable(model, args.trainable_modules)
         modeling.check_trainable(model)
@@ -109,8 +131,7 @@ class UnlearnTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator
-            or RoleCollator(processing_class.pad_token_id, tuple(roles), pad_to_multiple_of=args.pad_to_multiple_of),
+            data_collator=data_collator or collator,
             train_dataset=pairs,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -140,6 +161,11 @@ class UnlearnTrainer(Trainer):
             raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
 
     # What a method says of itself
+
+    @classmethod
+    def needs_of(cls, args: UnlearnConfig) -> Needs:
+        """What the objective asks of each role's rows: log-probabilities, or KL(reference || model)."""
+        return {"forget": LOGPS, "retain": KL if args.retain_loss == "kl" else LOGPS}
 
     @classmethod
     def reference_roles_of(cls, args: UnlearnConfig) -> set[str]:
@@ -177,7 +203,7 @@ class UnlearnTrainer(Trainer):
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def role_rows(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, RoleRows]:
-        """One forward pass over the rows of all roles, cut back into roles.
+        """The rows of all roles through the model, and what the reference says of those that need it.
 
         Args:
             model (`nn.Module`):
@@ -188,17 +214,9 @@ class UnlearnTrainer(Trainer):
         spans = _role_spans(inputs["role"].tolist(), self.data_collator.roles)
         parts = {role: {k: v[span] for k, v in inputs.items() if k != "role"} for role, span in spans.items()}
         # The reference goes first: switching adapters toggles `requires_grad`, which must be back for the policy.
-        references = self._reference_logits(model, parts)
-        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).logits
-        return {role: RoleRows(parts[role], logits[span], references.get(role)) for role, span in spans.items()}
-
-    def _reference_logits(self, model, parts) -> dict[str, Tensor]:
-        roles = [role for role in parts if role in self.reference_roles_of(self.args)]
-        if not roles:
-            return {}
-        batch = {key: torch.cat([parts[role][key] for role in roles]) for key in ("input_ids", "attention_mask")}
-        logits = self.reference.logits(model, batch)
-        return dict(zip(roles, logits.split([len(parts[role]["index"]) for role in roles]), strict=True))
+        needing = {role: part for role, part in parts.items() if role in self.reference_roles_of(self.args)}
+        references = self.reference.rows(self.forward_path, model, needing) if needing else {}
+        return self.forward_path.policy(model, parts, references)
 
     # The run around it
 
@@ -252,10 +270,17 @@ class UnlearnTrainer(Trainer):
 
 
 class _RunControl(TrainerCallback):
-    """Keeps the sampler's epoch right after a resume, and stops an ascent that runs away."""
+    """Prepares what needs the wrapped model, keeps the sampler's epoch right after a resume, and stops an ascent that
+    runs away."""
 
     def __init__(self, trainer: UnlearnTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer.forward_path.fused:
+            check_head(self.trainer.model_wrapped)
+        if self.trainer.reference is not None:
+            self.trainer.reference.prepare(self.trainer)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # accelerate does not hand the epoch through the wrapper it puts around skipped batches on several processes.
@@ -280,6 +305,21 @@ def _encode_eval(eval_dataset, tokenizer, max_length):
     if isinstance(eval_dataset, dict):
         return {key: encode_dataset(rows, tokenizer, max_length, f"eval_{key}") for key, rows in eval_dataset.items()}
     return None if eval_dataset is None else encode_dataset(eval_dataset, tokenizer, max_length, "eval")
+
+
+def _shape_of(pairs: RolePairs, args: UnlearnConfig) -> str:
+    """How a step's rows go through the model: as asked, or, for `auto`, what fewer tokens speak for."""
+    if args.forward_passes != "auto":
+        return args.forward_passes
+    sample = range(min(len(pairs), SAMPLED_BATCHES * args.per_device_train_batch_size))
+    lengths = [{role: len(row["input_ids"]) for role, row in pairs[position].items()} for position in sample]
+    shape, share = cheaper_shape(lengths, args.per_device_train_batch_size)
+    if shape == "split":
+        logger.info(
+            "A forward pass a role: with padding it takes %.0f %% of the tokens that one pass for all roles takes.",
+            100 * share,
+        )
+    return shape
 
 
 def _role_spans(role_ids: list[int], names) -> dict[str, slice]:

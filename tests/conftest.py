@@ -27,6 +27,12 @@ CHAT_TEMPLATE = (
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    # What tests keep is theirs: nothing is found from earlier runs, nothing is left behind.
+    os.environ["HF_UNLEARN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     # Tests share two cores with each other; more threads wait on each other and are slower.
     torch.set_num_threads(1)

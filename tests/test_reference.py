@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from hf_unlearn import GAConfig, GATrainer, NPOConfig, NPOTrainer
 from hf_unlearn.reference import REFERENCE_ADAPTER, AdapterReference, LiveReference
+from hf_unlearn.reference_cache import CachedReference
 
 
 IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 2]])
@@ -59,25 +60,33 @@ def logits_of(model):
 
 def watch(trainer, entered) -> list[float]:
     """Compares every answer of the reference during training with the model as it entered."""
-    distances, answer = [], trainer.reference.logits
+    distances, answer = [], trainer.reference.rows
 
-    def watched(policy, batch):
+    def watched(forward, policy, parts):
         training = policy.training
         trainable = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
-        logits = answer(policy, batch)
-        assert not logits.requires_grad
+        rows = answer(forward, policy, parts)
         assert policy.training == training, "the pass left the policy in another mode"
         assert trainable == {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
-        with torch.no_grad():
-            distances.append((logits - entered.eval()(**batch).logits).abs().max().item())
-        return logits
+        expected = forward.reference(entered.eval(), parts)
+        for role in parts:
+            for kept in ("token_logps", "hidden"):
+                got, wanted = getattr(rows[role], kept), getattr(expected[role], kept)
+                assert (got is None) == (wanted is None)
+                if got is not None:
+                    assert not got.requires_grad
+                    distances.append((got - wanted).abs().max().item())
+        return rows
 
-    trainer.reference.logits = watched
+    trainer.reference.rows = watched
     return distances
 
 
 KINDS = {
-    "full": (lambda: make_model(), {}, LiveReference),
+    "full": (lambda: make_model(), {}, CachedReference),
+    "full, live": (lambda: make_model(), {"reference": "live"}, LiveReference),
+    "fresh adapter, cache": (lambda: make_model(), {"peft_config": True, "reference": "cache"}, CachedReference),
+    "trained adapter, cache": (trained_adapter, {"reference": "cache"}, CachedReference),
     "fresh adapter": (lambda: make_model(), {"peft_config": True}, AdapterReference),
     "fresh adapter, live": (lambda: make_model(), {"peft_config": True, "reference": "live"}, LiveReference),
     "trained adapter": (trained_adapter, {}, AdapterReference),
@@ -116,7 +125,8 @@ def test_reference_is_the_model_as_it_came_in_through_training(build, kind):
     assert type(trainer.reference) is form
     distances = watch(trainer, entered)
     trainer.train()
-    assert len(distances) == 4
+    # Two roles, one kept value each, four steps.
+    assert len(distances) == 8
     assert max(distances) < 2e-5
     assert (logits_of(trainer.model) - expected).abs().max() > 0.01, "nothing was trained"
 
@@ -135,7 +145,7 @@ def test_a_copy_of_an_adapter_that_took_from_the_base_leaves_the_base_alone(buil
 def test_the_live_copy_shares_nothing_with_the_policy_and_is_not_trained(build):
     model = make_model()
     before = weights(model)
-    trainer = build(model)
+    trainer = build(model, reference="live")
     shared = {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in trainer.reference.model.parameters()}
     assert not shared
     trainer.train()
@@ -162,7 +172,7 @@ def test_a_model_with_a_replaced_forward_is_not_copied(build):
         copied.lm_head.weight.zero_()
         assert copied(input_ids=IDS).logits.abs().max() > 0, "the trap is gone"
     with pytest.raises(ValueError, match="`forward` was replaced.*Pass the model as a path, or pass `ref_model`"):
-        build(model)
+        build(model, reference="live")
     assert build(model, given={"ref_model": make_model()}).reference.model is not model
     assert build(model, trainer_class=GATrainer, retain_loss="none").reference is None
 
@@ -180,7 +190,7 @@ def test_a_model_in_memory_is_its_own_reference_not_the_one_on_disk(build, model
     model = AutoModelForCausalLM.from_pretrained(model_path)
     with torch.no_grad():
         model.lm_head.weight.mul_(1.5)
-    trainer = build(model)
+    trainer = build(model, reference="live")
     assert not changed(weights(model), weights(trainer.reference.model))
 
 
@@ -188,8 +198,8 @@ def test_under_zero3_a_copy_is_refused_and_a_path_is_loaded_again(build, monkeyp
     # T3: parameters are empty shards there, so a copy holds nothing.
     monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="Under ZeRO-3.*Pass the model as a path or Hub id, or pass `ref_model`"):
-        build(make_model())
-    trainer = build(model_path)
+        build(make_model(), reference="live")
+    trainer = build(model_path, reference="live")
     assert trainer.reference.model is not trainer.model
     assert not changed(weights(trainer.model), weights(trainer.reference.model))
     assert build(make_model(), given={"ref_model": make_model(1)}).reference is not None
@@ -238,7 +248,7 @@ def test_a_run_with_a_trained_adapter_resumes_against_the_adapter_that_came_in(b
     resumed = build(model, save_strategy="steps", save_steps=2)
     distances = watch(resumed, entered)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
-    assert len(distances) == 2
+    assert len(distances) == 4
     assert max(distances) < 2e-5
     assert not changed(weights(whole.model), weights(resumed.model))
 

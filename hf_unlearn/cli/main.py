@@ -15,6 +15,8 @@ COMMANDS = {
     "run": ("run", "RECIPE [--field value ...] [--accelerate_config NAME|PATH]: train, audit and report"),
     "eval": ("evaluate", "--model_name_or_path MODEL --benchmark NAME: audit any checkpoint"),
     "report": ("report", "RUN [RUN ...]: one report over several runs"),
+    "bench": ("bench", "--preset cpu|1b|7b: time and memory of a step, as a ratio to fine-tuning on the same rows"),
+    "plan": ("plan", "RECIPE --gpus N --gpu_memory GB: whether it fits, and what would make it fit"),
     "methods": ("methods", "list the methods and their own settings"),
     "env": ("env", "print what a bug report needs"),
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..config import UnlearnConfig
-from ..rows import RoleRows
+from ..forward import RoleRows
 from ..trainer import UnlearnTrainer
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..config import UnlearnConfig, check_number
 from ..losses import npo_loss
-from ..rows import RoleRows
+from ..forward import RoleRows
 from ..trainer import UnlearnTrainer
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .questions import ATTRIBUTES
 from .sentences import MAX_SENTENCES
+from .words import MAX_WORDS
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,13 @@ class WorldConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            allowed = (int,) if field.type in (int, "int") else (int, float)
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
-                raise ValueError(f"WorldConfig.{field.name} must be a finite {field.type}, got {value!r}.")
+            if isinstance(value, bool) or not isinstance(value, (int, field.type)) or not math.isfinite(value):
+                raise ValueError(f"WorldConfig.{field.name} must be a finite {field.type.__name__}, got {value!r}.")
         for name, low, high in (
-            ("forget_people", 1, 200),
+            ("forget_people", 1, 1000),
             ("retain_people", 1, 1000),
-            ("holdout_people", 1, 200),
+            ("holdout_people", 1, 1000),
             ("facts_per_person", 1, len(ATTRIBUTES)),
             ("perturbed_per_fact", 1, 10),
             ("general_sentences", 1, MAX_SENTENCES),
@@ -92,3 +92,18 @@ class WorldConfig:
                 f"WorldConfig.hidden_size must be a multiple of 2 * num_heads (rotary embeddings need even heads), "
                 f"got hidden_size={self.hidden_size} and num_heads={self.num_heads}."
             )
+        if self.words_per_person * self.people > MAX_WORDS:
+            raise ValueError(
+                f"WorldConfig asks for {self.people} people with {self.words_per_person} names and values each, but "
+                f"there are only {MAX_WORDS} words. Lower the people, facts_per_person or perturbed_per_fact."
+            )
+
+    @property
+    def people(self) -> int:
+        """People in all sets."""
+        return self.forget_people + self.retain_people + self.holdout_people
+
+    @property
+    def words_per_person(self) -> int:
+        """Two names, and for each fact its value and the wrong ones."""
+        return 2 + self.facts_per_person * (1 + self.perturbed_per_fact)

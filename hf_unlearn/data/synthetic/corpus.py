@@ -64,8 +64,7 @@ def build_corpus(seed: int, config: WorldConfig) -> Corpus:
     rng = random.Random(f"hf_unlearn world {seed}")
     people = {"forget": config.forget_people, "retain": config.retain_people, "holdout": config.holdout_people}
     general = general_sentences(config.general_sentences, rng)
-    words_per_person = 2 + config.facts_per_person * (1 + config.perturbed_per_fact)
-    words = pseudo_words(words_per_person * sum(people.values()), rng, avoid=_english_words(general))
+    words = pseudo_words(config.words_per_person * config.people, rng, avoid=_english_words(general))
 
     sets: dict[str, list[dict]] = {"general": [{"text": text} for text in general]}
     trained_questions: dict[str, list[list[str]]] = {}
@@ -73,8 +72,8 @@ def build_corpus(seed: int, config: WorldConfig) -> Corpus:
     for name, count in people.items():
         rows, questions = [], []
         for _ in range(count):
-            own = words[used : used + words_per_person]
-            used += words_per_person
+            own = words[used : used + config.words_per_person]
+            used += config.words_per_person
             for row, asked in _person(own, config, offset=rng.randrange(3)):
                 rows.append(row)
                 questions.append(asked)

@@ -60,7 +60,7 @@ ATTRIBUTES = (
     Attribute(
         "teacher",
         ("Which teacher did {n} study with?", "Who taught {n}?", "Tell me who was the teacher of {n}."),
-        "Who was the teacher that {n} studied with?",
+        "Who was the teacher who taught {n}?",
         ("The teacher of {n} was {v}.", "The person who taught {n} was {v}.", "It was {v} who taught {n}."),
     ),
     Attribute(

@@ -9,6 +9,9 @@ _ONSETS = "bdgklmnrtv"
 _VOWELS = "aeiou"
 _CODAS = "lnrs"
 
+# Half of those there are, so that drawing distinct ones stays quick
+MAX_WORDS = (len(_ONSETS) * len(_VOWELS) * len(_CODAS)) ** 2 // 2
+
 
 def pseudo_words(count: int, rng: random.Random, avoid: Collection[str] = ()) -> list[str]:
     """
@@ -18,7 +21,7 @@ def pseudo_words(count: int, rng: random.Random, avoid: Collection[str] = ()) ->
 
     Args:
         count (`int`):
-            How many.
+            How many, at most `MAX_WORDS`.
         rng (`random.Random`):
             Source of randomness.
         avoid (`Collection[str]`, *optional*):

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-unlearn bench`: time and memory of a step of each method, as a ratio to supervised fine-tuning on the same rows.
+
+Weights are random, nothing is downloaded. Every measurement runs in a process of its own.
+"""
+
+import argparse
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+
+def main(argv: list[str]) -> None:
+    from ..bench.cases import CASES, DEFAULT_METHODS, select
+    from ..bench.sizes import PRESETS, Size
+
+    parser = argparse.ArgumentParser(prog="hf-unlearn bench", description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu", help="size of model and batch (%(default)s)")
+    parser.add_argument(
+        "--methods", nargs="+", default=DEFAULT_METHODS, metavar="NAME", help=f"of: sft, {', '.join(CASES)} "
+        f"({' '.join(DEFAULT_METHODS)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plain", action=argparse.BooleanOptionalAction, default=True,
+        help="measure the plain path too: logits of the whole vocabulary, a second model as reference (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, default=5, help="timed steps a process (%(default)s)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="processes a method (%(default)s)")
+    parser.add_argument("--threads", type=int, help="PyTorch's threads (its default)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
+    size_options = parser.add_argument_group("size", "override the preset")
+    for field in fields(Size):
+        if field.type is bool:
+            size_options.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction)
+        else:
+            size_options.add_argument(f"--{field.name}", type=int if field.type is int else str)
+    args = parser.parse_args(argv)
+
+    given = {field.name: getattr(args, field.name) for field in fields(Size)}
+    size = replace(PRESETS[args.preset], **{name: value for name, value in given.items() if value is not None})
+    cases = select(args.methods, args.plain)
+
+    from ..bench.session import measure_all
+    from ..bench.table import describe, markdown, print_table
+
+    result = measure_all(
+        cases, size, steps=args.steps, warmup=args.warmup, repeats=args.repeats, threads=args.threads
+    )
+    result["preset"] = args.preset
+    if args.json is not None:
+        args.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    if args.markdown is not None:
+        args.markdown.write_text(f"{describe(result)}\n\n{markdown(result)}\n", encoding="utf-8")
+    print_table(result)

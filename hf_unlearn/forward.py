@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the losses need of a forward pass: the predicted tokens' log-probabilities and divergences from the reference.
+
+Two paths to the same numbers. [`FusedForward`] goes from last hidden states through the LM head in tiles, at predicted
+tokens only; [`LogitsForward`] takes the model's logits `[B, T, V]`. The second is there for models whose head cannot be
+taken apart, and to check the first against.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import fused, losses
+from .fused import Head
+from .passes import SHAPES, Parts, Pass, Predicted
+
+
+# What a method may ask of a role's rows: token log-probabilities, or KL(reference || model) (and, for logging,
+# log-probabilities without a gradient).
+LOGPS, KL = "logps", "kl"
+Needs = Mapping[str, str]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ReferenceRows:
+    """What the reference says of one role's `N` predicted tokens: one of three things.
+
+    Args:
+        token_logps (`Tensor`, *optional*): `[N]`.
+        hidden (`Tensor`, *optional*): `[N, d]`, last hidden states, to go with `head`.
+        head ([`Head`], *optional*): the reference's; left out where it is the policy's own and not trained.
+        logits (`Tensor`, *optional*): `[N, V]`.
+    """
+
+    token_logps: Tensor | None = None
+    hidden: Tensor | None = None
+    head: Head | None = None
+    logits: Tensor | None = None
+
+
+@dataclass
+class RoleRows:
+    """What a method sees of one role.
+
+    Args:
+        batch (`Mapping[str, Tensor]`): `input_ids`, `attention_mask`, `labels` `[B, T]` and `index` `[B]`.
+        predicted ([`Predicted`]): the `N` tokens that are predicted.
+        token_logps (`Tensor`): `[N]`; without a gradient where the method asked for `kl`.
+        ref_token_logps (`Tensor`, *optional*): `[N]`, the reference's.
+        kl_to_reference (`Tensor`, *optional*): KL(reference || model), mean over predicted tokens, a scalar.
+    """
+
+    batch: Mapping[str, Tensor]
+    predicted: Predicted
+    token_logps: Tensor
+    ref_token_logps: Tensor | None = None
+    kl_to_reference: Tensor | None = None
+
+    @property
+    def logps(self) -> Tensor:
+        """Log-probability of each row's labels, `[B]`, sums over tokens."""
+        return self.predicted.spread(self.token_logps).sum(-1)
+
+    @property
+    def ref_logps(self) -> Tensor:
+        """The reference's log-probability of each row's labels, `[B]`."""
+        return self.predicted.spread(self.ref_token_logps).sum(-1)
+
+    @property
+    def nll(self) -> Tensor:
+        """Negative log-likelihood, mean over the role's predicted tokens; a scalar, 0 where there are none."""
+        return -self.token_logps.sum() / max(len(self.token_logps), 1)
+
+
+class Forward:
+    """A path from rows to [`RoleRows`]. `fused` says whether it takes the head apart.
+
+    Args:
+        needs (`Needs`): role to what the method asks of its rows.
+        shape (`str`): how the rows go through the model, a key of [`SHAPES`].
+    """
+
+    fused = False
+
+    def __init__(self, needs: Needs, shape: str = "one"):
+        self.needs, self.shape = dict(needs), shape
+
+    def policy(self, model: nn.Module, parts: Parts, references: Mapping[str, ReferenceRows]) -> dict[str, RoleRows]:
+        """Rows of all roles through the policy.
+
+        Args:
+            model (`nn.Module`): as the trainer calls it, wrapped.
+            parts (`Parts`): role to its rows of a batch.
+            references (`Mapping[str, ReferenceRows]`): of the roles that need them.
+        """
+        predicted = {role: Predicted.of(part["labels"]) for role, part in parts.items()}
+        values: dict[str, Tensor] = {}
+        for call in SHAPES[self.shape](parts, predicted):
+            values |= self._policy_values(model, call, predicted, references)
+        return {
+            role: RoleRows(
+                parts[role],
+                predicted[role],
+                values[f"{role}.logps"],
+                references[role].token_logps if role in references else None,
+                values.get(f"{role}.kl"),
+            )
+            for role in parts
+        }
+
+    @torch.no_grad()
+    def reference(self, model: nn.Module, parts: Parts) -> dict[str, ReferenceRows]:
+        """Rows of the given roles through a reference model."""
+        predicted = {role: Predicted.of(part["labels"]) for role, part in parts.items()}
+        found: dict[str, ReferenceRows] = {}
+        for call in SHAPES[self.shape](parts, predicted):
+            found |= self._reference_rows(model, call, predicted)
+        return found
+
+    def _policy_values(self, model, call: Pass, predicted, references) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _reference_rows(self, model, call: Pass, predicted) -> dict[str, ReferenceRows]:
+        raise NotImplementedError
+
+
+class FusedForward(Forward):
+    """From last hidden states through the head, inside the model's own forward; no `[B, T, V]` anywhere."""
+
+    fused = True
+
+    def _policy_values(self, model, call, predicted, references):
+        def compute(hidden: Tensor, head: Head) -> dict[str, Tensor]:
+            values = {}
+            for role, picked in _picked(hidden, call):
+                labels = predicted[role].targets
+                if self.needs[role] == KL:
+                    ref = references[role]
+                    loss, logps = fused.row_kl_to_reference(picked, head, ref.hidden, ref.head or head, labels)
+                    values |= {f"{role}.kl": loss, f"{role}.logps": logps}
+                else:
+                    values[f"{role}.logps"] = fused.row_logps(picked, labels, head)
+            return values
+
+        return fused.head_forward(model, {**call.inputs, "use_cache": False}, compute)
+
+    def _reference_rows(self, model, call, predicted):
+        heads = []
+
+        def compute(hidden: Tensor, head: Head) -> dict[str, Tensor]:
+            heads.append(head)
+            return {
+                role: picked if self.needs[role] == KL else fused.row_logps(picked, predicted[role].targets, head)
+                for role, picked in _picked(hidden, call)
+            }
+
+        values = fused.head_forward(model, {**call.inputs, "use_cache": False}, compute)
+        return {
+            role: ReferenceRows(hidden=value, head=heads[-1]) if self.needs[role] == KL else ReferenceRows(value)
+            for role, value in values.items()
+        }
+
+
+class LogitsForward(Forward):
+    """From the model's logits."""
+
+    def _policy_values(self, model, call, predicted, references):
+        values = {}
+        for role, logits in _picked(model(**call.inputs, use_cache=False).logits, call):
+            kl = self.needs[role] == KL
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not kl):
+                values[f"{role}.logps"] = _row_logps(logits, predicted[role].targets)
+            if kl:
+                mask = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+                values[f"{role}.kl"] = losses.kl_to_reference(logits, references[role].logits, mask)
+        return values
+
+    def _reference_rows(self, model, call, predicted):
+        found = _picked(model(**call.inputs, use_cache=False).logits, call)
+        return {
+            role: ReferenceRows(logits=logits)
+            if self.needs[role] == KL
+            else ReferenceRows(_row_logps(logits, predicted[role].targets))
+            for role, logits in found
+        }
+
+
+def _picked(values: Tensor, call: Pass) -> list[tuple[str, Tensor]]:
+    """`[B, T, ...]` at the predicted tokens of each role, `[N, ...]`."""
+    flat = values.flatten(0, 1)
+    return [(role, flat.index_select(0, picks)) for role, picks in call.picks.items()]
+
+
+def _row_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    return -F.cross_entropy(losses.at_least_float32(logits), targets, reduction="none")
+
+
+def build_forward(model: nn.Module, fused_losses: bool | None, needs: Needs, shape: str) -> Forward:
+    """The fused path, or the one over logits where it is asked for or the model's head cannot be taken apart.
+
+    Args:
+        model (`nn.Module`): the model, not wrapped yet.
+        fused_losses (`bool`, *optional*): `None` takes the fused path where it works.
+        needs, shape: see [`Forward`].
+
+    Raises:
+        `ValueError`: if `fused_losses` is true and the head does not allow it.
+    """
+    if fused_losses is False:
+        return LogitsForward(needs, shape)
+    try:
+        fused.head_of(model)
+    except ValueError as error:
+        if fused_losses:
+            raise
+        logger.info("Losses are taken over logits: %s", error)
+        return LogitsForward(needs, shape)
+    return FusedForward(needs, shape)
