@@ -123,6 +123,28 @@ class Forward:
             found |= self._reference_rows(model, call, predicted)
         return found
 
+    def check_packing(self, model: nn.Module, parts: Parts, half_precision: bool) -> None:
+        """Compares packed rows with padded ones: not every attention keeps rows apart by their positions.
+
+        Args:
+            model (`nn.Module`): as the trainer calls it, in evaluation mode.
+            parts (`Parts`): a batch.
+            half_precision (`bool`): whether the model computes in less than float32; then more difference is rounding.
+
+        Raises:
+            `ValueError`: if the two disagree.
+        """
+        asked = {role: LOGPS for role in parts}
+        found = {shape: type(self)(asked, shape).reference(model, parts) for shape in ("one", self.shape)}
+        for role in parts:
+            padded, packed = (found[shape][role].token_logps for shape in ("one", self.shape))
+            error = ((packed - padded).abs().mean() / padded.abs().mean().clamp(min=1e-6)).item()
+            if not error <= (1e-2 if half_precision else 1e-4):
+                raise ValueError(
+                    f"forward_passes='packed': packed {role} rows are not kept apart by this model's attention (relative "
+                    f"difference {error:.2g}). Take forward_passes='auto', or another `attn_implementation`."
+                )
+
     def _policy_values(self, model, call: Pass, predicted, references) -> dict[str, Tensor]:
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .forward import KL, Forward, ReferenceRows
-from .modeling import is_peft_model
+from .modeling import evaluating, is_peft_model
 from .passes import Parts
 
 
@@ -105,7 +105,7 @@ class AdapterReference(Reference):
                 self.model.peft_config[REFERENCE_ADAPTER] = config
 
     def rows(self, forward, policy, parts):
-        with self._switched(), _evaluating(policy):
+        with self._switched(), evaluating(policy):
             return forward.reference(policy, parts)
 
     @contextmanager
@@ -234,13 +234,3 @@ def _takes_from_base(peft_config) -> bool:
     """Whether the adapter's initialisation moves part of the base weights into the adapter."""
     init = getattr(peft_config, "init_lora_weights", None)
     return isinstance(init, str) and init.lower().startswith(INITS_THAT_TAKE_FROM_BASE)
-
-
-@contextmanager
-def _evaluating(model: nn.Module):
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

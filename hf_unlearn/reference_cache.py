@@ -19,6 +19,7 @@ from .cache_key import cache_key, hash_rows, hash_tensors, hash_tokenizer
 from .data.formats import IGNORE_INDEX
 from .forward import KL, ReferenceRows
 from .fused import gathered_head, head_of
+from .modeling import evaluating
 from .reference import Reference
 from .store import Layout, Rows, Store, build, cache_root, required_bytes
 
@@ -71,7 +72,7 @@ class CachedReference(Reference):
         model, forward = trainer.model_wrapped, trainer.forward_path
         head = head_of(trainer.model) if KL in self.needs.values() else None
         keeps_head = head is not None and head.weight.requires_grad
-        layout = self._layout(model, forward, head if keeps_head else None)
+        layout = self._layout(trainer, head if keeps_head else None)
         computed = {"autocast": trainer.accelerator.mixed_precision, "attention": trainer.model.config._attn_implementation}
         key = cache_key(**self.about, layout=layout, computed=computed)
         folder = cache_root(self.args.reference_cache_dir) / key
@@ -81,7 +82,7 @@ class CachedReference(Reference):
                 "again on resume. Start anew, or resume on the machine or `reference_cache_dir` that holds them."
             )
         if trainer.is_world_process_zero() and not folder.exists():
-            logger.info("The reference's predictions will take %.3g GB in %s.", required_bytes(layout) / 1e9, folder)
+            logger.info("The reference's predictions take %.3g GB in %s.", required_bytes(layout) / 1e9, folder)
         fill = partial(self._fill, trainer, model, forward, head if keeps_head else None)
         self.store = build(folder, layout, fill)
         if keeps_head:
@@ -90,6 +91,11 @@ class CachedReference(Reference):
             self.head = replace(head, **parts)
 
     def rows(self, forward, policy, parts):
+        if self.store is None:
+            raise ValueError(
+                "The cached reference is computed before training: call `train()`, or take reference='live' to compute "
+                "losses outside of it."
+            )
         found = {}
         for role, part in parts.items():
             name = self._array(role)
@@ -101,13 +107,14 @@ class CachedReference(Reference):
     def _array(self, role: str) -> str:
         return f"{role}.{'hidden' if self.needs[role] == KL else 'logps'}"
 
-    def _layout(self, model, forward, head) -> Layout:
-        """Sizes of what is kept; the width and dtype of hidden states are what one forward pass gives."""
+    def _layout(self, trainer, head) -> Layout:
+        """What is kept, and how large it is."""
         layout: dict[str, Rows] = {}
-        for role in self.needs:
+        for role, need in self.needs.items():
             lengths = [sum(label != IGNORE_INDEX for label in row[1:]) for row in self.roles[role]["labels"]]
-            first = self._predict(model, forward, role, [0])
-            layout[self._array(role)] = Rows(lengths, tuple(first.shape[1:]), first.dtype)
+            like = trainer.hidden_like
+            logps = Rows(lengths, (), torch.promote_types(trainer.model.dtype, torch.float32))
+            layout[self._array(role)] = Rows(lengths, (like.shape[-1],), like.dtype) if need == KL else logps
         if head is not None:
             with gathered_head(head) as whole:
                 for part, name in HEAD.items():
@@ -142,12 +149,8 @@ class CachedReference(Reference):
     def _predict(self, model, forward, role: str, indices: list[int]) -> Tensor:
         batch = self.collator.pad([self.roles[role][i] for i in indices])
         batch = {key: value.to(self.args.device) for key, value in batch.items()}
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             found = forward.reference(model, {role: batch})[role]
-        finally:
-            model.train(training)
         return found.hidden if self.needs[role] == KL else found.token_logps
 
 

@@ -20,6 +20,7 @@ from .data.roles import encode_roles
 from .forward import KL, LOGPS, Needs, RoleRows, build_forward
 from .fused import check_head
 from .meters import Meters
+from .modeling import evaluating
 from .passes import cheaper_shape
 from .reference import Reference, ReferenceRequest, build_reference
 
@@ -126,6 +127,8 @@ class UnlearnTrainer(Trainer):
             modeling.select_trainable(model, args.trainable_modules)
         modeling.check_trainable(model)
 
+        # Width and dtype of last hidden states, known once the head was checked.
+        self.hidden_like: Tensor | None = None
         self.meters = Meters()
         self.stop_reason: str | None = None
         super().__init__(
@@ -211,12 +214,23 @@ class UnlearnTrainer(Trainer):
             inputs (`Mapping[str, Tensor]`):
                 A batch of [`RoleCollator`].
         """
-        spans = _role_spans(inputs["role"].tolist(), self.data_collator.roles)
-        parts = {role: {k: v[span] for k, v in inputs.items() if k != "role"} for role, span in spans.items()}
+        parts = self._parts(inputs)
         # The reference goes first: switching adapters toggles `requires_grad`, which must be back for the policy.
         needing = {role: part for role, part in parts.items() if role in self.reference_roles_of(self.args)}
         references = self.reference.rows(self.forward_path, model, needing) if needing else {}
         return self.forward_path.policy(model, parts, references)
+
+    def _parts(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        spans = _role_spans(inputs["role"].tolist(), self.data_collator.roles)
+        return {role: {k: v[span] for k, v in inputs.items() if k != "role"} for role, span in spans.items()}
+
+    def check_packing(self) -> None:
+        """Compares packed with padded rows on one batch; called by all ranks when the model is wrapped."""
+        count = min(2, len(self.train_dataset))
+        batch = self._prepare_inputs(self.data_collator([self.train_dataset[position] for position in range(count)]))
+        half = self.accelerator.mixed_precision != "no" or self.model.dtype not in (torch.float32, torch.float64)
+        with evaluating(self.model_wrapped):
+            self.forward_path.check_packing(self.model_wrapped, self._parts(batch), half)
 
     # The run around it
 
@@ -278,7 +292,9 @@ class _RunControl(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.trainer.forward_path.fused:
-            check_head(self.trainer.model_wrapped)
+            self.trainer.hidden_like = check_head(self.trainer.model_wrapped)
+        if self.trainer.forward_path.shape == "packed":
+            self.trainer.check_packing()
         if self.trainer.reference is not None:
             self.trainer.reference.prepare(self.trainer)
 

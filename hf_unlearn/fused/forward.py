@@ -38,15 +38,15 @@ def head_forward(
     """
     core = unwrapped(model)
     with _HeadSwap(core, compute) as swap:
-        carried = model(**inputs).logits
+        outputs = model(**inputs)
     if swap.results is None:
         raise ValueError(f"{type(core).__name__} did not call its output embeddings in its forward.")
-    if not carried.requires_grad:
+    if not outputs.logits.requires_grad:
         return swap.results
-    return {name: _Join.apply(x, carried) if x.requires_grad else x for name, x in swap.results.items()}
+    return {name: _Join.apply(x, outputs.logits) if x.requires_grad else x for name, x in swap.results.items()}
 
 
-def check_head(model: nn.Module, input_ids: Tensor | None = None) -> None:
+def check_head(model: nn.Module, input_ids: Tensor | None = None) -> Tensor:
     """Compares the logits of [`Head`] with the model's own on a few tokens: two short forwards, no gradient.
 
     Worth it once before training: configs do not tell all that a model does to its logits. Under DDP, ZeRO-3 and FSDP2
@@ -56,6 +56,9 @@ def check_head(model: nn.Module, input_ids: Tensor | None = None) -> None:
         model (`nn.Module`): the model as the trainer calls it.
         input_ids (`Tensor`, *optional*): `[B, T]`; the first few ids of the vocabulary if left out.
 
+    Returns:
+        `Tensor`: the last hidden states `[B, T, d]` of these ids, of the width and dtype that all will have.
+
     Raises:
         `ValueError`: with the largest difference, if the two are not the same.
     """
@@ -63,27 +66,35 @@ def check_head(model: nn.Module, input_ids: Tensor | None = None) -> None:
     if input_ids is None:
         count = min(8, core.config.get_text_config().vocab_size)
         input_ids = torch.arange(count, device=head_leaves(core)[0].weight.device)[None]
+    autocast = []
+
+    def compute(hidden: Tensor, head: Head) -> dict[str, Tensor]:
+        # Autocast is on inside the wrapped forward only.
+        autocast.append(torch.is_autocast_enabled(hidden.device.type))
+        return {"hidden": hidden, "logits": head.logits(hidden)}
+
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            ours = head_forward(model, {"input_ids": input_ids}, lambda h, head: {"logits": head.logits(h)})["logits"]
+            found = head_forward(model, {"input_ids": input_ids}, compute)
             theirs = model(input_ids=input_ids).logits
     finally:
         model.train(training)
-    error = float("inf")
+    ours, error = found["logits"], float("inf")
     if ours.shape == theirs.shape:
         # A model that has diverged is not for this check to find.
         known = ~(ours.isnan() & theirs.isnan())
         error = ((ours - theirs)[known].abs().max() / theirs[known].abs().max().clamp(min=1e-6)).item()
     # Under autocast the products are rounded to 8 bits, whatever the type of the weights says.
-    narrow = torch.is_autocast_enabled(theirs.device.type) or theirs.dtype not in (torch.float32, torch.float64)
+    narrow = any(autocast) or theirs.dtype not in (torch.float32, torch.float64)
     limit = 0.05 if narrow else 1e-4
     if not error <= limit:
         raise ValueError(
             f"The logits of {type(core).__name__} cannot be computed from its hidden states and its head: the "
             f"relative difference is {error:.2g}, above {limit:g}. Use the losses over logits for this model."
         )
+    return found["hidden"]
 
 
 class _HeadSwap:

@@ -56,6 +56,12 @@ class TokenRows:
 
     def pick(self, hidden: Tensor) -> Tensor:
         """`[B, T, d]` to `[N, d]`."""
+        rows, width = self.mask.shape
+        if hidden.shape[:2] != (rows, width + 1):
+            raise ValueError(
+                f"Hidden states of {tuple(hidden.shape[:2])} positions and labels of {(rows, width + 1)}. Adapters "
+                "that put virtual tokens before the text (prompt tuning) cannot be used."
+            )
         return hidden.flatten(0, 1).index_select(0, self.positions)
 
     def spread(self, values: Tensor) -> Tensor:
