@@ -14,13 +14,15 @@ _PUBLIC = {
     "UnlearnTrainer": "hf_unlearn.trainer",
     **METHODS.public_names(),
 }
-__all__ = ["METHODS", "__version__", *_PUBLIC]
+__all__ = ["METHODS", "__version__", *_PUBLIC]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from .config import UnlearnConfig
-    from .methods.ga import GAConfig, GATrainer
-    from .methods.npo import NPOConfig, NPOTrainer
-    from .trainer import UnlearnTrainer
+    from .config import UnlearnConfig as UnlearnConfig
+    from .methods.ga import GAConfig as GAConfig
+    from .methods.ga import GATrainer as GATrainer
+    from .methods.npo import NPOConfig as NPOConfig
+    from .methods.npo import NPOTrainer as NPOTrainer
+    from .trainer import UnlearnTrainer as UnlearnTrainer
 
 
 def __getattr__(name: str):

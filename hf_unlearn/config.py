@@ -4,7 +4,7 @@
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
@@ -56,7 +56,7 @@ class UnlearnConfig(TrainingArguments):
     """
 
     # TrainingArguments parses JSON given on a command line for these fields only.
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Initial learning rate."})
     logging_steps: float = field(default=10, metadata={"help": "Log every X steps; below 1, a share of all steps."})
@@ -96,8 +96,8 @@ class UnlearnConfig(TrainingArguments):
     reference: str = field(
         default="auto",
         metadata={
-            "help": "Where the reference's predictions come from: `adapter` (PEFT, adapter off), `cache` (computed once "
-            "before training and kept on disk), `live` (a frozen copy in memory), or `auto`, the cheapest that works."
+            "help": "Where the reference's predictions come from: `adapter` (PEFT, adapter off), `cache` (computed "
+            "once before training and kept on disk), `live` (a frozen copy in memory), or `auto`, the cheapest."
         },
     )
     reference_cache_dir: str | None = field(
@@ -113,11 +113,15 @@ class UnlearnConfig(TrainingArguments):
             "model's head allows it; false takes the model's logits."
         },
     )
+    cache_frozen: bool = field(
+        default=True,
+        metadata={"help": "Compute the states below the first trained layer once and keep them on disk."},
+    )
     forward_passes: str = field(
         default="auto",
         metadata={
-            "help": "How the rows of a step go through the model: `one` padded pass, `split` (a pass a role), `packed` "
-            "(one pass without padding), or `auto`: one or split, by counted tokens."
+            "help": "How the rows of a step go through the model: `one` padded pass, `split` (a pass a role), "
+            "`packed` (one pass without padding), or `auto`: one or split, by counted tokens."
         },
     )
 

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the losses need of a forward pass: the predicted tokens' log-probabilities and divergences from the reference.
 
-Two paths to the same numbers. [`FusedForward`] goes from last hidden states through the LM head in tiles, at predicted
-tokens only; [`LogitsForward`] takes the model's logits `[B, T, V]`. The second is there for models whose head cannot be
-taken apart, and to check the first against.
+Two paths to the same numbers. [`FusedForward`] goes from last hidden states through the LM head in tiles, at
+predicted tokens only; [`LogitsForward`] takes the model's logits `[B, T, V]`. The second is there for models whose
+head cannot be taken apart, and to check the first against.
 """
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,9 @@ from . import fused, losses
 from .fused import Head
 from .passes import SHAPES, Parts, Pass, Predicted
 
+
+if TYPE_CHECKING:
+    from .frozen import FrozenPrefix
 
 # What a method may ask of a role's rows: token log-probabilities, or KL(reference || model) (and, for logging,
 # log-probabilities without a gradient).
@@ -90,6 +95,8 @@ class Forward:
 
     def __init__(self, needs: Needs, shape: str = "one"):
         self.needs, self.shape = dict(needs), shape
+        # Layers whose states are on disk, once the trainer found some.
+        self.prefix: FrozenPrefix | None = None
 
     def policy(self, model: nn.Module, parts: Parts, references: Mapping[str, ReferenceRows]) -> dict[str, RoleRows]:
         """Rows of all roles through the policy.
@@ -102,7 +109,8 @@ class Forward:
         predicted = {role: Predicted.of(part["labels"]) for role, part in parts.items()}
         values: dict[str, Tensor] = {}
         for call in SHAPES[self.shape](parts, predicted):
-            values |= self._policy_values(model, call, predicted, references)
+            with self._frozen(call):
+                values |= self._policy_values(model, call, predicted, references)
         return {
             role: RoleRows(
                 parts[role],
@@ -120,8 +128,13 @@ class Forward:
         predicted = {role: Predicted.of(part["labels"]) for role, part in parts.items()}
         found: dict[str, ReferenceRows] = {}
         for call in SHAPES[self.shape](parts, predicted):
-            found |= self._reference_rows(model, call, predicted)
+            with self._frozen(call):
+                found |= self._reference_rows(model, call, predicted)
         return found
+
+    def _frozen(self, call: Pass):
+        device = call.inputs["input_ids"].device
+        return nullcontext() if self.prefix is None else self.prefix.entered(call, device)
 
     def check_packing(self, model: nn.Module, parts: Parts, half_precision: bool) -> None:
         """Compares packed rows with padded ones: not every attention keeps rows apart by their positions.
@@ -134,15 +147,16 @@ class Forward:
         Raises:
             `ValueError`: if the two disagree.
         """
-        asked = {role: LOGPS for role in parts}
+        asked = dict.fromkeys(parts, LOGPS)
         found = {shape: type(self)(asked, shape).reference(model, parts) for shape in ("one", self.shape)}
         for role in parts:
             padded, packed = (found[shape][role].token_logps for shape in ("one", self.shape))
             error = ((packed - padded).abs().mean() / padded.abs().mean().clamp(min=1e-6)).item()
             if not error <= (1e-2 if half_precision else 1e-4):
                 raise ValueError(
-                    f"forward_passes='packed': packed {role} rows are not kept apart by this model's attention (relative "
-                    f"difference {error:.2g}). Take forward_passes='auto', or another `attn_implementation`."
+                    f"forward_passes='packed': packed {role} rows are not kept apart by this model's attention "
+                    f"(relative difference {error:.2g}). Take forward_passes='auto', or another "
+                    "`attn_implementation`."
                 )
 
     def _policy_values(self, model, call: Pass, predicted, references) -> dict[str, Tensor]:

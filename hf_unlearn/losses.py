@@ -110,9 +110,7 @@ def kl_to_reference(logits: Tensor, ref_logits: Tensor, mask: Tensor) -> Tensor:
     return F.kl_div(log_p, log_ref, log_target=True, reduction="sum") / mask.sum().clamp(min=1)
 
 
-def uniform_kl(
-    logits: Tensor, mask: Tensor, direction: str = "uniform_to_model", temperature: float = 1.0
-) -> Tensor:
+def uniform_kl(logits: Tensor, mask: Tensor, direction: str = "uniform_to_model", temperature: float = 1.0) -> Tensor:
     r"""KL divergence between the prediction and the uniform distribution, mean over masked positions, in nats.
 
     Args:

@@ -26,10 +26,13 @@ class Pass:
             Keyword arguments of the model.
         picks (`dict[str, Tensor]`):
             Role to `[N]`: where the tokens stand that predict a label, in the flattened positions `[B * T]`.
+        rows (`dict[str, Tensor]`):
+            Role to `[B]`, the indices of its rows, in the order in which they are in the inputs.
     """
 
     inputs: dict[str, Tensor]
     picks: dict[str, Tensor]
+    rows: dict[str, Tensor]
 
 
 @dataclass
@@ -67,7 +70,7 @@ def one_pass(parts: Parts, predicted: Mapping[str, Predicted]) -> list[Pass]:
     for role, part in parts.items():
         picks[role] = (start + predicted[role].row) * width + predicted[role].column
         start += len(part["input_ids"])
-    return [Pass(inputs, picks)]
+    return [Pass(inputs, picks, _indices(parts))]
 
 
 def split_passes(parts: Parts, predicted: Mapping[str, Predicted]) -> list[Pass]:
@@ -76,7 +79,8 @@ def split_passes(parts: Parts, predicted: Mapping[str, Predicted]) -> list[Pass]
     for role, part in parts.items():
         width = int(part["attention_mask"].sum(1).max())
         inputs = {key: part[key][:, :width] for key in ("input_ids", "attention_mask")}
-        passes.append(Pass(inputs, {role: predicted[role].row * width + predicted[role].column}))
+        picks = {role: predicted[role].row * width + predicted[role].column}
+        passes.append(Pass(inputs, picks, _indices({role: part})))
     return passes
 
 
@@ -91,7 +95,12 @@ def packed_pass(parts: Parts, predicted: Mapping[str, Predicted]) -> list[Pass]:
         positions.append((mask.cumsum(1) - 1)[mask])
         picks[role] = begins[predicted[role].row] + predicted[role].column
         start += int(lengths.sum())
-    return [Pass({"input_ids": torch.cat(ids)[None], "position_ids": torch.cat(positions)[None]}, picks)]
+    inputs = {"input_ids": torch.cat(ids)[None], "position_ids": torch.cat(positions)[None]}
+    return [Pass(inputs, picks, _indices(parts))]
+
+
+def _indices(parts: Parts) -> dict[str, Tensor]:
+    return {role: part["index"] for role, part in parts.items()}
 
 
 SHAPES = {"one": one_pass, "split": split_passes, "packed": packed_pass}

@@ -162,8 +162,14 @@ class ReferenceRequest:
     Args:
         model (`PreTrainedModel` or `PeftModel`):
             The policy before training.
-        args ([`UnlearnConfig`]), needs, forward ([`Forward`]), roles, tokenizer, collator:
-            The run's; see [`CachedReference`].
+        args ([`UnlearnConfig`]):
+            The run's.
+        needs (`Mapping[str, str]`):
+            Role to what is asked of the reference.
+        forward ([`Forward`]):
+            The path to use.
+        entry ([`~hf_unlearn.cached_rows.Entry`]):
+            The run, for a cached reference.
         fresh_adapter (`bool`):
             Whether the policy's adapter was added by the trainer.
         ref_model (`PreTrainedModel`, *optional*):
@@ -176,9 +182,7 @@ class ReferenceRequest:
     args: object
     needs: Mapping[str, str]
     forward: Forward
-    roles: Mapping
-    tokenizer: object
-    collator: object
+    entry: object
     fresh_adapter: bool = False
     ref_model: nn.Module | None = None
     reload: Callable | None = None
@@ -208,7 +212,7 @@ def build_reference(request: ReferenceRequest) -> Reference:
         return LiveReference(frozen_copy(model, request.reload))
     from .reference_cache import CachedReference
 
-    return CachedReference(model, request.needs, request.roles, request.tokenizer, request.args, request.collator)
+    return CachedReference(request.entry, request.needs)
 
 
 def frozen_copy(model: nn.Module, reload=None) -> nn.Module:

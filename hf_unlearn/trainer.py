@@ -2,6 +2,7 @@
 """The trainer that every method inherits: roles, one shared forward pass, retain terms, logging."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, set_seed
 
 from . import modeling
+from .cached_rows import Entry
 from .config import UnlearnConfig
 from .data.collator import RoleCollator
 from .data.formats import encode_dataset
 from .data.pairing import PairSampler, RolePairs
 from .data.roles import encode_roles
 from .forward import KL, LOGPS, Needs, RoleRows, build_forward
+from .frozen import FrozenPrefix, frozen_depth
 from .fused import check_head
 from .meters import Meters
 from .modeling import evaluating
@@ -108,6 +111,7 @@ class UnlearnTrainer(Trainer):
         )
         needs = {role: self.needs_of(args)[role] for role in roles}
         self.forward_path = build_forward(model, args.fused_losses, needs, _shape_of(pairs, args))
+        entry = Entry(model, roles, _needed_rows(pairs, args), processing_class, args, collator)
         self.reference: Reference | None = None
         if reference_roles := self.reference_roles_of(args):
             request = ReferenceRequest(
@@ -115,9 +119,7 @@ class UnlearnTrainer(Trainer):
                 args=args,
                 needs={role: needs[role] for role in needs if role in reference_roles},
                 forward=self.forward_path,
-                roles=roles,
-                tokenizer=processing_class,
-                collator=collator,
+                entry=entry,
                 fresh_adapter=peft_config is not None,
                 ref_model=ref_model,
                 reload=reload,
@@ -126,6 +128,9 @@ class UnlearnTrainer(Trainer):
         if args.trainable_modules:
             modeling.select_trainable(model, args.trainable_modules)
         modeling.check_trainable(model)
+        if args.cache_frozen:
+            layers, depth = frozen_depth(model)
+            self.forward_path.prefix = FrozenPrefix(entry, layers, depth) if depth else None
 
         # Width and dtype of last hidden states, known once the head was checked.
         self.hidden_like: Tensor | None = None
@@ -295,8 +300,9 @@ class _RunControl(TrainerCallback):
             self.trainer.hidden_like = check_head(self.trainer.model_wrapped)
         if self.trainer.forward_path.shape == "packed":
             self.trainer.check_packing()
-        if self.trainer.reference is not None:
-            self.trainer.reference.prepare(self.trainer)
+        for kept in (self.trainer.forward_path.prefix, self.trainer.reference):
+            if kept is not None:
+                kept.prepare(self.trainer)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # accelerate does not hand the epoch through the wrapper it puts around skipped batches on several processes.
@@ -336,6 +342,20 @@ def _shape_of(pairs: RolePairs, args: UnlearnConfig) -> str:
             100 * share,
         )
     return shape
+
+
+def _needed_rows(pairs: RolePairs, args: UnlearnConfig) -> dict[str, list[int]]:
+    """Rows that training will see; all of a role's where those are half of them or more, so that runs of other seeds
+    or lengths need the same."""
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    epochs = math.ceil(args.num_train_epochs)
+    if args.max_steps > 0:
+        epochs = math.ceil(args.max_steps / math.ceil(len(pairs) / batch))
+    needed = {}
+    for role, rows in pairs.roles.items():
+        visited = pairs.visited(role, epochs * len(pairs))
+        needed[role] = visited if 2 * len(visited) < len(rows) else list(range(len(rows)))
+    return needed
 
 
 def _role_spans(role_ids: list[int], names) -> dict[str, slice]:

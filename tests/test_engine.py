@@ -60,7 +60,9 @@ def trained(trainer):
 def assert_same_run(found, wanted):
     assert found[0] == pytest.approx(wanted[0], rel=1e-4, abs=1e-6)
     for name, weight in wanted[1].items():
-        torch.testing.assert_close(found[1][name], weight, rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            found[1][name], weight, rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -180,13 +182,13 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 from test_engine import run_alone
 from hf_unlearn.reference_cache import CachedReference
-predict, calls = CachedReference._predict, []
+predict, calls = CachedReference.predict, []
 def die(self, *args):
     calls.append(1)
-    if len(calls) == 5:
+    if len(calls) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return predict(self, *args)
-CachedReference._predict = die
+CachedReference.predict = die
 run_alone({out!r})
 """
 
@@ -212,7 +214,68 @@ def test_a_pass_that_was_killed_is_made_again(monkeypatch, tmp_path):
     assert isinstance(again.reference, CachedReference)
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "fresh"))
     fresh = run_alone(tmp_path / "out2")
-    assert_same_run((again.state.log_history[0]["loss"], weights(again.model)), (fresh.state.log_history[0]["loss"], weights(fresh.model)))
+    assert_same_run(
+        (again.state.log_history[0]["loss"], weights(again.model)),
+        (fresh.state.log_history[0]["loss"], weights(fresh.model)),
+    )
+
+
+# Frozen layers
+
+FROZEN = {
+    "head alone": {"trainable_modules": ["lm_head"]},
+    "upper layers": {"trainable_modules": [r"layers\.1\.", r"model\.norm", "lm_head"]},
+    "upper layers, packed": {"trainable_modules": [r"layers\.1\."], "forward_passes": "packed"},
+    "upper layers, split": {"trainable_modules": [r"layers\.1\."], "forward_passes": "split"},
+    "upper layers, logits": {"trainable_modules": [r"layers\.1\."], **PLAIN},
+}
+
+
+@pytest.mark.parametrize("what", FROZEN)
+def test_frozen_layers_from_disk_train_the_same_weights(build, what):
+    settings = {"optim": "sgd", "learning_rate": 0.05, "max_steps": 3, **FROZEN[what]}
+    wanted = trained(build(cache_frozen=False, **settings))
+    run = build(**settings)
+    assert run.forward_path.prefix.depth == (2 if what == "head alone" else 1)
+    computed = []
+    attention = run.model.model.layers[0].self_attn
+    attention.register_forward_hook(lambda *args: computed.append(run.state.global_step))
+    assert_same_run(trained(run), wanted)
+    # The lowest layer runs before the first step, and never again.
+    assert computed
+    assert not any(computed)
+    assert not any("forward" in vars(module) for module in run.model.modules()), "nothing of ours is left on the model"
+
+
+def test_frozen_layers_below_an_adapter(tmp_path):
+    from peft import LoraConfig
+
+    runs = []
+    for cache_frozen in (False, True):
+        config, trainer = METHODS["npo"]
+        args = make_args(
+            config, tmp_path / "out", retain_loss="kl", optim="sgd", learning_rate=0.5, cache_frozen=cache_frozen
+        )
+        adapter = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], layers_to_transform=[1], task_type="CAUSAL_LM")
+        run = trainer(
+            model=make_model(),
+            args=args,
+            forget_dataset=FORGET,
+            retain_dataset=RETAIN,
+            processing_class=make_tokenizer(),
+            peft_config=adapter,
+        )
+        assert (run.forward_path.prefix is not None) == cache_frozen
+        runs.append(trained(run))
+    assert_same_run(*runs)
+
+
+def test_nothing_is_kept_where_everything_trains_or_states_are_random(build):
+    assert build().forward_path.prefix is None
+    assert build(model=make_model(tie=True), trainable_modules=["lm_head"]).forward_path.prefix is None
+    dropped = make_model()
+    dropped.config.attention_dropout = 0.1
+    assert build(model=dropped, trainable_modules=["lm_head"]).forward_path.prefix is None
 
 
 # How rows go through the model
@@ -223,7 +286,9 @@ def test_roles_of_very_different_length_get_a_pass_each(build, caplog, tmp_path)
     long = [{"text": "word " * 40 + str(i)} for i in range(4)]
     short = [{"text": f"hi {i}"} for i in range(4)]
     args = make_args(config, tmp_path / "out", retain_loss="nll", max_steps=2)
-    run = trainer(model=make_model(), args=args, forget_dataset=short, retain_dataset=long, processing_class=make_tokenizer())
+    run = trainer(
+        model=make_model(), args=args, forget_dataset=short, retain_dataset=long, processing_class=make_tokenizer()
+    )
     assert run.forward_path.shape == "split"
     assert "A forward pass a role: with padding it takes 5" in caplog.text
     passes = Passes(run.model)

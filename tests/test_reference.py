@@ -91,7 +91,7 @@ KINDS = {
     "fresh adapter, live": (lambda: make_model(), {"peft_config": True, "reference": "live"}, LiveReference),
     "trained adapter": (trained_adapter, {}, AdapterReference),
     "trained adapter, live": (trained_adapter, {"reference": "live"}, LiveReference),
-    "adapter with dropout": (lambda: make_model(), {"peft_config": {"lora_dropout": 0.5}}, AdapterReference),
+    "trained adapter with dropout": (lambda: trained_adapter(lora_dropout=0.5), {}, AdapterReference),
     "adapter that takes from the base": (
         lambda: make_model(),
         {"peft_config": {"init_lora_weights": "pissa"}},

@@ -322,10 +322,12 @@ def test_evaluation_of_one_set(build, retain_rows):
     assert metrics["eval_loss"] > 0
 
 
-def test_the_best_model_of_a_run_is_loaded_at_its_end(build, tmp_path, forget_rows, retain_rows):
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+def test_the_best_model_of_a_run_is_loaded_at_its_end(build, forget_rows, retain_rows, adapter):
+    peft_config = lora() if adapter else None
     trainer = build(
         GATrainer,
-        given={"eval_dataset": {"forget": forget_rows, "retain": retain_rows}},
+        given={"eval_dataset": {"forget": forget_rows, "retain": retain_rows}, "peft_config": peft_config},
         eval_strategy="steps",
         eval_steps=1,
         save_strategy="steps",

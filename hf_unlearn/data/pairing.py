@@ -48,6 +48,13 @@ class RolePairs(Dataset):
             pair[role] = {**rows[index], "index": index}
         return pair
 
+    def visited(self, role: str, positions: int) -> list[int]:
+        """Rows of a role that stand at any of the first `positions` positions, in ascending order."""
+        count = len(self.roles[role])
+        cycles = range(-(-positions // count))
+        found = [self._order(role, cycle)[: positions - cycle * count] for cycle in cycles]
+        return sorted(set(np.concatenate(found).tolist()))
+
     def _order(self, role: str, cycle: int) -> np.ndarray:
         # One permutation a role is kept: positions rise, so an order is drawn again only where two cycles meet.
         kept = self._orders.get(role)

@@ -15,7 +15,7 @@ class WorldConfig:
     """Sizes of the embedded world, of its models and of their training.
 
     The defaults give 32 forget, 288 retain and 64 holdout question/answer pairs and two models of 0.85M parameters
-    that train in half a minute together on one idle core.
+    that train in about 35 s together on one idle core.
 
     Args:
         forget_people (`int`, *optional*, defaults to 4):

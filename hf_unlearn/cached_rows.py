@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model says of its training rows before it is trained, computed once and kept in a store."""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .cache_key import cache_key, hash_rows, hash_tensors, hash_tokenizer
+from .modeling import evaluating
+from .store import Layout, Store, build, cache_root, required_bytes
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Entry:
+    """A run as it begins: what cached values depend on, and the rows they are of.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`):
+            The policy before training.
+        roles (`Mapping[str, datasets.Dataset]`):
+            Encoded rows of every role.
+        needed (`Mapping[str, Sequence[int]]`):
+            Rows that training will see; the values of others are not computed.
+        tokenizer, args, collator:
+            The run's.
+    """
+
+    model: nn.Module
+    roles: Mapping
+    needed: Mapping[str, Sequence[int]]
+    tokenizer: object
+    args: object
+    collator: object
+
+    @property
+    def shows_progress(self) -> bool:
+        return self.args.process_index == 0 and not self.args.disable_tqdm
+
+    @cached_property
+    def weights(self) -> str:
+        """Hash of the weights, which must be taken before they train."""
+        return hash_tensors(_whole_tensors(self.model), progress=self.shows_progress)
+
+
+class CachedRows:
+    """Values of rows, by role and row index. A subclass says what is kept (`layout`, `array`) and how it is computed
+    (`predict`).
+
+    Args:
+        entry ([`Entry`]):
+            The run; its weights are hashed here.
+        roles (`Iterable[str]`):
+            Roles whose values are kept.
+        computed:
+            What else decides the values; part of the key.
+    """
+
+    progress: str
+
+    def __init__(self, entry: Entry, roles: Iterable[str], **computed):
+        self.entry, self.args, self.computed = entry, entry.args, computed
+        self.roles = {role: entry.roles[role] for role in roles}
+        self.store: Store | None = None
+        self.about = {
+            "weights": entry.weights,
+            "config": entry.model.config.to_dict(),
+            "rows": {role: hash_rows(rows) for role, rows in self.roles.items()},
+            "tokenizer": hash_tokenizer(entry.tokenizer),
+            "max_length": entry.args.max_length,
+            "trigger": {},
+        }
+
+    def layout(self, trainer) -> Layout:
+        """What is kept, and how large it is; called by all ranks."""
+        raise NotImplementedError
+
+    def array(self, role: str) -> str:
+        """Name of a role's array in the store."""
+        raise NotImplementedError
+
+    def predict(self, trainer, role: str, batch: dict[str, Tensor]) -> Tensor:
+        """The values of a batch's rows, one row after the other; in evaluation mode and without gradients."""
+        raise NotImplementedError
+
+    def write_shared(self, trainer, writer) -> None:
+        """Writes what belongs to no row; called by all ranks."""
+
+    def prepare(self, trainer) -> None:
+        """Opens the store, or fills it with one pass of the policy; called by all ranks when the model is wrapped.
+
+        Raises:
+            `DiskFullError`: if it does not fit.
+            `ValueError`: if training has gone on and the store is gone.
+        """
+        if self.store is not None:
+            return
+        with evaluating(trainer.model_wrapped), torch.no_grad():
+            layout = self.layout(trainer)
+        computed = {
+            "autocast": trainer.accelerator.mixed_precision,
+            "attention": trainer.model.config._attn_implementation,
+            "needed": {role: hash_rows([{"input_ids": self.entry.needed[role], "labels": []}]) for role in self.roles},
+            **self.computed,
+        }
+        key = cache_key(**self.about, layout=layout, computed=computed)
+        folder = cache_root(self.args.reference_cache_dir) / key
+        missing = Store.find(folder) is None
+        if trainer.state.global_step and missing:
+            raise ValueError(
+                f"{self.progress}: the values computed before training are not in {folder}, and cannot be made again "
+                "on resume, for the model has trained since. Start anew, or resume where `reference_cache_dir` holds "
+                "them."
+            )
+        if trainer.is_world_process_zero() and missing:
+            logger.info("%s: values of %.3g GB are kept in %s.", self.progress, required_bytes(layout) / 1e9, folder)
+        self.store = build(folder, layout, lambda writer: self._fill(trainer, writer))
+
+    def batch(self, role: str, indices: list[int]) -> dict[str, Tensor]:
+        """Rows of one role, padded, on the device, with their indices."""
+        batch = self.entry.collator.pad([self.roles[role][i] for i in indices])
+        batch["index"] = torch.tensor(indices)
+        return {key: value.to(self.args.device) for key, value in batch.items()}
+
+    def only_needed(self, role: str, lengths: list[int]) -> list[int]:
+        """`lengths` with 0 for rows that training will not see."""
+        needed = set(self.entry.needed[role])
+        return [length if i in needed else 0 for i, length in enumerate(lengths)]
+
+    def _fill(self, trainer, writer) -> None:
+        self.write_shared(trainer, writer)
+        batches = [(role, rows) for role in self.roles for rows in self._own_batches(role, trainer.accelerator)]
+        with evaluating(trainer.model_wrapped), torch.no_grad():
+            for role, rows in tqdm(batches, desc=self.progress, unit="batch", disable=not self.entry.shows_progress):
+                writer.write(self.array(role), rows, self.predict(trainer, role, self.batch(role, rows)))
+
+    def _own_batches(self, role: str, accelerator) -> Iterator[list[int]]:
+        """This rank's rows, longest first; every rank has as many batches, for sharded models run in step."""
+        size = self.args.per_device_eval_batch_size
+        lengths = [len(ids) for ids in self.roles[role]["input_ids"]]
+        order = sorted(self.entry.needed[role], key=lambda i: -lengths[i])
+        share = math.ceil(len(order) / accelerator.num_processes)
+        own = order[accelerator.process_index :: accelerator.num_processes] or order[:1]
+        # Ranks that would run short write a row again, with the same values.
+        own += own[:1] * (share - len(own))
+        return (own[i : i + size] for i in range(0, share, size))
+
+
+def _whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of all weights; sharded ones are gathered one at a time, by all ranks."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if hasattr(tensor, "ds_id"):
+            from deepspeed.zero import GatheredParameters
+
+            with GatheredParameters([tensor]):
+                yield name, tensor.data
+        else:
+            yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""States below the first trained layer: constants, computed once, kept on disk and put in their place at every step.
+
+Where only the head trains, a step is the head's work alone.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .cached_rows import CachedRows, Entry
+from .fused.head import unwrapped
+from .passes import Pass
+from .store import Layout, Rows
+
+
+logger = logging.getLogger(__name__)
+
+
+class FrozenPrefix(CachedRows):
+    """The layers below the first that trains, as states on disk.
+
+    Args:
+        entry ([`~hf_unlearn.cached_rows.Entry`]):
+            The run.
+        layers (`nn.ModuleList`), depth (`int`):
+            The policy's decoder layers, and how many of them are replaced; see [`frozen_depth`].
+    """
+
+    progress = "Frozen layers"
+
+    def __init__(self, entry: Entry, layers: nn.ModuleList, depth: int):
+        super().__init__(entry, entry.roles, layer=depth)
+        self.layers, self.depth = layers, depth
+        self._taken: Tensor | None = None
+
+    def layout(self, trainer) -> Layout:
+        like = self._states_of_one_row(trainer)
+        lengths = {role: [len(ids) for ids in self.roles[role]["input_ids"]] for role in self.roles}
+        return {
+            self.array(role): Rows(self.only_needed(role, lengths[role]), (like.shape[-1],), like.dtype)
+            for role in self.roles
+        }
+
+    def array(self, role: str) -> str:
+        return f"{role}.states"
+
+    @contextmanager
+    def entered(self, call: Pass, device: torch.device) -> Iterator[None]:
+        """While entered, the frozen layers hand on what they would have computed for the rows of `call`."""
+        if self.store is None:
+            yield
+            return
+        flat = torch.cat([self.store.read(self.array(role), index)[0] for role, index in call.rows.items()]).to(device)
+        states = flat[None]
+        if (mask := call.inputs.get("attention_mask")) is not None:
+            states = flat.new_zeros((*mask.shape, flat.shape[-1]))
+            states[mask.bool()] = flat
+        replaced = self.layers[: self.depth]
+        for layer in replaced[:-1]:
+            layer.forward = _hand_on
+        replaced[-1].forward = lambda *args, **kwargs: states
+        try:
+            yield
+        finally:
+            for layer in replaced:
+                del layer.forward
+
+    def predict(self, trainer, role: str, batch: dict[str, Tensor]) -> Tensor:
+        """States of the rows' real tokens, one row after the other."""
+        hook = self.layers[self.depth - 1].register_forward_hook(self._take)
+        try:
+            trainer.forward_path.reference(trainer.model_wrapped, {role: batch})
+        finally:
+            hook.remove()
+        # A packed pass has no padding to leave out.
+        taken, self._taken = self._taken, None
+        return taken[0] if taken.shape[0] == 1 else taken[batch["attention_mask"].bool()]
+
+    def _take(self, module, args, output) -> None:
+        self._taken = output
+
+    def _states_of_one_row(self, trainer) -> Tensor:
+        role = next(iter(self.roles))
+        return self.predict(trainer, role, self.batch(role, [0]))
+
+
+def _hand_on(hidden: Tensor, *args, **kwargs) -> Tensor:
+    return hidden
+
+
+def frozen_depth(model: nn.Module) -> tuple[nn.ModuleList | None, int]:
+    """The decoder layers, and how many of them, from the first, are constants during training.
+
+    Returns:
+        `tuple[nn.ModuleList | None, int]`: depth 0 where nothing can be kept: the embeddings train, the lowest layer
+        trains, dropout makes the states random, or the layers are not found or do not return plain tensors.
+    """
+    core = unwrapped(model)
+    embeddings = core.get_input_embeddings()
+    layers = _decoder_layers(core)
+    if layers is None or any(parameter.requires_grad for parameter in embeddings.parameters()):
+        return layers, 0
+    depth = 0
+    while depth < len(layers) and not any(parameter.requires_grad for parameter in layers[depth].parameters()):
+        depth += 1
+    config = core.config.get_text_config()
+    random = any(isinstance(value, float) and value > 0 for name, value in vars(config).items() if "drop" in name)
+    if depth and random:
+        logger.info("States of the %d frozen layers are computed at every step: the model has dropout.", depth)
+        return layers, 0
+    return layers, depth
+
+
+def _decoder_layers(core: nn.Module) -> nn.ModuleList | None:
+    count = core.config.get_text_config().num_hidden_layers
+    lists = [module for module in core.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    return lists[0] if len(lists) == 1 else None
