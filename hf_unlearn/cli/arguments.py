@@ -32,7 +32,14 @@ class DataArguments:
         if (self.benchmark is None) == (self.forget_dataset is None):
             raise ValueError(
                 f"Got benchmark={self.benchmark!r} and forget_dataset={self.forget_dataset!r}. Give exactly one: a "
-                "benchmark's name, or your own rows."
+                "benchmark's name, or your own rows (`--benchmark null` unsets a recipe's)."
+            )
+        unused = ("retain_dataset",) if self.forget_dataset is None else ("benchmark_path", "forget_split")
+        given = [name for name in unused if getattr(self, name) is not None]
+        if given:
+            raise ValueError(
+                f"{' and '.join(given)} would be ignored with "
+                f"{'benchmark' if self.forget_dataset is None else 'forget_dataset'}. Leave out one or the other."
             )
 
 
@@ -40,13 +47,6 @@ class DataArguments:
 class AuditArguments:
     """What is measured, and against what."""
 
-    audit: bool = field(
-        default=True, metadata={"help": "Audit the model before and after training and write a report."}
-    )
-    audit_during_training: bool = field(
-        default=False,
-        metadata={"help": "Audit at every evaluation too; metrics are logged as `eval_<set>/<metric>`."},
-    )
     audit_max_items: int | None = field(
         default=None, metadata={"help": "Items a set at most (drawn by seed); all by default."}
     )
@@ -69,6 +69,13 @@ class RunArguments(DataArguments, AuditArguments):
     """A recipe's own keys."""
 
     method: str | None = field(default=None, metadata={"help": "Which objective; `hf-unlearn methods` lists them."})
+    audit: bool = field(
+        default=True, metadata={"help": "Audit the model before and after training and write a report."}
+    )
+    audit_during_training: bool = field(
+        default=False,
+        metadata={"help": "Audit at every evaluation too; metrics are logged as `eval_<set>/<metric>`."},
+    )
     overwrite_output: bool = field(
         default=False, metadata={"help": "Go on although `output_dir` holds another run; its files are replaced."}
     )
@@ -76,3 +83,5 @@ class RunArguments(DataArguments, AuditArguments):
     def __post_init__(self):
         DataArguments.__post_init__(self)
         AuditArguments.__post_init__(self)
+        if self.audit_during_training and not self.audit:
+            raise ValueError("audit_during_training needs `audit: true`.")

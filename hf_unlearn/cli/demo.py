@@ -16,11 +16,15 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
 
+    import torch
+
     from ..report import print_report, write_report
     from .assemble import merge
     from .recipe import parse_recipe
     from .unlearn import unlearn
 
+    # Models this small gain nothing from more threads, and lose a lot where other processes want the cores too.
+    torch.set_num_threads(1)
     reports = []
     for number, name in enumerate(args.recipes, start=1):
         print(f"[{number}/{len(args.recipes)}] {name}")

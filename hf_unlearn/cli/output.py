@@ -2,20 +2,26 @@
 """The run directory: never another run's, and found again on resume."""
 
 import os
+import shutil
 from pathlib import Path
 
-import yaml
-
+from .parser import read_yaml
 from .recipe import RECIPE_FILE, Recipe
 
 
-# Whether and where a run goes on, not what it does.
-_RUN_CONTROL = ("resume_from_checkpoint", "overwrite_output", "output_dir")
+# Left behind by another run, these would be taken for this one's: an adapter beside full weights, a later checkpoint.
+_MADE = ("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "*config.json", "metrics.jsonl", "audit")
 
 
 def check_output(recipe: Recipe) -> None:
-    """Refuses an `output_dir` that holds another run, this run already, or files that are no run's."""
+    """Refuses an `output_dir` that holds another run, what this run already made, or files that are no run's."""
     folder = Path(recipe.training.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir={str(folder)!r} is a file. Give a folder's name.")
+    models = (recipe.model.model_name_or_path, recipe.run.retrained_model_name_or_path)
+    for model in (Path(name).resolve() for name in models if name is not None and Path(name).is_dir()):
+        if folder.resolve() in (model, model.parent):
+            raise ValueError(f"output_dir={str(folder)!r} holds the model {str(model)!r}. Give another `output_dir`.")
     # The first process may have begun to write while the others still check.
     first = int(os.environ.get("RANK", 0)) == 0
     if first and not recipe.run.overwrite_output and folder.exists() and any(folder.iterdir()):
@@ -23,10 +29,11 @@ def check_output(recipe: Recipe) -> None:
 
 
 def begin_output(recipe: Recipe) -> None:
-    """Writes `recipe.yaml`; called when nothing is left to be refused."""
+    """Writes `recipe.yaml` and takes away what an earlier run made; called when nothing is left to be refused."""
     folder = Path(recipe.training.output_dir)
-    if recipe.training.resume_from_checkpoint is None:
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    if recipe.training.resume_from_checkpoint is None and (folder / RECIPE_FILE).is_file():
+        for path in (path for pattern in _MADE for path in folder.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     recipe.write(folder)
 
 
@@ -34,14 +41,14 @@ def _check_own(folder: Path, recipe: Recipe, resumes: bool) -> None:
     way_out = "Give another `output_dir`, or `overwrite_output: true` to write over it."
     if not (folder / RECIPE_FILE).is_file():
         raise ValueError(f"output_dir={str(folder)!r} holds files that are no run's. {way_out}")
-    held = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-    differs = sorted(key for key in {*held, *recipe.resolved()} if held.get(key) != recipe.resolved().get(key))
-    differs = [key for key in differs if key not in _RUN_CONTROL]
+    held, asked = read_yaml(folder / RECIPE_FILE), recipe.resolved()
+    differs = sorted(key for key in {*held, *asked} - {"output_dir"} if held.get(key) != asked.get(key))
     if differs:
         raise ValueError(
             f"output_dir={str(folder)!r} holds another run, which differs in {', '.join(differs)}. {way_out}"
         )
-    if not resumes:
+    made = [*folder.glob("checkpoint-*"), *folder.glob("*.safetensors")]
+    if made and not resumes:
         raise ValueError(
             f"output_dir={str(folder)!r} holds this run already. `resume_from_checkpoint: last` goes on with it. {way_out}"
         )
@@ -58,7 +65,9 @@ def resume_checkpoint(recipe: Recipe) -> str | None:
     asked, folder = recipe.training.resume_from_checkpoint, recipe.training.output_dir
     if asked is None:
         return None
-    found = get_last_checkpoint(folder) if asked == "last" else asked
+    found = asked
+    if asked == "last":
+        found = get_last_checkpoint(folder) if Path(folder).is_dir() else None
     if found is None or not Path(found).is_dir():
         raise ValueError(
             f"resume_from_checkpoint={asked!r}: no checkpoint there ({folder}). Checkpoints are written with "

@@ -2,11 +2,12 @@
 """The rows a recipe asks for: to train on, and to ask about."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ..data.benchmarks import load_benchmark
+from ..data.benchmarks import check_retrained, load_benchmark
 from ..data.qa import QAFormat
 from ..data.sources import load_rows
-from .arguments import DataArguments
+from .arguments import AuditArguments, DataArguments
 
 
 @dataclass
@@ -34,10 +35,32 @@ class Sets:
     dataset_name: str | None = None
 
 
-def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | None) -> Sets:
-    """Loads a benchmark's sets, or one's own; questions become prompts and completions."""
+class _Request(DataArguments, AuditArguments):
+    """What the commands' arguments have in common."""
+
+
+def load_sets(run: _Request, qa: QAFormat, tokenizer, max_length: int | None, audit: bool = True) -> Sets:
+    """Loads a benchmark's sets, or one's own; questions become prompts and completions.
+
+    Args:
+        run (`DataArguments` and `AuditArguments`):
+            What was asked for.
+        qa ([`QAFormat`]):
+            The form of questions and answers.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The model's.
+        max_length (`int`, *optional*):
+            Tokens a row of a text file.
+        audit (`bool`):
+            Whether the rows will be audited too.
+
+    Raises:
+        `ValueError`: if there are no such rows, or none that an audit can read.
+    """
     if run.benchmark is not None:
         bench = load_benchmark(run.benchmark, run.benchmark_path, run.forget_split)
+        if run.retrained_model_name_or_path is not None:
+            check_retrained(run.retrained_model_name_or_path, run.benchmark, run.forget_split)
         return Sets(
             forget=qa.dataset(bench.forget, tokenizer),
             retain=qa.dataset(bench.retain, tokenizer),
@@ -55,6 +78,20 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
     return Sets(
         forget=qa.dataset(own["forget"], tokenizer),
         retain=qa.dataset(own["retain"], tokenizer) if "retain" in own else None,
-        audited=own,
-        dataset_name=run.forget_dataset if run.forget_dataset.count("/") == 1 else None,
+        audited={role: _auditable(role, rows, tokenizer) for role, rows in own.items()} if audit else {},
+        dataset_name=None if Path(run.forget_dataset).expanduser().exists() else run.forget_dataset,
+    )
+
+
+def _auditable(role: str, rows, tokenizer):
+    """Own rows as an audit reads them; chunks of text files are texts again."""
+    columns = set(rows.column_names)
+    if {"question", "answer"} <= columns or "text" in columns:
+        return rows
+    if "input_ids" in columns:
+        texts = tokenizer.batch_decode(rows["input_ids"][:], skip_special_tokens=True)
+        return rows.from_dict({"text": texts})
+    raise ValueError(
+        f"{role}_dataset has the columns {sorted(columns)}: they can be trained on, but an audit reads `question` and "
+        "`answer`, or `text`. Rename them, or give `audit: false`."
     )

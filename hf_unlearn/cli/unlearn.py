@@ -9,7 +9,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..callbacks import AuditCallback, MetricsFile
+from transformers import ProgressCallback
+
+from ..callbacks import AuditCallback, MetricsFile, RunProgress
 from ..data.benchmarks import resolve_model
 from ..modeling import check_model_path, ensure_pad_token, load_model, load_tokenizer
 from ..report import print_report, write_report
@@ -62,6 +64,8 @@ def unlearn(recipe: Recipe, show: bool = True) -> dict:
 
     trainer = build_trainer(recipe, model, tokenizer, sets)
     trainer.add_callback(MetricsFile(folder))
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(RunProgress)
     audits = AuditCallback(trainer, audit, at_evaluation=recipe.run.audit_during_training)
     target = cache.get(model) if recipe.run.audit else None
     audits.at_start = target is None

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-unlearn plan RECIPE [--field value ...]`: whether it fits into the GPUs, and what would make it fit.
+
+Only the model's config is read. Own options: `--gpus N` (default: the accelerate config's, or 1), `--gpu_memory GIB` of
+each (80), `--accelerate_config NAME|PATH`, `--row_length N` (longest row in tokens; `max_length`), `--tokens_per_row N`
+(predicted tokens of a row on average, for the cache on disk; 60), `--json FILE`.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from .launch import config_path, take_option
+
+
+USAGE = "usage: hf-unlearn plan RECIPE [--gpus N] [--gpu_memory GIB] [--accelerate_config NAME|PATH] [--field value ...]"
+NUMBERS = {"gpus": int, "gpu_memory": float, "row_length": int, "tokens_per_row": float}
+
+
+def main(argv: list[str]) -> None:
+    argv = list(argv)
+    if not argv:
+        raise ValueError(f"No recipe is named. {USAGE}")
+    if argv[0] in ("-h", "--help"):
+        print(f"{USAGE}\n\n{__doc__}")
+        return
+    numbers = {name: _number(name, kind, take_option(argv, name)) for name, kind in NUMBERS.items()}
+    accelerate_config = take_option(argv, "accelerate_config")
+    output = take_option(argv, "json")
+
+    # A plan is made on machines without the GPUs that it is for.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from ..plan.engines import read_engine
+    from ..plan.memory import GIB
+    from ..plan.table import as_dict, plan, print_plan
+    from ..plan.workload import read_workload
+    from .recipe import parse_recipe
+    from .run import _recipe_path
+
+    engine = read_engine(None if accelerate_config is None else config_path(accelerate_config), numbers["gpus"])
+    words = argv if argv[0].startswith("--") else ["--config", _recipe_path(argv[0]), *argv[1:]]
+    planned = read_workload(parse_recipe(words), engine, numbers["row_length"], numbers["tokens_per_row"])
+    gpu_memory = (numbers["gpu_memory"] or 80) * GIB
+    need, found = plan(planned, gpu_memory)
+    if output is not None:
+        Path(output).write_text(json.dumps(as_dict(planned, need, found, gpu_memory), indent=1), encoding="utf-8")
+    print_plan(planned, need, found, gpu_memory)
+
+
+def _number(name: str, kind: type, text: str | None):
+    if text is None:
+        return None
+    try:
+        value = kind(text)
+    except ValueError:
+        value = 0
+    if not value > 0:
+        raise ValueError(f"--{name} {text}: give a number above 0.")
+    return value
