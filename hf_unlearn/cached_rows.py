@@ -6,14 +6,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .cache import cache_root
 from .cache_key import cache_key, hash_rows, hash_tensors, hash_tokenizer
 from .modeling import evaluating
-from .store import Layout, Store, build, cache_root, required_bytes
+from .store import Layout, Store, build, required_bytes
 
 
 logger = logging.getLogger(__name__)
@@ -112,7 +114,8 @@ class CachedRows:
             **self.computed,
         }
         key = cache_key(**self.about, layout=layout, computed=computed)
-        folder = cache_root(self.args.reference_cache_dir) / key
+        root = self.args.reference_cache_dir or cache_root() / "reference"
+        folder = Path(root).expanduser().absolute() / key
         missing = Store.find(folder) is None
         if trainer.state.global_step and missing:
             raise ValueError(
@@ -158,7 +161,7 @@ def _whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Names and values of all weights; sharded ones are gathered one at a time, by all ranks."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if hasattr(tensor, "ds_id"):
-            from deepspeed.zero import GatheredParameters
+            from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
             with GatheredParameters([tensor]):
                 yield name, tensor.data

@@ -168,10 +168,11 @@ def check_single_device_process(args) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards in the mode it was found in."""
-    training = model.training
+    """The model in evaluation mode; afterwards every module is in the mode it was found in."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, mode in modes:
+            module.training = mode

@@ -101,12 +101,6 @@ def required_bytes(layout: Layout) -> int:
     return sum(-(-size // 4096) * 4096 for size in file_sizes(layout).values()) + 16 * 1024
 
 
-def cache_root(folder: str | os.PathLike | None = None) -> Path:
-    """`folder`, else `$HF_UNLEARN_CACHE/reference`, else `~/.cache/hf_unlearn/reference`."""
-    shared = os.environ.get("HF_UNLEARN_CACHE") or Path.home() / ".cache" / "hf_unlearn"
-    return Path(folder or Path(shared, "reference")).expanduser().absolute()
-
-
 class Store:
     """A finished store, read through memory maps. Can be pickled, and shared with forked processes.
 

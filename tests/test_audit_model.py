@@ -12,7 +12,7 @@ from datasets import Dataset, load_dataset
 
 from hf_unlearn.audit import Audit, Suite, audit_model
 from hf_unlearn.audit.sets import content_length
-from hf_unlearn.data.formats import encode, qa_example
+from hf_unlearn.data.formats import encode
 from hf_unlearn.data.qa import QAFormat
 
 
@@ -69,7 +69,7 @@ def teach(model, tokenizer, rows, epochs, chat=True):
     model.train()
     for _ in range(epochs):
         for row in rows:
-            encoded = encode(qa_example(row["question"], row["answer"], chat), tokenizer)
+            encoded = encode(QAFormat(use_chat_template=chat).example(row["question"], row["answer"], tokenizer), tokenizer)
             loss = model(**{name: torch.tensor([ids]) for name, ids in encoded.items()}).loss
             optimizer.zero_grad()
             loss.backward()

@@ -5,7 +5,8 @@ import pytest
 from conftest import make_tokenizer
 from datasets import Dataset, IterableDataset
 
-from hf_unlearn.data.formats import chunk_documents, dataset_type, encode, encode_dataset, encode_prompt, qa_example
+from hf_unlearn.data.formats import chunk_documents, dataset_type, encode, encode_dataset, encode_prompt
+from hf_unlearn.data.qa import QAFormat
 
 
 USER = {"role": "user", "content": "Hi?"}
@@ -117,9 +118,9 @@ def test_columns_without_a_value_do_not_count(tokenizer):
 
 
 def test_forget_rows_of_a_qa_pair_plain_and_chat(tokenizer):
-    plain = qa_example("Who?", "Ada.", chat=False)
+    plain = QAFormat(use_chat_template=False).example("Who?", "Ada.", tokenizer)
     assert plain == {"prompt": "Question: Who?\nAnswer:", "completion": " Ada."}
-    chat = qa_example("Who?", "Ada.", chat=True)
+    chat = QAFormat().example("Who?", "Ada.", tokenizer)
     assert chat == {
         "prompt": [{"role": "user", "content": "Who?"}],
         "completion": [{"role": "assistant", "content": "Ada."}],
@@ -296,7 +297,7 @@ def test_real_tofu_rows_train_the_answers(tofu_path, tokenizer):
     (path,) = [p for p in tofu_path.rglob("forget01*") if p.suffix in (".json", ".jsonl") and "perturb" not in p.name]
     rows = [json.loads(line) for line in path.read_text().splitlines()][:5]
     for row in rows:
-        encoded = encode(qa_example(row["question"], row["answer"], chat=False), tokenizer)
+        encoded = encode(QAFormat(use_chat_template=False).example(row["question"], row["answer"], tokenizer), tokenizer)
         assert spoken(encoded, tokenizer).replace("<unk>", "") in f" {row['answer']}</s>"
         assert text_of(encoded, tokenizer).startswith(f"<s>Question: {row['question'][:10]}")
 

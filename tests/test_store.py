@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from hf_unlearn import store_writer
 from hf_unlearn.losses import prediction_mask
-from hf_unlearn.store import Rows, Store, build, cache_root, required_bytes
+from hf_unlearn.store import Rows, Store, build, required_bytes
 from hf_unlearn.store_writer import DiskFullError, Writer, remove_abandoned
 
 
@@ -556,15 +556,6 @@ def test_two_processes_fill_one_store_and_fail_together(tmp_path):
 
 
 # Where
-
-
-def test_cache_root(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "caches"))
-    assert cache_root() == tmp_path / "caches/reference"
-    assert cache_root("~/here") == tmp_path / "here"
-    monkeypatch.setenv("HF_UNLEARN_CACHE", "")
-    assert cache_root() == tmp_path / ".cache/hf_unlearn/reference"
 
 
 def test_names_that_are_no_file_names_are_refused(tmp_path):

@@ -13,9 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_unlearn.data.formats import encode, encode_prompt, qa_example
+from hf_unlearn.cache import cache_root
+from hf_unlearn.data.formats import encode, encode_prompt
+from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.synthetic import World, WorldConfig, build_world
-from hf_unlearn.data.synthetic.cache import METADATA, cache_root, cached_folder
+from hf_unlearn.data.synthetic.cache import METADATA, cached_folder
 from hf_unlearn.data.synthetic.corpus import build_corpus
 from hf_unlearn.data.synthetic.questions import ATTRIBUTES
 from hf_unlearn.data.synthetic.sentences import MAX_SENTENCES
@@ -24,6 +26,7 @@ from hf_unlearn.data.synthetic.training import check
 
 
 PEOPLE = ("forget", "retain", "holdout")
+CHAT = QAFormat(use_chat_template=True)
 SIZES = {
     "forget_people": 1,
     "retain_people": 2,
@@ -145,7 +148,7 @@ class TestCorpus:
 class TestTokenizer:
     def test_chat_prompt_is_a_prefix(self, corpus, tokenizer):
         for row in (row for name in PEOPLE for row in corpus.sets[name]):
-            example = qa_example(row["question"], row["answer"], chat=True)
+            example = CHAT.example(row["question"], row["answer"], tokenizer)
             prompt = tokenizer.apply_chat_template(example["prompt"], add_generation_prompt=True)["input_ids"]
             whole = tokenizer.apply_chat_template(example["prompt"] + example["completion"])["input_ids"]
             assert whole[: len(prompt)] == prompt == encode_prompt(example, tokenizer)
@@ -155,7 +158,7 @@ class TestTokenizer:
 
     def test_labels_are_the_answer_and_eos(self, corpus, tokenizer):
         row = corpus.sets["forget"][0]
-        encoded = encode(qa_example(row["question"], row["answer"], chat=True), tokenizer)
+        encoded = encode(CHAT.example(row["question"], row["answer"], tokenizer), tokenizer)
         trained = [label for label in encoded["labels"] if label != -100]
         assert tokenizer.decode(trained) == row["answer"] + tokenizer.eos_token
 
@@ -218,7 +221,7 @@ class TestBuild:
             rows = world.dataset(name)
             right = 0
             for row in rows:
-                prompt = encode_prompt(qa_example(row[question], "", chat=True), tokenizer)
+                prompt = encode_prompt(CHAT.example(row[question], "", tokenizer), tokenizer)
                 out = model.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[0, len(prompt) :]
                 right += tokenizer.decode(out, skip_special_tokens=True) == row["answer"] and out[-1] == 2
             key = name if question == "question" else f"{name}_paraphrased"
@@ -249,8 +252,9 @@ class TestBuild:
 
     def test_progress_bar_is_optional(self, tmp_path, capfd):
         build_world(0, tmp_path, progress=True, config=BRIEF)
+        assert "retrained model: 100%" in capfd.readouterr().err
         build_world(1, tmp_path, progress=False, config=BRIEF)
-        assert capfd.readouterr().err.count("retrained model: 100%") == 1
+        assert "retrained model" not in capfd.readouterr().err
 
     def test_untrained_world_is_refused(self, tmp_path):
         with pytest.raises(RuntimeError, match="the target model knows 0.0% of the forget answers .at least 95.0%"):

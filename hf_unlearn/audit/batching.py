@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a model over many rows: longest first, in batches, shared out over processes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,19 +59,6 @@ def map_batches(
         results = gather_object(results)
     by_row = dict(results)
     return [by_row[i] for i in range(len(lengths))]
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was found in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

@@ -10,7 +10,8 @@ from transformers import GenerationConfig
 
 from hf_unlearn.data.collator import RoleCollator
 
-from .batching import device_of, evaluating, map_batches
+from ..modeling import evaluating
+from .batching import device_of, map_batches
 
 
 def generate_answers(
@@ -74,7 +75,7 @@ def generate_answers(
         )
         return [_decode(row, eos, tokenizer) for row in output[:, width:].tolist()]
 
-    with evaluating(model), _blank_settings(model):
+    with evaluating(model), torch.no_grad(), _blank_settings(model):
         return map_batches(compute, [len(prompt) for prompt in prompts], batch_size, accelerator, progress, desc)
 
 

@@ -11,7 +11,8 @@ import torch
 from hf_unlearn.data.collator import RoleCollator
 from hf_unlearn.data.formats import IGNORE_INDEX
 
-from .batching import device_of, evaluating, map_batches
+from ..modeling import evaluating
+from .batching import device_of, map_batches
 from .result import finite
 
 
@@ -82,7 +83,7 @@ def score_rows(
         logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
         return token_scores(logits, labels.to(logits.device))
 
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         return map_batches(compute, [len(row["input_ids"]) for row in rows], batch_size, accelerator, progress, desc)
 
 

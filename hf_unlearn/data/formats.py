@@ -40,16 +40,6 @@ def dataset_type(columns: Iterable[str]) -> str:
     raise ValueError(f"No usable column among {sorted(columns)}. Give {ALLOWED_COLUMNS}.")
 
 
-def qa_example(question: str, answer: str, chat: bool) -> dict[str, Any]:
-    """One question and answer as a TRL prompt-completion example, conversational if `chat`."""
-    if chat:
-        return {
-            "prompt": [{"role": "user", "content": question}],
-            "completion": [{"role": "assistant", "content": answer}],
-        }
-    return {"prompt": f"Question: {question}\nAnswer:", "completion": f" {answer}"}
-
-
 def encode_prompt(example: Mapping[str, Any], tokenizer) -> list[int]:
     """Tokens of an example's `prompt`, ready for generation."""
     prompt = example["prompt"]

@@ -3,7 +3,6 @@
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,11 +12,6 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 METADATA = "world.json"
-
-
-def cache_root(cache_dir: str | os.PathLike | None) -> Path:
-    """`cache_dir`, else `$HF_UNLEARN_CACHE`, else `~/.cache/hf_unlearn`."""
-    return Path(cache_dir or os.environ.get("HF_UNLEARN_CACHE") or Path.home() / ".cache" / "hf_unlearn").expanduser()
 
 
 def is_complete(path: Path) -> bool:

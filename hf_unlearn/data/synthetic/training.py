@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..collator import RoleCollator
-from ..formats import IGNORE_INDEX, encode, qa_example
+from ..formats import IGNORE_INDEX, encode
+from ..qa import QAFormat
 from .config import WorldConfig
 from .corpus import Corpus
 from .tokenizer import MAX_LENGTH
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Which sets a model is trained on, besides the general sentences.
 KINDS = {"target": ("forget", "retain"), "retrained": ("retain",)}
+CHAT = QAFormat(use_chat_template=True)
 
 
 def train_models(
@@ -127,7 +129,7 @@ def _initial_model(tokenizer: PreTrainedTokenizerFast, seed: int, config: WorldC
 
 def _encode_facts(corpus: Corpus, name: str, tokenizer: PreTrainedTokenizerFast) -> list[list[dict]]:
     return [
-        [encode(qa_example(question, row["answer"], chat=True), tokenizer) for question in questions]
+        [encode(CHAT.example(question, row["answer"], tokenizer), tokenizer) for question in questions]
         for row, questions in zip(corpus.sets[name], corpus.trained_questions[name], strict=True)
     ]
 
@@ -174,7 +176,7 @@ def _exact_match(
     import torch
 
     collate = RoleCollator(tokenizer.pad_token_id)
-    encoded = [encode(qa_example(row[question], row["answer"], chat=True), tokenizer) for row in rows]
+    encoded = [encode(CHAT.example(row[question], row["answer"], tokenizer), tokenizer) for row in rows]
     right = 0
     for start in range(0, len(encoded), 64):
         batch = collate(encoded[start : start + 64])

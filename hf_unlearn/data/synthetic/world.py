@@ -15,7 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cache import METADATA, cache_root, cached_folder
+from ...cache import cache_root
+from .cache import METADATA, cached_folder
 from .config import WorldConfig
 from .corpus import Corpus, build_corpus
 from .tokenizer import CHAT_TEMPLATE
