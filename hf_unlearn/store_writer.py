@@ -72,7 +72,9 @@ class Writer:
                 for file, size in file_sizes(layout).items():
                     _allocate(folder / file, size)
                 for name, rows in layout.items():
-                    writer._write_at(f"{name}.lengths", np.full(len(rows.lengths), -1, np.int64).tobytes(), 0)
+                    # -1 until the row is written; a row without items is never written.
+                    pending = np.where(np.diff(rows.offsets) == 0, 0, -1)
+                    writer._write_at(f"{name}.lengths", pending.astype(np.int64).tobytes(), 0)
         except BaseException:
             writer.abort()
             raise

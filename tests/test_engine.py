@@ -153,6 +153,35 @@ def test_whatever_changes_the_predictions_changes_the_key(build, monkeypatch, tm
         seen |= new
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_only_rows_that_training_sees_are_computed(frozen, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
+    config, trainer = METHODS["npo"]
+    many = [{"text": f"The cup number {i} is here."} for i in range(40)]
+    results = []
+    for path in (PLAIN, {"trainable_modules": ["lm_head"]} if frozen else {}):
+        settings = {"retain_loss": "kl", "max_steps": 4, "optim": "sgd", "learning_rate": 0.05, **path}
+        if frozen:
+            settings["trainable_modules"] = ["lm_head"]
+        args = make_args(config, tmp_path / "out", **settings)
+        run = trainer(
+            model=make_model(),
+            args=args,
+            forget_dataset=FORGET,
+            retain_dataset=many,
+            processing_class=make_tokenizer(),
+        )
+        results.append(trained(run))
+    assert_same_run(results[1], results[0])
+    seen = {run.train_dataset[p]["retain"]["index"] for p in range(12)}
+    kept = [run.reference.store.layout["retain.hidden"].lengths]
+    if frozen:
+        kept.append(run.forward_path.prefix.store.layout["retain.states"].lengths)
+    for lengths in kept:
+        assert {i for i, length in enumerate(lengths) if length} == seen
+        assert len(seen) == 12
+
+
 def test_a_full_disk_is_told_before_anything_is_computed(build, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
