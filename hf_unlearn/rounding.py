@@ -66,10 +66,10 @@ class RoundingCheck(TrainerCallback):
             return
         dtype = str(self.samples[0].parameter.dtype).removeprefix("torch.")
         logger.warning(
-            "Only %.1f%% of the %s weights that have a gradient changed in a step at learning rate %.3g: rounding to %s "
-            "eats most of the update. Take float32 weights (`dtype: float32` with `bf16: true`; 16 bytes a parameter), "
-            "or stochastic rounding (`optim: adamw_torch_8bit`, `optim_args: bf16_stochastic_round=True`, `pip install "
-            "torchao`; 6 bytes), or DeepSpeed, which keeps float32 copies (`--accelerate_config zero2`).",
+            "Only %.1f%% of the %s weights that have a gradient changed in a step at learning rate %.3g: rounding to "
+            "%s eats most of the update. Take float32 weights (`dtype: float32` with `bf16: true`; 16 bytes a "
+            "parameter), or stochastic rounding (`optim: adamw_torch_8bit`, `optim_args: bf16_stochastic_round=True`, "
+            "`pip install torchao`; 6 bytes), or DeepSpeed, which keeps float32 copies (`--accelerate_config zero2`).",
             100 * share,
             dtype,
             max(float(group["lr"]) for group in optimizer.param_groups),

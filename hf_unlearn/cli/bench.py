@@ -45,9 +45,7 @@ def main(argv: list[str]) -> None:
     from ..bench.session import measure_all
     from ..bench.table import describe, markdown, print_table
 
-    result = measure_all(
-        cases, size, steps=args.steps, warmup=args.warmup, repeats=args.repeats, threads=args.threads
-    )
+    result = measure_all(cases, size, steps=args.steps, warmup=args.warmup, repeats=args.repeats, threads=args.threads)
     result["preset"] = args.preset
     if args.json is not None:
         args.json.write_text(json.dumps(result, indent=1), encoding="utf-8")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-unlearn plan RECIPE [--field value ...]`: whether it fits into the GPUs, and what would make it fit.
 
-Only the model's config is read. Own options: `--gpus N` (default: the accelerate config's, or 1), `--gpu_memory GIB` of
-each (80), `--accelerate_config NAME|PATH`, `--row_length N` (longest row in tokens; `max_length`), `--tokens_per_row N`
-(predicted tokens of a row on average, for the cache on disk; 60), `--json FILE`.
+Only the model's config is read. Own options: `--gpus N` (default: the accelerate config's, or 1), `--gpu_memory GIB`
+of each (80), `--accelerate_config NAME|PATH`, `--row_length N` (longest row in tokens; `max_length`),
+`--tokens_per_row N` (predicted tokens of a row on average, for the cache on disk; 60), `--json FILE`.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from .launch import config_path, take_option
 
 
-USAGE = "usage: hf-unlearn plan RECIPE [--gpus N] [--gpu_memory GIB] [--accelerate_config NAME|PATH] [--field value ...]"
+USAGE = "usage: hf-unlearn plan RECIPE [--gpus N] [--gpu_memory GIB] [--accelerate_config NAME] [--field value ...]"
 NUMBERS = {"gpus": int, "gpu_memory": float, "row_length": int, "tokens_per_row": float}
 
 

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result as a table on the terminal or in Markdown."""
+
+HEADINGS = (
+    "method",
+    "s a step",
+    "time / SFT",
+    "above model, MiB",
+    "memory / SFT",
+    "forwards: policy + reference",
+)
+MORE_HEADINGS = ("peak, MiB", "tokens/s", "tokens before the first step, by process")
+MIB = 2**20
+
+
+def markdown(result: dict) -> str:
+    """All columns, as GitHub shows a table."""
+    headings = [*HEADINGS, _rate_heading(result), *MORE_HEADINGS]
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1)]
+    for row in result["rows"]:
+        cells = [" ".join(cell) for cell in _cells(row, result)]
+        lines.append(cells + [""] * (len(headings) - len(cells)))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def print_table(result: dict, console=None) -> None:
+    """Prints machine, table and how to read it; spreads stand below the medians, so that 80 columns are enough."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    console.print(describe(result), highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in (*HEADINGS, _rate_heading(result)):
+        table.add_column(heading, justify="right" if table.columns else "left")
+    for row in result["rows"]:
+        cells = _cells(row, result)[: len(table.columns)]
+        table.add_row(*(Text("\n").join([Text(cell[0]), *(Text(part, "dim") for part in cell[1:])]) for cell in cells))
+    console.print(table)
+    for note in notes(result):
+        console.print(note, style="dim", highlight=False)
+
+
+def describe(result: dict) -> str:
+    """Machine and size in a line each."""
+    machine, size, settings = result["machine"], result["size"], result["settings"]
+    parameters = next(row["parameters"] for row in result["rows"] if "parameters" in row)
+    where = machine["accelerator"] or f"{machine['processor']}, {machine['processors']} processors"
+    packages = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers"))
+    return (
+        f"{where}, {machine['threads']} threads, {packages}\n"
+        f"{parameters / 1e6:.1f} M parameters, {size['dtype']}, {size['optim']}, {size['rows']} forget and "
+        f"{size['rows']} retain rows of {size['row_length']} tokens\n"
+        f"medians (min–max) of {settings['repeats']} processes of {settings['steps']} steps after {settings['warmup']}"
+    )
+
+
+def notes(result: dict) -> list[str]:
+    """What the numbers mean and how far to trust them."""
+    kind = "peak resident set, with an allocator that gives back what is freed,"
+    if result["machine"]["device"] == "cuda":
+        kind = "allocator's peak"
+    found = [
+        f"Above model: {kind} from when the model was in memory to the end of training, less what was in use then.",
+        "(plain): logits of the whole vocabulary, and a second model as reference.",
+    ]
+    passes = [
+        f"{row['label']} {', '.join(map(str, row['preparation_tokens']))}"
+        for row in result["rows"]
+        if any(row.get("preparation_tokens", ()))
+    ]
+    if passes:
+        found.append(f"Tokens through the model before the first step, by process: {'; '.join(passes)}.")
+    if result["load_before"] > 0.5:
+        found.append(f"The machine was busy: load {result['load_before']:.1f} before the first run. Times are rough.")
+    return found
+
+
+def _cells(row: dict, result: dict) -> list[tuple[str, ...]]:
+    """Text of every column: a median and, where they differ as printed, `(min–max)`."""
+    if "error" in row:
+        return [(row["label"],), (f"failed: {row['error'][:60]}",)]
+    return [
+        (row["label"],),
+        _spread(row["step_seconds"], "{:.3g}"),
+        _spread(row["time_ratio"], "{:.2f}"),
+        _spread(row["above_model_bytes"], "{:.0f}", MIB),
+        _spread(row["memory_ratio"], "{:.2f}"),
+        (f"{row['policy_forwards']:g} + {row['reference_forwards']:g}",),
+        (f"{row['utilisation']['median']:.1%}",)
+        if _knows_peak(result)
+        else (f"{row['flops_per_second']['median'] / 1e9:.0f}",),
+        (f"{row['peak_bytes']['median'] / MIB:.0f}",),
+        (f"{row['tokens_per_second']['median']:.0f}",),
+        (", ".join(map(str, row["preparation_tokens"])),),
+    ]
+
+
+def _spread(value: dict, form: str, unit: float = 1) -> tuple[str, ...]:
+    middle, low, high = (form.format(value[name] / unit) for name in ("median", "min", "max"))
+    return (middle,) if low == high else (middle, f"({low}–{high})")
+
+
+def _rate_heading(result: dict) -> str:
+    return "utilisation" if _knows_peak(result) else "GFLOP/s"
+
+
+def _knows_peak(result: dict) -> bool:
+    return any(row.get("utilisation") for row in result["rows"])

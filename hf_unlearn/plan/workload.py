@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything of a recipe that decides how much memory it takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .engines import Engine
+from .shapes import Shape, find_config, shape_of
+
+
+# Rows of TOFU's splits: forget and retain.
+TOFU_ROWS = {"forget01": (40, 3960), "forget05": (200, 3800), "forget10": (400, 3600)}
+TOKENS_A_ROW = 60
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One way to run a recipe.
+
+    Args:
+        shape ([`Shape`]): of the model.
+        engine ([`Engine`]): how it is spread.
+        dtype (`str`): of the weights as loaded, `float32` or `bfloat16`.
+        mixed (`bool`): bfloat16 arithmetic (`bf16: true`).
+        quantized (`str`, *optional*): `4bit` or `8bit` base weights.
+        optimizer, optimizer_args (`str`): `optim` and `optim_args`.
+        checkpointing (`bool`): activation checkpointing.
+        rows (`int`): rows of each role, a GPU and forward.
+        row_length (`int`): tokens of the longest row.
+        accumulation (`int`): forwards a step.
+        needs (`Mapping[str, str]`): role to what the loss needs of it: `logps` or `kl`.
+        reference (`str`, *optional*): `live`, `cache` or `adapter`; `None` where no role needs one.
+        reference_roles (`tuple[str, ...]`): roles that do.
+        fused (`bool`): losses from hidden states; otherwise over logits.
+        adapter (`bool`): PEFT.
+        eager (`bool`): attention that keeps its scores.
+        dataset_rows (`Mapping[str, int]`, *optional*): role to all its rows, where known.
+        tokens_a_row (`float`): predicted tokens of a row, on average.
+    """
+
+    shape: Shape
+    engine: Engine
+    dtype: str = "float32"
+    mixed: bool = False
+    quantized: str | None = None
+    optimizer: str = "adamw_torch_fused"
+    optimizer_args: str | None = None
+    checkpointing: bool = False
+    rows: int = 4
+    row_length: int = 512
+    accumulation: int = 1
+    needs: Mapping[str, str] = field(default_factory=dict)
+    reference: str | None = None
+    reference_roles: tuple[str, ...] = ()
+    fused: bool = True
+    adapter: bool = False
+    eager: bool = False
+    dataset_rows: Mapping[str, int] | None = None
+    tokens_a_row: float = TOKENS_A_ROW
+
+    @property
+    def tokens(self) -> int:
+        """Of all roles, a GPU and forward, padding included."""
+        return self.rows * len(self.needs) * self.row_length
+
+
+@dataclass
+class Planned:
+    """A recipe's workload, and the same with other things trained.
+
+    Args:
+        workload ([`Workload`]): the recipe's.
+        source (`str`): where the model's shape comes from.
+        with_lora (`Shape`, *optional*): the shape with LoRA of rank 16 on all linear layers.
+    """
+
+    workload: Workload
+    source: str
+    with_lora: Shape | None
+
+
+def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_a_row: float | None = None) -> Planned:
+    """What a parsed recipe is going to do.
+
+    Args:
+        recipe ([`~hf_unlearn.cli.recipe.Recipe`]): the recipe.
+        engine ([`Engine`]): how it is spread.
+        row_length (`int`, *optional*): longest row in tokens; `max_length` if left out.
+        tokens_a_row (`float`, *optional*): predicted tokens of a row on average, for the cache on disk.
+    """
+    from peft import LoraConfig
+    from trl import get_peft_config
+
+    args, model = recipe.training, recipe.model
+    peft_config = get_peft_config(model)
+    config, source = find_config(model.model_name_or_path, args.trust_remote_code, model.model_revision)
+    shape = shape_of(config, args.trainable_modules, peft_config, args.trust_remote_code)
+    lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = recipe.trainer_class()
+    roles = ("forget",) if args.retain_loss == "none" else ("forget", "retain")
+    needs = {role: trainer.needs_of(args)[role] for role in roles}
+    reference_roles = tuple(role for role in roles if role in trainer.reference_roles_of(args))
+    fused = shape.fusible if args.fused_losses is None else args.fused_losses
+    row_length = row_length or args.max_length
+    if row_length is None:
+        raise ValueError(
+            "`max_length` is null, so rows may be of any length. Say `--row_length`, the longest in tokens."
+        )
+    workload = Workload(
+        shape=shape,
+        engine=engine,
+        dtype=_dtype(args, config),
+        mixed=bool(args.bf16),
+        quantized="4bit" if model.load_in_4bit else "8bit" if model.load_in_8bit else None,
+        optimizer=getattr(args.optim, "value", args.optim),
+        optimizer_args=args.optim_args,
+        checkpointing=bool(args.activation_checkpointing),
+        rows=args.per_device_train_batch_size,
+        row_length=row_length,
+        accumulation=args.gradient_accumulation_steps,
+        needs=needs,
+        reference=_reference(args.reference, peft_config is not None, fused, needs, reference_roles),
+        reference_roles=reference_roles,
+        fused=fused,
+        adapter=peft_config is not None,
+        eager=model.attn_implementation == "eager",
+        dataset_rows=_dataset_rows(recipe.run, roles),
+        tokens_a_row=tokens_a_row or TOKENS_A_ROW,
+    )
+    with_lora = None
+    if peft_config is None and not args.trainable_modules:
+        with_lora = shape_of(config, None, lora, args.trust_remote_code)
+    return Planned(workload, source, with_lora)
+
+
+def _dtype(args, config) -> str:
+    dtype = (args.model_init_kwargs or {}).get("dtype", "float32")
+    if dtype == "auto":
+        dtype = config.dtype or "float32"
+    dtype = str(dtype).removeprefix("torch.")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype={dtype!r}; `plan` knows 'float32', 'bfloat16' and 'float16'.")
+    return dtype
+
+
+def _reference(kind: str, adapter: bool, fused: bool, needs: Mapping[str, str], roles) -> str | None:
+    """The choice of [`~hf_unlearn.reference.build_reference`]."""
+    if not roles:
+        return None
+    if adapter and kind in ("auto", "adapter"):
+        return "adapter"
+    cacheable = fused or not any(needs[role] == "kl" for role in roles)
+    return "cache" if cacheable and kind != "live" else "live"
+
+
+def _dataset_rows(run, roles: tuple[str, ...]) -> dict[str, int] | None:
+    """Rows of each role, where they are known without reading data."""
+    if run.benchmark == "tofu":
+        counts = TOFU_ROWS.get(run.forget_split or "forget10")
+        return None if counts is None else dict(zip(("forget", "retain"), counts, strict=True))
+    files = {role: getattr(run, f"{role}_dataset") for role in roles}
+    if all(name and name.endswith(".jsonl") and Path(name).is_file() for name in files.values()):
+        return {role: sum(1 for _ in open(name, encoding="utf-8")) for role, name in files.items()}
+    return None

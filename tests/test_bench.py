@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import make_model
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_unlearn.bench.cases import CASES, select
+from hf_unlearn.bench.flops import model_flops, peak_flops
+from hf_unlearn.bench.memory import PeakMemory
+from hf_unlearn.bench.observe import ForwardCounter
+from hf_unlearn.bench.sizes import PRESETS, Size
+from hf_unlearn.bench.summary import summarise
+from hf_unlearn.bench.table import markdown, print_table
+from hf_unlearn.cli.main import main
+from hf_unlearn.methods import METHODS
+
+
+CPU = torch.device("cpu")
+TINY = Size(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+    vocab_size=500, rows=2, row_length=16,
+)  # fmt: skip
+
+
+def labels(*args):
+    return [case.label for case in select(*args)]
+
+
+def run(label, repeat, seconds, above=100.0, **kwargs):
+    return {
+        "label": label, "repeat": repeat, "step_seconds": seconds, "above_model_bytes": above, "peak_bytes": above,
+        "tokens_per_second": 1.0, "flops_per_second": 1e9, "utilisation": None, "policy_forwards": 1.0,
+        "reference_forwards": 0.0, "preparation_tokens": [0], "parameters": 10, "model_bytes": 40, "loaded_bytes": 50,
+    } | kwargs  # fmt: skip
+
+
+# What is measured
+
+
+def test_each_method_comes_after_fine_tuning_on_its_rows():
+    assert labels(["npo", "npo_klr"], False) == ["sft (forget rows)", "npo", "sft", "npo_klr"]
+    assert labels(["sft"], True) == ["sft"]
+
+
+def test_plain_path_stands_beside_each_method():
+    cases = select(["ga_kl"], True)
+    assert [case.label for case in cases] == ["sft", "ga_kl", "ga_kl (plain)"]
+    assert cases[2].settings == {"retain_loss": "kl", "fused_losses": False, "reference": "live"}
+
+
+def test_unknown_method_names_the_nearest():
+    with pytest.raises(ValueError, match="'npo_klr'"):
+        select(["npo_krl"], True)
+
+
+def test_every_method_has_a_case():
+    assert {case.method for case in CASES.values()} == set(METHODS)
+
+
+def test_the_large_presets_are_the_published_models():
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    published = {"7b": 6_738_415_616, "1b": 1_235_814_400}
+    for name, count in published.items():
+        config = AutoConfig.for_model("llama", **PRESETS[name].model_config())
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_impossible_sizes_are_refused():
+    with pytest.raises(ValueError, match="same even width"):
+        replace(TINY, hidden_size=30, num_attention_heads=4)
+    with pytest.raises(ValueError, match="row_length=1"):
+        replace(TINY, row_length=1)
+    with pytest.raises(ValueError, match="float16"):
+        replace(TINY, dtype="float16")
+
+
+# How it is measured
+
+
+def test_counter_sees_copies_and_tells_the_policy_from_the_reference():
+    model = make_model()
+    twin = copy.deepcopy(model)
+    ids = torch.ones((2, 3), dtype=torch.long)
+    counter = ForwardCounter()
+    with counter.watching(type(model.base_model)):
+        model(input_ids=ids)
+        with torch.no_grad():
+            twin(input_ids=ids)
+            twin.model(input_ids=ids)
+    model(input_ids=ids)
+    assert counter.counts == {"policy": 1, "reference": 2, "tokens": 18}
+
+
+def test_peak_memory_sees_what_was_freed_again():
+    size = 64 * 2**20
+    ballast = torch.ones(size // 4)
+    memory = PeakMemory(CPU)
+    assert memory.peak() - memory.before < size // 8
+    del ballast
+    torch.ones(2 * size // 4)
+    # A new tensor may take the room of one that was freed since.
+    assert size // 2 < memory.peak() - memory.before < 3 * size
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_model_flops_are_what_pytorch_counts(tie):
+    model = make_model(tie=tie)
+    model.set_attn_implementation("eager")
+    rows, length = 2, 16
+    ids = torch.ones((rows, length), dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, labels=ids).loss.backward()
+    # Eager attention multiplies what causality masks too: twice the half that has to be.
+    config = model.config
+    wasted = 6 * config.num_hidden_layers * config.hidden_size * length * rows * length
+    assert model_flops(model, rows, length) + wasted == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_peak_rates():
+    assert peak_flops("NVIDIA H100 PCIe", "bfloat16") < peak_flops("NVIDIA H100 80GB HBM3", "bfloat16")
+    assert peak_flops("NVIDIA H100 80GB HBM3", "float32") is None
+    assert peak_flops("AMD EPYC", "bfloat16") is None
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Runs a case in this process; a reference cache is shared between calls."""
+    from hf_unlearn.bench.worker import measure
+
+    def call(name, plain=False, size=TINY):
+        case = next(case for case in select([name], True) if case.label == (f"{name} (plain)" if plain else name))
+        return measure(case, size, CPU, steps=2, warmup=1, folder=str(tmp_path / "run"), cache=str(tmp_path / "cache"))
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["ga_kl", "npo_klr"])
+def test_a_step_is_one_policy_forward_and_no_reference_forward(measured, name):
+    first, second = measured(name), measured(name)
+    for found in (first, second):
+        assert found["policy_forwards"] == 1
+        assert found["reference_forwards"] == 0
+    # The second run finds the first one's reference: no row goes through the model before the first step.
+    rows = 4 * TINY.rows * TINY.row_length
+    assert first["preparation_tokens"][0] >= rows
+    assert second["preparation_tokens"][0] < TINY.row_length + 1
+
+
+def test_the_plain_path_runs_a_second_model_every_step(measured):
+    found = measured("npo_klr", plain=True)
+    assert found["policy_forwards"] == 1
+    assert found["reference_forwards"] == 1
+
+
+def test_fine_tuning_takes_the_same_rows(measured):
+    ours, theirs = measured("grad_diff"), measured("sft")
+    assert ours["parameters"] == theirs["parameters"]
+    assert theirs["policy_forwards"] == 1
+    tokens = 2 * TINY.rows * TINY.row_length
+    for found in (ours, theirs):
+        assert found["tokens_per_second"] == pytest.approx(tokens / found["step_seconds"])
+        assert len(found["all_step_seconds"]) == 2
+
+
+# What is made of it
+
+
+def test_ratios_are_taken_within_a_repeat():
+    cases = select(["ga_kl"], False)
+    # The machine is four times slower in the second repeat; the ratio is not.
+    runs = [run("sft", 0, 1.0), run("ga_kl", 0, 1.2, 110.0), run("sft", 1, 4.0), run("ga_kl", 1, 4.4, 130.0)]
+    _, row = summarise(runs, cases)
+    assert row["time_ratio"] == {"median": pytest.approx(1.15), "min": pytest.approx(1.1), "max": pytest.approx(1.2)}
+    assert row["memory_ratio"]["max"] == pytest.approx(1.3)
+    assert row["step_seconds"]["max"] == 4.4
+
+
+def test_a_failed_case_is_shown_and_the_others_stay():
+    cases = select(["ga_kl"], True)
+    failed = {"label": "ga_kl (plain)", "repeat": 0, "error": "out of memory"}
+    rows = summarise([run("sft", 0, 1.0), run("ga_kl", 0, 1.2), failed], cases)
+    machine = {"device": "cpu", "accelerator": None, "processor": "Z80", "processors": 1, "threads": 1,
+               "versions": {"torch": "2", "transformers": "5"}}  # fmt: skip
+    result = {
+        "rows": rows, "machine": machine, "load_before": 3.0, "size": vars(TINY).copy(),
+        "settings": {"steps": 1, "warmup": 1, "repeats": 1},
+    }  # fmt: skip
+    assert "failed: out of memory" in markdown(result)
+    out = io.StringIO()
+    print_table(result, Console(file=out, width=80))
+    assert "1.20" in out.getvalue()
+    assert "load 3.0" in out.getvalue()
+
+
+def test_command_line(tmp_path, capsys):
+    sizes = [word for name, value in vars(TINY).items() if type(value) is int for word in (f"--{name}", str(value))]
+    files = ["--json", str(tmp_path / "b.json"), "--markdown", str(tmp_path / "b.md")]
+    # Fine-tuning alone: two processes.
+    code = main(["bench", *sizes, "--methods", "sft", "--steps", "1", "--warmup", "1", "--repeats", "1", *files])
+    assert code == 0
+    result = json.loads((tmp_path / "b.json").read_text())
+    (row,) = result["rows"]
+    assert row["time_ratio"]["median"] == 1
+    assert row["above_model_bytes"]["median"] > 0
+    assert result["machine"]["versions"]["torch"] == torch.__version__
+    assert "| sft |" in (tmp_path / "b.md").read_text()
+    assert "sft" in capsys.readouterr().out
+
+
+def test_command_line_mistakes(capsys):
+    assert main(["bench", "--methods", "nope"]) == 2
+    assert main(["bench", "--steps", "0"]) == 2
+    assert "steps=0" in capsys.readouterr().err
