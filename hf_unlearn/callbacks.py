@@ -28,9 +28,7 @@ class AuditCallback(TrainerCallback):
             Where the audit before the first step is kept, so that a resumed run has it too.
     """
 
-    def __init__(
-        self, trainer, audit: Callable, at_start: bool = True, at_evaluation: bool = False, file: str | Path | None = None
-    ):
+    def __init__(self, trainer, audit: Callable, at_start: bool = True, at_evaluation: bool = False, file=None):
         self.trainer, self.audit = trainer, audit
         self.at_start, self.at_evaluation = at_start, at_evaluation
         self.file = None if file is None else Path(file)
@@ -72,8 +70,8 @@ class AuditCallback(TrainerCallback):
 class MetricsFile(TrainerCallback):
     """Appends every log to `metrics.jsonl` as it comes, so that a killed run keeps its curve.
 
-    What JSON cannot hold (the infinite or undefined loss of a run that diverged) is written as null. On resume, entries
-    past the checkpoint are dropped: those steps are run again.
+    What JSON cannot hold (the infinite or undefined loss of a run that diverged) is written as null. On resume, what
+    was logged after the checkpoint is dropped: those steps are run again.
     """
 
     def __init__(self, folder: str | Path):

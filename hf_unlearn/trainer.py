@@ -2,7 +2,6 @@
 """The trainer that every method inherits: roles, one shared forward pass, retain terms, logging."""
 
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,14 +23,12 @@ from .frozen import FrozenPrefix, frozen_depth
 from .fused import check_head
 from .meters import Meters
 from .modeling import evaluating
-from .passes import cheaper_shape
+from .planning import needed_rows, shape_of
 from .reference import Reference, ReferenceRequest, build_reference
+from .rounding import RoundingCheck
 
 
 logger = logging.getLogger(__name__)
-
-# Batches whose tokens are counted to choose between one padded pass and a pass a role.
-SAMPLED_BATCHES = 32
 
 
 class UnlearnTrainer(Trainer):
@@ -110,8 +107,8 @@ class UnlearnTrainer(Trainer):
             processing_class.pad_token_id, tuple(roles), pad_to_multiple_of=args.pad_to_multiple_of
         )
         needs = {role: self.needs_of(args)[role] for role in roles}
-        self.forward_path = build_forward(model, args.fused_losses, needs, _shape_of(pairs, args))
-        entry = Entry(model, roles, _needed_rows(pairs, args), processing_class, args, collator)
+        self.forward_path = build_forward(model, args.fused_losses, needs, shape_of(pairs, args))
+        entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
         self.reference: Reference | None = None
         if reference_roles := self.reference_roles_of(args):
             request = ReferenceRequest(
@@ -148,6 +145,7 @@ class UnlearnTrainer(Trainer):
             optimizers=optimizers,
         )
         self.add_callback(_RunControl(self))
+        self.add_callback(RoundingCheck(self))
 
     def _check_request(self, args, model, quantization_config, peft_config) -> None:
         """Refuses what cannot work whatever the rows and weights are."""
@@ -327,35 +325,6 @@ def _encode_eval(eval_dataset, tokenizer, max_length):
     if isinstance(eval_dataset, dict):
         return {key: encode_dataset(rows, tokenizer, max_length, f"eval_{key}") for key, rows in eval_dataset.items()}
     return None if eval_dataset is None else encode_dataset(eval_dataset, tokenizer, max_length, "eval")
-
-
-def _shape_of(pairs: RolePairs, args: UnlearnConfig) -> str:
-    """How a step's rows go through the model: as asked, or, for `auto`, what fewer tokens speak for."""
-    if args.forward_passes != "auto":
-        return args.forward_passes
-    sample = range(min(len(pairs), SAMPLED_BATCHES * args.per_device_train_batch_size))
-    lengths = [{role: len(row["input_ids"]) for role, row in pairs[position].items()} for position in sample]
-    shape, share = cheaper_shape(lengths, args.per_device_train_batch_size)
-    if shape == "split":
-        logger.info(
-            "A forward pass a role: with padding it takes %.0f %% of the tokens that one pass for all roles takes.",
-            100 * share,
-        )
-    return shape
-
-
-def _needed_rows(pairs: RolePairs, args: UnlearnConfig) -> dict[str, list[int]]:
-    """Rows that training will see; all of a role's where those are half of them or more, so that runs of other seeds
-    or lengths need the same."""
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    epochs = math.ceil(args.num_train_epochs)
-    if args.max_steps > 0:
-        epochs = math.ceil(args.max_steps / math.ceil(len(pairs) / batch))
-    needed = {}
-    for role, rows in pairs.roles.items():
-        visited = pairs.visited(role, epochs * len(pairs))
-        needed[role] = visited if 2 * len(visited) < len(rows) else list(range(len(rows)))
-    return needed
 
 
 def _role_spans(role_ids: list[int], names) -> dict[str, slice]:

@@ -4,7 +4,8 @@
 import sys
 
 from hf_unlearn.cli.evaluate import main
+from hf_unlearn.cli.main import run_guarded
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_guarded(main, sys.argv[1:]))

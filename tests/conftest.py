@@ -124,6 +124,13 @@ def train_batch(trainer, positions) -> dict[str, torch.Tensor]:
     return trainer.data_collator([trainer.train_dataset[p] for p in positions])
 
 
+def lora(**kwargs):
+    """Settings of a small adapter."""
+    from peft import LoraConfig
+
+    return LoraConfig(**({"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | kwargs))
+
+
 @pytest.fixture
 def tokenizer():
     return make_tokenizer()
@@ -151,6 +158,28 @@ def forget_rows():
 @pytest.fixture
 def retain_rows():
     return [{"text": f"The {thing} is on the table."} for thing in ("cup", "pen", "book", "lamp", "plate", "key")]
+
+
+@pytest.fixture
+def build(tmp_path, forget_rows, retain_rows):
+    """Makes a trainer of a tiny model, NPO by default.
+
+    Keyword arguments are the config's; those of the trainer are given in the dict `given`.
+    """
+
+    def build(trainer_class=None, given=None, **kwargs):
+        if trainer_class is None:
+            from hf_unlearn import NPOTrainer as trainer_class
+        args = make_args(trainer_class.config_class, kwargs.pop("output_dir", tmp_path / "out"), **kwargs)
+        defaults = {
+            "model": make_model(),
+            "forget_dataset": forget_rows,
+            "retain_dataset": retain_rows,
+            "processing_class": make_tokenizer(),
+        }
+        return trainer_class(args=args, **(defaults | (given or {})))
+
+    return build
 
 
 @pytest.fixture(autouse=True)

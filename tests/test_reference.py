@@ -7,7 +7,7 @@ from types import MethodType
 
 import pytest
 import torch
-from conftest import changed, make_args, make_model, make_tokenizer, train_batch, weights
+from conftest import changed, lora, make_args, make_model, make_tokenizer, train_batch, weights
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from hf_unlearn import GAConfig, GATrainer, NPOConfig, NPOTrainer
@@ -32,12 +32,6 @@ def build(tmp_path, forget_rows, retain_rows):
         )
 
     return build
-
-
-def lora(**kwargs):
-    from peft import LoraConfig
-
-    return LoraConfig(**({"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | kwargs))
 
 
 def trained_adapter(seed: int = 3, **kwargs):

@@ -20,8 +20,8 @@ def train(tmp_path, forget_rows, dtype, watch=True, optimizer=None, **kwargs):
     trainer = GATrainer(
         model=model, args=args, forget_dataset=forget_rows, processing_class=make_tokenizer(), optimizers=optimizers
     )
-    if watch:
-        trainer.add_callback(RoundingCheck(trainer))
+    if not watch:
+        trainer.pop_callback(RoundingCheck)
     trainer.train()
     return trainer
 

@@ -42,6 +42,7 @@ class StepClock(TrainerCallback):
 
     Attributes:
         seconds (`list[float]`): of every step but the first `warmup`.
+        cpu_seconds (`list[float]`): the same, of all threads together while they ran: on a busy machine, too.
         before (`Counter`): before the first step: a reference pass, or a look at a few tokens.
         counts (`Counter`): during the steps of `seconds`.
     """
@@ -50,19 +51,21 @@ class StepClock(TrainerCallback):
         self.device, self.warmup, self.counter = device, warmup, counter
         self.created = time.perf_counter()
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.before = Counter(self.counter.counts)
         self.preparation = self._now() - self.created
 
     def on_step_end(self, args, state, control, **kwargs):
-        now = self._now()
+        now, cpu = self._now(), time.process_time()
         if state.global_step > self.warmup:
             self.seconds.append(now - self.last)
+            self.cpu_seconds.append(cpu - self.last_cpu)
             self.counts = self.counter.counts - self.start
         elif state.global_step == self.warmup:
             self.start = Counter(self.counter.counts)
-        self.last = now
+        self.last, self.last_cpu = now, cpu
 
     def _now(self) -> float:
         if self.device.type == "cuda":

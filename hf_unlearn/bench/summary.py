@@ -7,6 +7,9 @@ from statistics import median
 from .cases import Case
 
 
+RATIOS = {"time_ratio": "step_seconds", "cpu_time_ratio": "cpu_seconds", "memory_ratio": "above_model_bytes"}
+
+
 def summarise(runs: list[dict], cases: Sequence[Case]) -> list[dict]:
     """One row a case. A number with a spread is `{"median", "min", "max"}` over the repeats.
 
@@ -24,7 +27,7 @@ def _row(case: Case, runs: list[dict]) -> dict:
     base = {run["repeat"]: run for run in runs if run["label"] == case.baseline}
     for name in ("step_seconds", "above_model_bytes", "peak_bytes", "tokens_per_second", "flops_per_second"):
         row[name] = _spread([run[name] for run in own.values()])
-    for ratio, name in (("time_ratio", "step_seconds"), ("memory_ratio", "above_model_bytes")):
+    for ratio, name in RATIOS.items():
         row[ratio] = _spread([run[name] / base[repeat][name] for repeat, run in own.items()])
     first = own[min(own)]
     utilisations = [run["utilisation"] for run in own.values()]

@@ -9,7 +9,7 @@ HEADINGS = (
     "memory / SFT",
     "forwards: policy + reference",
 )
-MORE_HEADINGS = ("peak, MiB", "tokens/s", "tokens before the first step, by process")
+MORE_HEADINGS = ("processor time / SFT", "peak, MiB", "tokens/s", "tokens before the first step, by process")
 MIB = 2**20
 
 
@@ -92,6 +92,7 @@ def _cells(row: dict, result: dict) -> list[tuple[str, ...]]:
         (f"{row['utilisation']['median']:.1%}",)
         if _knows_peak(result)
         else (f"{row['flops_per_second']['median'] / 1e9:.0f}",),
+        _spread(row["cpu_time_ratio"], "{:.2f}"),
         (f"{row['peak_bytes']['median'] / MIB:.0f}",),
         (f"{row['tokens_per_second']['median']:.0f}",),
         (", ".join(map(str, row["preparation_tokens"])),),

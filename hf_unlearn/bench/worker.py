@@ -77,6 +77,7 @@ def measure(case: Case, size: Size, device: torch.device, steps: int, warmup: in
     gc.collect()
     return {
         "step_seconds": seconds,
+        "cpu_seconds": statistics.median(clock.cpu_seconds),
         "all_step_seconds": clock.seconds,
         "preparation_seconds": clock.preparation,
         "preparation_tokens": [clock.before["tokens"]],

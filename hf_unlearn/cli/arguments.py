@@ -9,7 +9,7 @@ class DataArguments:
     """Where the rows come from: a benchmark, or one's own forget and retain sets."""
 
     benchmark: str | None = field(
-        default=None, metadata={"help": "`tofu` or `world` (embedded, no download). Its sets are trained on and audited."}
+        default=None, metadata={"help": "`tofu` or `world` (embedded, no download); trained on and audited."}
     )
     benchmark_path: str | None = field(
         default=None, metadata={"help": "Folder that holds the benchmark's files, instead of the Hub."}

@@ -9,13 +9,19 @@ from ..versions import versions
 
 
 NOTES = (
-    "Intervals are 95 %: exact (Clopper-Pearson) for shares, bootstrap over items for means. They cover the choice of "
-    "items, not the choice of seed.",
+    (
+        "Intervals are 95 %: exact (Clopper-Pearson) for shares, bootstrap over items for means. They cover the "
+        "choice of items, not the choice of seed."
+    ),
     "A model that answers nothing right forgets perfectly; read what was forgotten beside what was kept.",
-    "Forgetting is judged against the model that never saw the forget rows. Answers that are gone here may come back "
-    "under other prompts, after further training or quantisation; none of that was tried.",
+    (
+        "Forgetting is judged against the model that never saw the forget rows. Answers that are gone here may come "
+        "back under other prompts, after further training or quantisation; none of that was tried."
+    ),
 )
-NO_RETRAINED = "No retrained model was given, so forget quality is missing and low values have nothing to be held against."
+NO_RETRAINED = (
+    "No retrained model was given, so forget quality is missing and low values have nothing to be held against."
+)
 
 
 def model_entry(name: str, kind: str, audit: Audit, path=None, method: str | None = None, train=None) -> dict:
@@ -31,8 +37,8 @@ def model_entry(name: str, kind: str, audit: Audit, path=None, method: str | Non
     }
 
 
-def training_entry(log_history: list[dict], seconds: float, steps: int) -> dict:
-    """How a model was trained: time, steps and the losses of forget and retain rows on the way.
+def training_entry(log_history: list[dict], seconds: float, steps: int, processes: int) -> dict:
+    """How a model was trained: time, steps, processes and the losses of forget and retain rows on the way.
 
     The losses are those of evaluations on fixed rows where there were any, else those of the training batches.
     """
@@ -44,7 +50,8 @@ def training_entry(log_history: list[dict], seconds: float, steps: int) -> dict:
                     curve.setdefault(entry["step"], {"step": entry["step"]})[name] = entry[source]
         if curve:
             break
-    return {"seconds": round(seconds, 2), "steps": steps, "curve": [curve[step] for step in sorted(curve)]}
+    points = [curve[step] for step in sorted(curve)]
+    return {"seconds": round(seconds, 2), "steps": steps, "processes": processes, "curve": points}
 
 
 def assemble(title: str, suite: str, models: list[dict], settings: dict, command=None, notes=()) -> dict:
@@ -67,7 +74,7 @@ def merge(reports: list[dict], title: str) -> dict:
     """One report over several runs; models of the same name and path are shown once.
 
     Raises:
-        `ValueError`: if two runs share a name or audited different suites.
+        `ValueError`: if two runs share a name, or audited different suites or sets.
     """
     suites = {report["suite"] for report in reports}
     if len(suites) > 1:
@@ -79,6 +86,12 @@ def merge(reports: list[dict], title: str) -> dict:
             raise ValueError(
                 f"Two runs have a model called {model['name']!r}: {known['path']} and {model['path']}. Give them "
                 "different `run_name`s."
+            )
+        sizes = [{name: metric["n"] for name, metric in one["metrics"].items()} for one in (known, model)]
+        if any(sizes[0][name] != sizes[1][name] for name in sizes[0].keys() & sizes[1].keys()):
+            raise ValueError(
+                f"Two runs audited {model['name']!r} on sets of different sizes: their numbers cannot be compared. "
+                "Report them apart."
             )
     order = {"target": 0, "retrained": 1, "unlearned": 2}
     notes = list(dict.fromkeys(note for report in reports for note in report["notes"]))

@@ -7,9 +7,15 @@ import logging
 import os
 from pathlib import Path
 
+from accelerate import PartialState
+
 from ..audit import Audit, audit_model
+from ..audit.sets import read_sets
+from ..audit.suites import get_suite
 from ..cache import cache_root
+from ..cache_key import hash_tokenizer
 from ..data.qa import QAFormat
+from ..store import on_first_process
 from .arguments import AuditArguments
 from .sets import Sets
 
@@ -17,7 +23,12 @@ from .sets import Sets
 logger = logging.getLogger(__name__)
 
 
-def auditor(run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer):
+def check_audited(sets: Sets, max_items: int | None) -> None:
+    """Refuses sets that an audit cannot read."""
+    read_sets(sets.audited, get_suite(sets.suite).roles_of(sets.audited), max_items)
+
+
+def auditor(run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, progress: bool = True):
     """A function of a model and an accelerator (or `None`) that audits the model as the recipe says."""
 
     def audit(model, accelerator=None) -> Audit:
@@ -32,6 +43,7 @@ def auditor(run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer):
             batch_size=run.audit_batch_size,
             generation_batch_size=run.audit_batch_size,
             accelerator=accelerator,
+            progress=progress,
         )
 
     return audit
@@ -41,13 +53,16 @@ class AuditCache:
     """Audits of local checkpoints, kept by checkpoint, rows and options.
 
     Args:
-        run, qa, sets:
+        run, qa, sets, tokenizer:
             What an audit depends on besides the model.
+        computed (`dict`):
+            How the model is loaded and run: dtype, attention, autocast.
     """
 
-    def __init__(self, run: AuditArguments, qa: QAFormat, sets: Sets):
+    def __init__(self, run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, computed: dict):
         rows = {name: data.to_list() for name, data in sets.audited.items()}
-        about = [rows, sets.suite, vars(qa), run.audit_max_items, run.max_new_tokens]
+        words = [hash_tokenizer(tokenizer), tokenizer.chat_template]
+        about = [rows, sets.suite, vars(qa), words, run.audit_max_items, run.max_new_tokens, computed]
         self.about = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
         self.root = cache_root() / "audits"
 
@@ -74,10 +89,30 @@ class AuditCache:
             audit.save(part).replace(path)
 
 
-def audit_checkpoint(model: str, audit, cache: AuditCache, load) -> Audit:
-    """Audits a checkpoint, or reads its audit from the cache. `load(path)` gives the model."""
-    found = cache.get(model)
+def audit_checkpoint(model: str, audit, cache: AuditCache, load, together: bool = False) -> Audit:
+    """Audits a checkpoint, or reads its audit from the cache.
+
+    Args:
+        model (`str`): a folder or Hub id.
+        audit (`Callable[[Module], Audit]`): audits a model.
+        cache ([`AuditCache`]): where audits are kept.
+        load (`Callable[[str], Module]`): gives the model.
+        together (`bool`): all processes are here and share the work; otherwise only one is.
+    """
+    # One process decides for all, so that none waits for another which found the audit.
+    found = on_first_process(lambda: cache.get(model)) if together else cache.get(model)
     if found is None:
         found = audit(load(model))
-        cache.put(model, found)
+        if PartialState().is_main_process:
+            cache.put(model, found)
     return found
+
+
+def add_forget_quality(audits: list[Audit], retrained: Audit) -> list[str]:
+    """Holds audits against the retrained model's where that is possible; returns what a report should note."""
+    forget = [about for about in retrained.settings["sets"].values() if about["role"] == "forget"]
+    if not any(about["wrong_answers"] for about in forget):
+        return ["Forget quality is missing: it needs wrong answers (`perturbed_answer`) to the forget questions."]
+    for audit in audits:
+        audit.compare(retrained)
+    return []

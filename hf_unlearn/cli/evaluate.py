@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-unlearn eval`: audits any checkpoint, ours or not, full weights or an adapter."""
 
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,85 +10,113 @@ from .arguments import AuditArguments, DataArguments
 
 @dataclass
 class EvalArguments(DataArguments, AuditArguments):
-    """What `hf-unlearn eval` takes beside the model's fields."""
+    """What `hf-unlearn eval` takes beside the form of questions."""
 
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "What to audit: a folder (full weights or an adapter) or a Hub id."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Weights are loaded as this.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "Such as `sdpa`."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
+    )
+    max_length: int = field(default=1024, metadata={"help": "Text files are cut into rows of so many tokens."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Where audit and report are written. Default: `runs/eval/<model>`."}
     )
     run_name: str | None = field(default=None, metadata={"help": "What the model is called in the report."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
-    )
 
     def __post_init__(self):
         DataArguments.__post_init__(self)
         AuditArguments.__post_init__(self)
+        if self.model_name_or_path is None:
+            raise ValueError("No model is named. Give `--model_name_or_path`: a folder or a Hub id.")
+        self.run_name = self.run_name or Path(self.model_name_or_path).resolve().name
+        if self.run_name == "retrained" and self.retrained_model_name_or_path is not None:
+            raise ValueError("The report has a model called 'retrained' already. Give another `--run_name`.")
+
+    def loading(self) -> dict:
+        """How weights are loaded."""
+        given = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def main(argv: list[str]) -> None:
     """Audits `--model_name_or_path` on a benchmark or on own rows, and reports."""
-    from .launch import launch, take_option
+    from .launch import launch, take_launch_options
 
     argv = list(argv)
-    accelerate_config = take_option(argv, "accelerate_config")
-    options = {name: take_option(argv, name) for name in ("num_processes", "main_process_port")}
-    if accelerate_config is not None:
-        launch("hf_unlearn.cli.evaluate", accelerate_config, argv, options)
-        return
-
-    from trl import ModelConfig
+    accelerate_config, options = take_launch_options(argv)
 
     from ..data.qa import QAFormat
-    from .recipe import StrictParser
+    from .parser import StrictParser
 
-    args, qa, model = StrictParser((EvalArguments, QAFormat, ModelConfig), prog="hf-unlearn eval").parse(argv)
-    if model.model_name_or_path is None:
-        raise ValueError("No model is named. Give `--model_name_or_path`: a folder or a Hub id.")
-    evaluate(args, qa, model)
+    (args, qa), _ = StrictParser((EvalArguments, QAFormat), prog="hf-unlearn eval").parse(argv)
+    if accelerate_config is None:
+        evaluate(args, qa)
+    else:
+        prepare(args, qa)  # A mistake is told once, before any process starts.
+        launch("hf_unlearn.cli.evaluate", accelerate_config, argv, options)
 
 
-def evaluate(args: EvalArguments, qa, model_config) -> dict:
+def prepare(args: EvalArguments, qa) -> tuple:
+    """Finds and checks what an audit needs besides models: model path, tokenizer, sets, retrained path."""
+    from ..data.benchmarks import resolve_model
+    from .audits import check_audited
+    from .models import check_checkpoint_path, tokenizer_of
+    from .sets import load_sets
+
+    model, retrained = resolve_model(args.model_name_or_path), args.retrained_model_name_or_path
+    check_checkpoint_path(model)
+    if retrained is not None:
+        retrained = resolve_model(retrained)
+        check_checkpoint_path(retrained)
+    tokenizer = tokenizer_of(model, args.trust_remote_code, args.model_revision)
+    sets = load_sets(args, qa, tokenizer, args.max_length)
+    check_audited(sets, args.audit_max_items)
+    return model, tokenizer, sets, retrained
+
+
+def evaluate(args: EvalArguments, qa) -> dict:
     """Audits a checkpoint (and the retrained one, if named) and writes the report; returns the report."""
     from accelerate import Accelerator
 
-    from ..data.benchmarks import resolve_model
-    from ..modeling import ensure_pad_token, load_checkpoint, load_tokenizer
     from ..report import print_report, write_report
     from .assemble import assemble, model_entry
-    from .audits import AuditCache, audit_checkpoint, auditor
-    from .sets import load_sets
+    from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
+    from .launch import command_line
+    from .models import checkpoint_of
 
     accelerator = Accelerator()
-    kwargs = {"dtype": model_config.dtype, "attn_implementation": model_config.attn_implementation}
+    model, tokenizer, sets, retrained = prepare(args, qa)
+    run_audit = auditor(args, qa, sets, tokenizer)
+    cache = AuditCache(args, qa, sets, tokenizer, args.loading())
 
-    def load(path: str):
-        return load_checkpoint(path, args.trust_remote_code, **kwargs).to(accelerator.device)
+    def audited(path: str, **kwargs):
+        def load(path):
+            return checkpoint_of(path, args.trust_remote_code, **args.loading(), **kwargs).to(accelerator.device)
 
-    name = args.run_name or Path(model_config.model_name_or_path).name
-    model = resolve_model(model_config.model_name_or_path)
-    tokenizer = load_tokenizer(model, args.trust_remote_code, model_config.model_revision)
-    ensure_pad_token(tokenizer)
-    sets = load_sets(args, qa, tokenizer, max_length=None)
-    run_audit, cache = auditor(args, qa, sets, tokenizer), AuditCache(args, qa, sets)
+        return audit_checkpoint(path, lambda model: run_audit(model, accelerator), cache, load, together=True)
 
-    def audit(model):
-        return run_audit(model, accelerator)
-
-    result = audit_checkpoint(model, audit, cache, load)
-    models = [model_entry(name, "unlearned", result, model)]
-    if args.retrained_model_name_or_path is not None:
-        retrained = audit_checkpoint(resolve_model(args.retrained_model_name_or_path), audit, cache, load)
-        result.compare(retrained)
-        models = [
-            model_entry("retrained", "retrained", retrained, args.retrained_model_name_or_path),
-            model_entry(name, "unlearned", result, model),
-        ]
+    name = args.run_name
+    result = audited(model, **({} if args.model_revision is None else {"revision": args.model_revision}))
+    models, notes = [], []
+    if retrained is not None:
+        gold = audited(retrained)
+        notes = add_forget_quality([result], gold)
+        models.append(model_entry("retrained", "retrained", gold, args.retrained_model_name_or_path))
+    models.append(model_entry(name, "unlearned", result, model))
     report = assemble(
         title=f"Audit of {name}",
         suite=sets.name,
         models=models,
-        settings={name: {"model": model, **{k: v for k, v in vars(args).items() if v is not None}}},
-        command=shlex.join(["hf-unlearn", *sys.argv[1:]]),
+        settings={name: {key: value for key, value in vars(args).items() if value is not None}},
+        command=command_line(),
+        notes=notes,
     )
     if accelerator.is_main_process:
         folder = Path(args.output_dir or f"runs/eval/{name}")

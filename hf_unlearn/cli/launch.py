@@ -2,7 +2,13 @@
 """Starting a command on several processes with accelerate."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
+from typing import NoReturn
+
+
+COMMAND = "HF_UNLEARN_COMMAND"
 
 
 def take_option(argv: list[str], name: str) -> str | None:
@@ -34,21 +40,49 @@ def config_path(name: str) -> Path:
     raise ValueError(f"No accelerate config {name!r}. Give a path, or one of: {', '.join(names)}.")
 
 
-def launch(module: str, config: str, argv: list[str], options: dict[str, str | None]) -> None:
-    """Runs `python -m module argv` under `accelerate launch --config_file CONFIG`.
+def take_launch_options(argv: list[str]) -> tuple[Path | None, dict[str, str]]:
+    """Removes `--accelerate_config`, `--num_processes` and `--main_process_port` from `argv`.
+
+    Returns:
+        `tuple`: the accelerate config's path, if one is named, and what overrides it.
+    """
+    config = take_option(argv, "accelerate_config")
+    options = {name: take_option(argv, name) for name in ("num_processes", "main_process_port")}
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and config is None:
+        raise ValueError("`--num_processes` and `--main_process_port` go with `--accelerate_config NAME|PATH`.")
+    for name, value in given.items():
+        if not value.isdecimal():
+            raise ValueError(f"--{name} {value}: give a whole number.")
+    return None if config is None else config_path(config), given
+
+
+def launch(module: str, config: Path, argv: list[str], options: dict[str, str]) -> NoReturn:
+    """Goes on as `accelerate launch --config_file CONFIG --module MODULE ARGV`.
+
+    This process is replaced, not kept waiting: what it holds of a GPU is the trainers' again.
 
     Args:
-        module (`str`): a module of this package with a `main`.
-        config (`str`): name or path of an accelerate config.
+        module (`str`): a module of this package that runs its `main`.
+        config (`Path`): an accelerate config.
         argv (`list[str]`): for the module.
-        options (`dict`): `num_processes` and `main_process_port` override the config where they are not `None`.
+        options (`dict`): override the config.
     """
     import torch
-    from accelerate.commands.launch import launch_command, launch_command_parser
 
     if not torch.accelerator.is_available():
         # DeepSpeed would find out itself, and say so on every process's standard output.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    given = [word for name, value in options.items() if value is not None for word in (f"--{name}", value)]
-    words = ["--config_file", str(config_path(config)), *given, "--module", module, *argv]
-    launch_command(launch_command_parser().parse_args(words))
+    os.environ[COMMAND] = command_line()
+    given = [word for name, value in options.items() for word in (f"--{name}", value)]
+    words = ["--config_file", str(config), *given, "--module", module, *argv]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *words])
+
+
+def command_line() -> str:
+    """The command that was typed, also in a process that `launch` started."""
+    program = Path(sys.argv[0])
+    name = "hf-unlearn" if program.name in ("hf-unlearn", "main.py", "__main__.py") else str(program)
+    return os.environ.get(COMMAND) or shlex.join([name, *sys.argv[1:]])

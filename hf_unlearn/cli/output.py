@@ -23,7 +23,7 @@ def check_output(recipe: Recipe) -> None:
         if folder.resolve() in (model, model.parent):
             raise ValueError(f"output_dir={str(folder)!r} holds the model {str(model)!r}. Give another `output_dir`.")
     # The first process may have begun to write while the others still check.
-    first = int(os.environ.get("RANK", 0)) == 0
+    first = int(os.environ.get("RANK", "0")) == 0
     if first and not recipe.run.overwrite_output and folder.exists() and any(folder.iterdir()):
         _check_own(folder, recipe, recipe.training.resume_from_checkpoint is not None)
 
@@ -50,7 +50,8 @@ def _check_own(folder: Path, recipe: Recipe, resumes: bool) -> None:
     made = [*folder.glob("checkpoint-*"), *folder.glob("*.safetensors")]
     if made and not resumes:
         raise ValueError(
-            f"output_dir={str(folder)!r} holds this run already. `resume_from_checkpoint: last` goes on with it. {way_out}"
+            f"output_dir={str(folder)!r} holds this run already. `resume_from_checkpoint: last` goes on with it. "
+            f"{way_out}"
         )
 
 

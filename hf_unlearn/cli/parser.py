@@ -72,7 +72,8 @@ class StrictParser(TrlParser):
         try:
             converted = action.type(str(value))
         except (ValueError, TypeError, ArgumentTypeError):
-            raise ValueError(f"{name}: {value!r} in the recipe is no {action.type.__name__.strip('_')}.") from None
+            wanted = action.type.__name__.replace("string_to_bool", "`true` or `false`")
+            raise ValueError(f"{name}: {value!r} in the recipe is no {wanted}.") from None
         allowed = action.choices
         if allowed is not None and converted not in allowed:
             raise ValueError(f"{name}: {value!r} in the recipe; allowed: {', '.join(map(repr, allowed))}.")

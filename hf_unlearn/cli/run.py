@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-unlearn run RECIPE [--field value ...]`: train, audit, report.
 
-`--accelerate_config NAME|PATH` starts it on several processes (`--num_processes N` and `--main_process_port P` override
-the config). `accelerate launch scripts/unlearn.py --config RECIPE ...` is the same without this command.
+`--accelerate_config NAME|PATH` starts it on several processes (`--num_processes N` and `--main_process_port P`
+override the config). `accelerate launch scripts/unlearn.py --config RECIPE ...` is the same without this command.
 """
 
 from pathlib import Path
 
-from .launch import launch, take_option
+from .launch import launch, take_launch_options
 
 
 USAGE = "usage: hf-unlearn run RECIPE [--field value ...] [--accelerate_config NAME|PATH] [--num_processes N]"
@@ -22,19 +22,19 @@ def main(argv: list[str]) -> None:
         print(f"{USAGE}\n\n{__doc__}\nFields (of method `ga` unless `--method` is given):\n")
     elif not argv[0].startswith("--"):
         argv = ["--config", _recipe_path(argv[0]), *argv[1:]]
-    accelerate_config = take_option(argv, "accelerate_config")
-    options = {name: take_option(argv, name) for name in ("num_processes", "main_process_port")}
+    accelerate_config, options = take_launch_options(argv)
 
     from .recipe import parse_recipe
 
+    recipe = parse_recipe(argv)
     if accelerate_config is None:
-        if any(options.values()):
-            raise ValueError("`--num_processes` and `--main_process_port` go with `--accelerate_config NAME|PATH`.")
         from .unlearn import unlearn
 
-        unlearn(parse_recipe(argv))
+        unlearn(recipe)
     else:
-        parse_recipe(argv)  # A mistake is told once, before any process starts.
+        from .prepare import prepare
+
+        prepare(recipe)  # A mistake is told once, before any process starts.
         launch("hf_unlearn.cli.unlearn", accelerate_config, argv, options)
 
 
@@ -42,4 +42,3 @@ def _recipe_path(name: str) -> str:
     """A recipe's path as it is, or, for `recipes/...`, the shipped one."""
     shipped = Path(__file__).parents[1] / name
     return str(shipped) if not Path(name).exists() and shipped.is_file() else name
-

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..data.benchmarks import check_retrained, load_benchmark
 from ..data.qa import QAFormat
 from ..data.sources import load_rows
-from .arguments import AuditArguments, DataArguments
+from .arguments import DataArguments
 
 
 @dataclass
@@ -35,16 +35,12 @@ class Sets:
     dataset_name: str | None = None
 
 
-class _Request(DataArguments, AuditArguments):
-    """What the commands' arguments have in common."""
-
-
-def load_sets(run: _Request, qa: QAFormat, tokenizer, max_length: int | None, audit: bool = True) -> Sets:
+def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | None, audit: bool = True) -> Sets:
     """Loads a benchmark's sets, or one's own; questions become prompts and completions.
 
     Args:
-        run (`DataArguments` and `AuditArguments`):
-            What was asked for.
+        run ([`DataArguments`]):
+            What was asked for; it names the retrained model too.
         qa ([`QAFormat`]):
             The form of questions and answers.
         tokenizer (`PreTrainedTokenizerBase`):

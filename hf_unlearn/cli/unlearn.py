@@ -3,7 +3,6 @@
 
 import logging
 import os
-import shlex
 import sys
 import time
 from contextlib import contextmanager
@@ -11,15 +10,17 @@ from pathlib import Path
 
 from transformers import ProgressCallback
 
+from ..audit import Audit
 from ..callbacks import AuditCallback, MetricsFile, RunProgress
-from ..data.benchmarks import resolve_model
-from ..modeling import check_model_path, ensure_pad_token, load_model, load_tokenizer
 from ..report import print_report, write_report
+from ..store import on_first_process
 from .assemble import assemble, model_entry, training_entry
-from .audits import AuditCache, audit_checkpoint, auditor
-from .output import begin_output, check_output, resume_checkpoint
+from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
+from .launch import command_line
+from .models import checkpoint_of
+from .output import begin_output
+from .prepare import Prepared, prepare, run_name
 from .recipe import Recipe, parse_recipe
-from .sets import Sets, load_sets
 
 
 logger = logging.getLogger(__name__)
@@ -47,78 +48,98 @@ def unlearn(recipe: Recipe, show: bool = True) -> dict:
         `dict`: the report, empty where `audit: false`.
 
     Raises:
-        `ValueError`: for anything in the recipe that cannot work; rows are read and checked before the model is loaded.
+        `ValueError`: for anything in the recipe that cannot work; rows are checked before any model is loaded.
     """
-    _set_verbosity(recipe.training)
-    check_output(recipe)
-    folder = Path(recipe.training.output_dir)
-    resume = resume_checkpoint(recipe)
-    model = resolve_model(recipe.model.model_name_or_path)
-    check_model_path(model)
-    tokenizer = load_tokenizer(model, recipe.training.trust_remote_code, recipe.model.model_revision)
-    ensure_pad_token(tokenizer)
-    sets = load_sets(recipe.run, recipe.qa, tokenizer, recipe.training.max_length)
-    audit = auditor(recipe.run, recipe.qa, sets, tokenizer)
-    cache = AuditCache(recipe.run, recipe.qa, sets)
-    retrained = _audit_retrained(recipe, audit, cache)
-
-    trainer = build_trainer(recipe, model, tokenizer, sets)
-    trainer.add_callback(MetricsFile(folder))
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(RunProgress)
-    audits = AuditCallback(trainer, audit, at_evaluation=recipe.run.audit_during_training)
-    target = cache.get(model) if recipe.run.audit else None
-    audits.at_start = target is None
+    # What is told of the rows is told once, by the trainer.
+    _set_verbosity(recipe.training, logging.WARNING)
+    prepared = prepare(recipe)
+    _set_verbosity(recipe.training, logging.INFO)
     if recipe.run.audit:
-        trainer.add_callback(audits)
-    if trainer.is_world_process_zero():
-        begin_output(recipe)
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume)
-    seconds = time.perf_counter() - start
-    trainer.save_model()
-    trainer.save_state()
+        return _with_audits(recipe, prepared, show)
+    trainer = build_trainer(recipe, prepared)
+    _train(recipe, prepared, trainer)
+    _end(recipe, prepared, trainer)
+    return {}
 
+
+def _with_audits(recipe: Recipe, prepared: Prepared, show: bool) -> dict:
+    """The run between the audits of the retrained model, the target and the result."""
+    run, folder = recipe.run, Path(recipe.training.output_dir)
+    parts = (run, recipe.qa, prepared.sets, prepared.tokenizer)
+    audit = auditor(*parts, progress=not recipe.training.disable_tqdm)
+    cache = AuditCache(*parts, _computed(recipe))
+    retrained = _audit_retrained(recipe, prepared, audit, cache)
+    target = on_first_process(lambda: cache.get(prepared.model))
+
+    trainer = build_trainer(recipe, prepared)
+    audits = AuditCallback(
+        trainer, audit, target is None, at_evaluation=run.audit_during_training, file=folder / "audit" / "target.json"
+    )
+    trainer.add_callback(audits)
+    seconds = _train(recipe, prepared, trainer)
     report = {}
-    if recipe.run.audit and trainer.is_world_process_zero():
-        if target is None:
+    if trainer.is_world_process_zero():
+        if target is None and audits.before is not None:
             target = audits.before
-            cache.put(model, target)
-        models = _entries(recipe, trainer, target, retrained, audits.after, seconds)
-        report = write(recipe, sets, models, [trainer.stop_reason] if trainer.stop_reason else [], show)
-    if recipe.training.push_to_hub:
-        trainer.push_to_hub(dataset_name=sets.dataset_name)
-    trainer.end()
+            cache.put(prepared.model, target)
+        found = {"target": target, "retrained": retrained, "unlearned": audits.after}
+        state = trainer.state
+        train = training_entry(state.log_history, seconds, state.global_step, trainer.args.world_size)
+        models, notes = _entries(recipe, {name: one for name, one in found.items() if one is not None}, train)
+        report = write(recipe, prepared, models, [note for note in (*notes, trainer.stop_reason) if note], show)
+    _end(recipe, prepared, trainer)
     return report
 
 
-def build_trainer(recipe: Recipe, model: str, tokenizer, sets: Sets):
+def build_trainer(recipe: Recipe, prepared: Prepared):
     """The method's trainer, with everything the recipe says."""
     from trl import get_peft_config, get_quantization_config
 
-    args = recipe.training
+    args, sets = recipe.training, prepared.sets
     evaluated = {"forget": sets.forget, "retain": sets.retain}
-    return recipe.trainer_class()(
-        model=model,
+    trainer = recipe.trainer_class()(
+        model=prepared.model,
         args=args,
-        forget_dataset=sets.forget,
-        retain_dataset=sets.retain,
+        forget_dataset=prepared.roles["forget"],
+        retain_dataset=prepared.roles.get("retain"),
         eval_dataset=None if args.eval_strategy == "no" and not args.eval_on_start else _some(evaluated, args.seed),
-        processing_class=tokenizer,
+        processing_class=prepared.tokenizer,
         peft_config=get_peft_config(recipe.model),
         quantization_config=get_quantization_config(recipe.model),
     )
+    trainer.add_callback(MetricsFile(args.output_dir))
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(RunProgress)
+    return trainer
 
 
-def write(recipe: Recipe, sets: Sets, models: list[dict], notes: list[str], show: bool) -> dict:
+def _train(recipe: Recipe, prepared: Prepared, trainer) -> float:
+    """Trains and saves; returns the seconds that training took."""
+    if trainer.is_world_process_zero():
+        begin_output(recipe)
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=prepared.resume)
+    seconds = time.perf_counter() - start
+    trainer.save_model()
+    trainer.save_state()
+    return seconds
+
+
+def _end(recipe: Recipe, prepared: Prepared, trainer) -> None:
+    if recipe.training.push_to_hub:
+        trainer.push_to_hub(dataset_name=prepared.sets.dataset_name)
+    trainer.end()
+
+
+def write(recipe: Recipe, prepared: Prepared, models: list[dict], notes: list[str], show: bool) -> dict:
     """Writes the report of one run into its folder."""
-    name = run_name(recipe)
+    name, sets = run_name(recipe), prepared.sets
     report = assemble(
         title=f"{name}: unlearning {sets.dataset_name or recipe.run.benchmark or recipe.run.forget_dataset}",
         suite=sets.name,
         models=models,
         settings={name: recipe.resolved()},
-        command=shlex.join(["hf-unlearn", *sys.argv[1:]]),
+        command=command_line(),
         notes=notes,
     )
     files = write_report(report, recipe.training.output_dir)
@@ -128,45 +149,57 @@ def write(recipe: Recipe, sets: Sets, models: list[dict], notes: list[str], show
     return report
 
 
-def run_name(recipe: Recipe) -> str:
-    """What a run is called in reports."""
-    return recipe.training.run_name or Path(recipe.training.output_dir).name
-
-
-def _entries(recipe, trainer, target, retrained, unlearned, seconds) -> list[dict]:
-    folder = Path(recipe.training.output_dir)
-    entries = [model_entry("target", "target", target, recipe.model.model_name_or_path)]
-    audits = {"target": target, "unlearned": unlearned}
-    if retrained is not None:
-        for one in audits.values():
-            one.compare(retrained)
-        entries = [
-            model_entry("target", "target", target, recipe.model.model_name_or_path),
-            model_entry("retrained", "retrained", retrained, recipe.run.retrained_model_name_or_path),
-        ]
-        audits["retrained"] = retrained
+def _entries(recipe: Recipe, audits: dict[str, Audit], train: dict) -> tuple[list[dict], list[str]]:
+    """The models of a report and what to note, from the audits that there are; audits are written too."""
+    folder, notes, entries = Path(recipe.training.output_dir), [], []
+    if "target" in audits and audits["target"].settings != audits["unlearned"].settings:
+        # A resumed run that audits other items than it did when it began.
+        del audits["target"]
+    if "target" not in audits:
+        notes.append("The target is missing: its audit was not kept when this run began, and it has trained since.")
+    if "retrained" in audits:
+        notes += add_forget_quality([audits[name] for name in audits if name != "retrained"], audits["retrained"])
+    paths = {"target": recipe.model.model_name_or_path, "retrained": recipe.run.retrained_model_name_or_path}
     for name, one in audits.items():
         one.save(folder / "audit" / f"{name}.json")
-    train = training_entry(trainer.state.log_history, seconds, trainer.state.global_step)
-    return [*entries, model_entry(run_name(recipe), "unlearned", unlearned, folder, recipe.run.method, train)]
+        if name in paths:
+            entries.append(model_entry(name, name, one, paths[name]))
+    unlearned = model_entry(run_name(recipe), "unlearned", audits["unlearned"], folder, recipe.run.method, train)
+    return [*entries, unlearned], notes
 
 
-def _audit_retrained(recipe: Recipe, audit, cache: AuditCache):
+def _audit_retrained(recipe: Recipe, prepared: Prepared, audit, cache: AuditCache) -> Audit | None:
     """The retrained model's audit: made by the first process, on a whole copy of the model, before any training."""
-    name = recipe.run.retrained_model_name_or_path
-    if name is None or not recipe.run.audit:
+    if prepared.retrained is None:
         return None
+    import torch
     from accelerate import PartialState
 
-    name = resolve_model(name)
-    check_model_path(name)
-    found = None
+    args, found = recipe.training, None
+
+    def load(path: str):
+        kwargs = {name: value for name, value in args.model_init_kwargs.items() if name != "revision"}
+        return checkpoint_of(path, args.trust_remote_code, **kwargs).to(args.device)
+
     with _whole_weights():
         if PartialState().is_main_process:
-            device = recipe.training.device
-            found = audit_checkpoint(name, audit, cache, lambda path: load_model(path, recipe.training).to(device))
+            # As the trainer runs the model that it is compared with.
+            half = torch.bfloat16 if args.bf16 else torch.float16
+            with torch.autocast(args.device.type, half, enabled=args.bf16 or args.fp16):
+                found = audit_checkpoint(prepared.retrained, audit, cache, load)
     PartialState().wait_for_everyone()
     return found
+
+
+def _computed(recipe: Recipe) -> dict:
+    """How models are loaded and run, as far as it shows in an audit."""
+    model, args = recipe.model, recipe.training
+    computed = {name: value for name, value in args.model_init_kwargs.items() if name != "revision"}
+    if args.bf16 or args.fp16:
+        computed["autocast"] = "bf16" if args.bf16 else "fp16"
+    if model.load_in_4bit or model.load_in_8bit:
+        computed["quantized"] = [model.load_in_4bit, model.bnb_4bit_quant_type, model.use_bnb_nested_quant]
+    return computed
 
 
 @contextmanager
@@ -192,7 +225,7 @@ def _some(sets: dict, seed: int) -> dict:
     }
 
 
-def _set_verbosity(args) -> None:
+def _set_verbosity(args, level: int) -> None:
     """Messages of this package on the first process; libraries speak when something is wrong."""
     import datasets
     import transformers
@@ -201,7 +234,7 @@ def _set_verbosity(args) -> None:
         # DeepSpeed would find out itself, and say so.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("hf_unlearn").setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
+    logging.getLogger("hf_unlearn").setLevel(level if args.process_index == 0 else logging.ERROR)
     transformers.utils.logging.set_verbosity_warning()
     if args.process_index != 0 or args.disable_tqdm:
         datasets.disable_progress_bars()

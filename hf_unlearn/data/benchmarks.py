@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from .sources import load_rows
+
 
 @dataclass
 class Benchmark:
@@ -34,25 +36,25 @@ class Benchmark:
 
 TOFU_ID = "locuslab/TOFU"
 TOFU_SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+TOFU_DEFAULT = "forget10"
 
 
 def load_tofu(path: str | None, forget_split: str | None) -> Benchmark:
     """TOFU (https://huggingface.co/papers/2401.06121): 200 fictitious authors; 1, 5 or 10 % are to be forgotten."""
-    from datasets import load_dataset
-
-    forget_split = forget_split or "forget10"
+    forget_split = forget_split or TOFU_DEFAULT
     if forget_split not in TOFU_SPLITS:
         raise ValueError(f"forget_split={forget_split!r}; TOFU has {', '.join(TOFU_SPLITS)}.")
-    if path is not None and not Path(path).is_dir():
+    folder = None if path is None else Path(path).expanduser()
+    if folder is not None and not folder.is_dir():
         raise ValueError(f"No folder at benchmark_path={path!r}. Give the folder that holds TOFU's JSON files.")
 
     def rows(name: str):
-        if path is None:
-            return load_dataset(TOFU_ID, name, split="train")
-        file = Path(path) / f"{name}.json"
+        if folder is None:
+            return load_rows(TOFU_ID, name)
+        file = folder / f"{name}.json"
         if not file.is_file():
             raise ValueError(f"{file} is missing. Put TOFU's JSON files there, or leave `benchmark_path` out.")
-        return load_dataset("json", data_files=str(file), split="train")
+        return load_rows(str(file))
 
     return Benchmark(
         name="tofu",
@@ -72,7 +74,7 @@ def load_tofu(path: str | None, forget_split: str | None) -> Benchmark:
 def load_world(path: str | None, forget_split: str | None) -> Benchmark:
     """The embedded world: fictional people, built on first use and kept."""
     if path is not None or forget_split is not None:
-        raise ValueError("The embedded world has one split and no files; leave `benchmark_path` and `forget_split` out.")
+        raise ValueError("The embedded world has one split and no files; leave out `benchmark_path`, `forget_split`.")
     world = _world()
     sets = {name: world.dataset(name) for name in ("forget", "retain", "holdout")}
     return Benchmark(name="world", forget=sets["forget"], retain=sets["retain"], audit_sets=sets)
@@ -101,3 +103,21 @@ def resolve_model(name: str) -> str:
         return name
     world = _world()
     return str(world.target if name == "world/target" else world.retrained)
+
+
+def check_retrained(model: str, benchmark: str | None, forget_split: str | None) -> None:
+    """Refuses a retrained model of TOFU that, by its name, kept other rows than the forget split leaves.
+
+    Raises:
+        `ValueError`: with the rows that it must have kept.
+    """
+    if benchmark != "tofu":
+        return
+    forget_split = forget_split or TOFU_DEFAULT
+    left = TOFU_SPLITS[forget_split]
+    kept = [retain for retain in TOFU_SPLITS.values() if retain in Path(model).name]
+    if kept and left not in kept:
+        raise ValueError(
+            f"retrained_model_name_or_path={model!r} was trained on {kept[0]}, but forget_split={forget_split!r} "
+            f"leaves {left}. Name the model that was trained on {left}, or none (`null`)."
+        )

@@ -23,7 +23,7 @@ class QAFormat:
 
     use_chat_template: bool | None = field(
         default=None,
-        metadata={"help": "Whether questions are asked as conversations. Default: if the tokenizer has a chat template."},
+        metadata={"help": "Whether questions are conversations. Default: if the tokenizer has a chat template."},
     )
     prompt_template: str = field(
         default="Question: {question}\nAnswer:", metadata={"help": "Plain form of a question."}
@@ -34,12 +34,12 @@ class QAFormat:
     )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": "Keyword arguments of the chat template as JSON or YAML, for instance a `date_string`."},
+        metadata={"help": "Keyword arguments of the chat template (JSON), for instance a `date_string`."},
     )
 
     def __post_init__(self):
         if isinstance(self.chat_template_kwargs, str):
-            self.chat_template_kwargs = json.loads(self.chat_template_kwargs)
+            self.chat_template_kwargs = _json_object("chat_template_kwargs", self.chat_template_kwargs)
         for name, slot in (("prompt_template", "{question}"), ("answer_template", "{answer}")):
             if slot not in getattr(self, name):
                 raise ValueError(f"{name}={getattr(self, name)!r} has no place for the text; write {slot} in it.")
@@ -73,3 +73,13 @@ class QAFormat:
         return rows.map(
             lambda row: self.example(row["question"], row["answer"], tokenizer), remove_columns=rows.column_names
         )
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}={text!r} is no JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise ValueError(f'{name}={text!r}; give a JSON object such as \'{{"date_string": "10 Apr 2025"}}\'.')
+    return value

@@ -3,6 +3,9 @@
 
 from pathlib import Path
 
+from datasets import load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+
 from .formats import chunk_documents
 
 
@@ -17,7 +20,7 @@ def load_rows(name: str, config: str | None = None, split: str = "train", tokeni
             A `.json`, `.jsonl`, `.csv` or `.parquet` file; a `.txt` file or a folder of them, one document a file, cut
             into rows of `max_length` tokens; a folder written by `save_to_disk`; else a Hub id.
         config, split (`str`):
-            For the Hub.
+            For the Hub; `split` also for a folder with several splits.
         tokenizer, max_length:
             For text files.
 
@@ -25,28 +28,50 @@ def load_rows(name: str, config: str | None = None, split: str = "train", tokeni
         `datasets.Dataset`
 
     Raises:
-        `ValueError`: if a path is missing or of a kind that is not read.
+        `ValueError`: if there is nothing at that name, or nothing that can be read.
     """
-    from datasets import load_dataset, load_from_disk
-
     path = Path(name).expanduser()
-    texts = _text_files(path)
-    if texts:
-        return chunk_documents((file.read_text(encoding="utf-8") for file in texts), tokenizer, max_length)
+    if texts := _text_files(path):
+        return _chunks(texts, tokenizer, max_length)
+    if path.is_file() and path.suffix not in _BUILDERS:
+        raise ValueError(f"{name!r} is no rows file. Allowed endings: .txt, {', '.join(_BUILDERS)}.")
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if not path.exists() and (looks_local or path.suffix in (".txt", *_BUILDERS)):
+        raise ValueError(f"No file or folder at {name!r}. Give an existing path or a Hub id such as 'owner/name'.")
+    try:
+        return _load(name, path, config, split)
+    except (OSError, ValueError, DatasetsError) as error:
+        # Libraries say in many ways and lines that a file is empty or broken, or that the Hub has no such set.
+        cause = error.__cause__ or error
+        told = " ".join(str(cause).split())
+        raise ValueError(f"The rows of {name!r} cannot be read, or there are none: {told}") from error
+
+
+def _load(name: str, path: Path, config: str | None, split: str):
     if path.is_file():
-        if path.suffix not in _BUILDERS:
-            raise ValueError(f"{name!r} is no rows file. Allowed endings: .txt, {', '.join(_BUILDERS)}.")
+        if path.stat().st_size == 0:
+            raise ValueError("the file is empty.")
         return load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
+    if (path / "dataset_dict.json").is_file():
+        splits = load_from_disk(str(path))
+        if split not in splits:
+            raise ValueError(f"there are the splits {', '.join(splits)}, and no {split!r}.")
+        return splits[split]
     if (path / "dataset_info.json").is_file():
         return load_from_disk(str(path))
-    if path.is_dir():
-        return load_dataset(str(path), config, split=split)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.suffix:
-        raise ValueError(f"No file or folder at {name!r}. Give an existing path or a Hub id such as 'owner/name'.")
-    return load_dataset(name, config, split=split)
+    return load_dataset(str(path) if path.is_dir() else name, config, split=split)
 
 
 def _text_files(path: Path) -> list[Path]:
+    """The documents at a path; a folder that holds rows files too is taken for those."""
     if path.is_file() and path.suffix == ".txt":
         return [path]
-    return sorted(path.glob("*.txt")) if path.is_dir() else []
+    if not path.is_dir() or any(file.suffix in _BUILDERS for file in path.iterdir()):
+        return []
+    return sorted(path.glob("*.txt"))
+
+
+def _chunks(files: list[Path], tokenizer, max_length: int | None):
+    if max_length is None:
+        raise ValueError("Text files are cut into rows of `max_length` tokens; give `max_length`.")
+    return chunk_documents((file.read_text(encoding="utf-8") for file in files), tokenizer, max_length)

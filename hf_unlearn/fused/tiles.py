@@ -10,7 +10,7 @@ cross-entropy has 3, or 2 where the head is not trained. KL adds 1, the referenc
 | `VALUES`    | no gradient                                       | 1     | nothing                 |
 | `FOLD`      | head not trained, any factor a row                | 2     | `[N, d]`                |
 | `FOLD`      | factors known before (means), more rows than `d`  | 3     | `[N, d]` and `[V, d]`   |
-| `KEEP`      | `[N, V]` in the model's dtype is within budget    | 3     | `[N, V]`                |
+| `KEEP`      | factors known before, or `[N, V]` within budget   | 3     | `[N, V]`, model's dtype |
 | `RECOMPUTE` | otherwise                                         | 4     | nothing                 |
 """
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything about a run that can be refused is refused here, before any model is loaded or any process started."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.benchmarks import resolve_model
+from ..data.roles import encode_roles
+from ..modeling import check_model_path
+from .audits import check_audited
+from .models import check_checkpoint_path, tokenizer_of
+from .output import check_output, resume_checkpoint
+from .recipe import Recipe
+from .sets import Sets, load_sets
+
+
+@dataclass
+class Prepared:
+    """What a run needs besides its models.
+
+    Args:
+        model (`str`):
+            Folder or Hub id of the model to unlearn from.
+        retrained (`str`, *optional*):
+            Folder or Hub id of the retrained model.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The model's.
+        sets ([`Sets`]):
+            The rows.
+        roles (`dict[str, datasets.Dataset]`):
+            Role to encoded rows.
+        resume (`str`, *optional*):
+            Checkpoint folder to go on from.
+    """
+
+    model: str
+    retrained: str | None
+    tokenizer: object
+    sets: Sets
+    roles: dict
+    resume: str | None
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Finds and checks everything that a run needs.
+
+    Raises:
+        `ValueError`: for anything that is missing or cannot work.
+    """
+    run, training = recipe.run, recipe.training
+    _check_settings(recipe)
+    check_output(recipe)
+    resume = resume_checkpoint(recipe)
+    model, retrained = resolve_model(recipe.model.model_name_or_path), run.retrained_model_name_or_path
+    check_model_path(model)
+    if retrained is not None:
+        retrained = resolve_model(retrained)
+        check_checkpoint_path(retrained)
+    tokenizer = tokenizer_of(model, training.trust_remote_code, recipe.model.model_revision)
+    sets = load_sets(run, recipe.qa, tokenizer, training.max_length, audit=run.audit)
+    if run.audit:
+        check_audited(sets, run.audit_max_items)
+    roles = encode_roles(sets.forget, sets.retain, tokenizer, training)
+    return Prepared(model, retrained, tokenizer, sets, roles, resume)
+
+
+def run_name(recipe: Recipe) -> str:
+    """What a run is called in reports."""
+    return recipe.training.run_name or Path(recipe.training.output_dir).resolve().name
+
+
+def _check_settings(recipe: Recipe) -> None:
+    if recipe.run.audit and run_name(recipe) in ("target", "retrained"):
+        raise ValueError(f"A report has a model called {run_name(recipe)!r} already. Give another `run_name`.")
+    if recipe.run.audit_during_training and recipe.training.eval_strategy == "no":
+        raise ValueError("audit_during_training audits at evaluations, and there are none. Give `eval_strategy`.")

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes are read strictly: every shipped one parses, and what is misspelt or of a wrong type is named."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_unlearn import METHODS
+from hf_unlearn.cli.parser import read_yaml
+from hf_unlearn.cli.recipe import parse_recipe
+
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
+NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
+BASE = {"method": "npo", "model_name_or_path": "owner/model", "forget_dataset": "forget.jsonl"}
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parses a recipe written as YAML, with words of a command line behind it."""
+
+    def parse(content, *words):
+        path = tmp_path / "given.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return parse_recipe(["--config", str(path), *words])
+
+    return parse
+
+
+# What is shipped
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_every_recipe_parses(path):
+    recipe = parse_recipe(["--config", str(path)])
+    assert recipe.run.method in METHODS
+    assert recipe.training.output_dir == f"runs/{path.relative_to(ROOT / 'recipes').with_suffix('')}"
+    assert recipe.run.retrained_model_name_or_path
+    # One name for each of a family, so that their reports can be merged; the first lines say how to start it.
+    assert f"hf-unlearn run {path.relative_to(ROOT)}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_every_recipe_is_the_method_of_its_name(path):
+    wanted = {
+        "ga": ("ga", "none"),
+        "grad_diff": ("ga", "nll"),
+        "ga_kl": ("ga", "kl"),
+        "npo": ("npo", "none"),
+        "npo_klr": ("npo", "kl"),
+    }
+    content = read_yaml(path)
+    assert (content["method"], content["retain_loss"]) == wanted[path.stem.removesuffix("_1gpu")]
+
+
+def test_the_benchmark_has_every_method_at_every_size():
+    stems = {"ga", "grad_diff", "ga_kl", "npo", "npo_klr"}
+    for folder in ("tofu/llama-3.2-1b", "tofu/llama-2-7b", "demo"):
+        assert {path.stem for path in (ROOT / "recipes" / folder).glob("*.yaml")} >= stems
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if "tofu" in path.parts], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_tofu_recipes_have_the_papers_settings(path):
+    recipe = parse_recipe(["--config", str(path)])
+    args = recipe.training
+    processes = 1 if "1b" in path.parent.name or "1gpu" in path.stem else 8
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps * processes == 32
+    assert (args.learning_rate, args.num_train_epochs, args.weight_decay, args.max_length) == (1e-5, 10, 0.01, 512)
+    # One of ten epochs warms up.
+    assert args.get_warmup_steps(100) == 10
+    assert (args.forget_weight, args.retain_weight) == (1.0, 1.0)
+    assert getattr(args, "beta", 0.1) == 0.1
+    assert recipe.run.forget_split == "forget10"
+    assert recipe.run.retrained_model_name_or_path.endswith("retain90")
+
+
+# Strictness
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"betta": 0.1}, "Unknown field 'betta' in .*given.yaml. Did you mean 'beta'?"),
+        ({"retain_los": "kl"}, "Did you mean 'retain_loss'?"),
+        ({"lerning_rate": 1e-5}, "Did you mean 'learning_rate'?"),
+        ({"max_new_token": 8}, "Did you mean 'max_new_tokens'?"),
+        ({"lora_rank": 8}, "Unknown field 'lora_rank'"),
+        ({"xyzzy": 1}, "Unknown field 'xyzzy' in .*`--help` lists every field"),
+        ({3: 1}, "Unknown field 3"),
+        ({"help": True}, "Unknown field 'help'"),
+        ({"no_audit": True}, "Unknown field 'no_audit'"),
+    ],
+)
+def test_a_misspelt_key_names_the_nearest(parse, content, message):
+    with pytest.raises(ValueError, match=message):
+        parse(BASE | content)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("nop", "method='nop'; allowed: ga, npo. Did you mean 'npo'?"),
+        (None, "method=None; allowed: ga, npo"),
+        (3, "method=3; allowed"),
+        (["npo"], r"method=\['npo'\]; allowed"),
+    ],
+)
+def test_an_unknown_method_is_named(parse, method, message):
+    with pytest.raises(ValueError, match=message):
+        parse(BASE | {"method": method})
+
+
+def test_a_key_of_another_method_is_unknown(parse):
+    with pytest.raises(ValueError, match="Unknown field 'beta'"):
+        parse(BASE | {"method": "ga", "beta": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"max_steps": "many"}, "max_steps: 'many' in the recipe is no int"),
+        ({"max_steps": 2.5}, "max_steps: 2.5 in the recipe is no int"),
+        ({"max_steps": True}, "max_steps: True in the recipe is no int"),
+        ({"max_steps": [2]}, r"max_steps: \[2\] in the recipe is of a wrong type"),
+        ({"max_steps": None}, "max_steps: None in the recipe is of a wrong type"),
+        ({"beta": "small"}, "beta: 'small' in the recipe is no float"),
+        ({"beta": {"value": 0.1}}, "beta: .* is of a wrong type"),
+        ({"audit": "maybe"}, "audit: 'maybe' in the recipe is no `true` or `false`"),
+        ({"trainable_modules": {"a": 1}}, "trainable_modules: .* is of a wrong type"),
+        ({"model_name_or_path": ["a"]}, "model_name_or_path: .* is of a wrong type"),
+        ({"eval_strategy": "stepz"}, "eval_strategy: 'stepz' in the recipe; allowed: 'no', 'steps', 'epoch'"),
+        ({"dtype": "bfloat61"}, "dtype: 'bfloat61' in the recipe; allowed: .*'bfloat16'"),
+        ({"env": ["A=1"]}, "env: .* give `NAME: value` lines"),
+    ],
+)
+def test_a_wrong_type_is_named(parse, content, message):
+    with pytest.raises(ValueError, match=message):
+        parse(BASE | content)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--beta", "small"], "argument --beta: invalid float value: 'small'"),
+        (["--max_steps", "2.5"], "invalid int value: '2.5'"),
+        (["--max_steps"], "expected one argument"),
+        (["--eval_strategy", "stepz"], "invalid choice: 'stepz'"),
+        (["--betta", "1"], "Unknown field 'betta' on the command line. Did you mean 'beta'?"),
+        (["--max_step", "1"], "Unknown field 'max_step' on the command line. Did you mean 'max_steps'?"),
+        (["beta", "0.1"], "'beta 0.1' belongs to no field"),
+        (["-x"], "'-x' belongs to no field"),
+    ],
+)
+def test_the_command_line_is_as_strict(parse, words, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parse(BASE, *words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"beta": -0.1}, "beta=-0.1; give a finite number above 0"),
+        ({"retain_weight": float("nan")}, "retain_weight=nan"),
+        ({"max_length": 1}, "max_length=1; give a whole number of at least 2"),
+        ({"audit_batch_size": 0}, "audit_batch_size=0; give at least 1"),
+        ({"audit_max_items": 0}, "audit_max_items=0"),
+        ({"max_new_tokens": -1}, "max_new_tokens=-1"),
+        ({"retain_loss": "klr"}, "retain_loss='klr'; allowed: 'none', 'nll', 'kl'"),
+        ({"prompt_template": "Q:"}, "prompt_template='Q:' has no place for the text"),
+        # What other libraries refuse is told in one line too.
+        ({"bf16": True, "fp16": True}, "fp16 and bf16"),
+        ({"load_best_model_at_end": True, "eval_strategy": "no", "save_strategy": "steps"}, "load_best_model_at_end"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, "8 bit and 4 bit"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(parse, content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parse(BASE | content)
+    assert "\n" not in str(error.value)
+    assert Path(error.traceback[-1].path).is_relative_to(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"benchmark": "tofu"}, "Give exactly one: a benchmark's name, or your own rows"),
+        ({"forget_dataset": None}, "benchmark=None and forget_dataset=None. Give exactly one"),
+        ({"benchmark_path": "x"}, "benchmark_path would be ignored with forget_dataset"),
+        ({"forget_split": "forget01"}, "forget_split would be ignored with forget_dataset"),
+        (
+            {"forget_dataset": None, "benchmark": "tofu", "retain_dataset": "x.jsonl"},
+            "retain_dataset would be ignored with benchmark",
+        ),
+        ({"audit": False, "audit_during_training": True}, "audit_during_training needs `audit: true`"),
+        ({"model_name_or_path": None}, "No model is named"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(parse, content, message):
+    with pytest.raises(ValueError, match=message):
+        parse(BASE | content)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: [npo", "given.yaml is no valid YAML"),
+        ("- npo", "given.yaml must hold `field: value` lines"),
+        ("", "given.yaml must hold `field: value` lines"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(parse, text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parse(text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="No recipe at 'nope.yaml'"):
+        parse_recipe(["--config", "nope.yaml"])
+    with pytest.raises(ValueError, match="`--config` names no file"):
+        parse_recipe(["--config"])
+
+
+# What wins, and what is kept
+
+
+def test_the_command_line_wins(parse):
+    content = BASE | {"beta": 0.5, "learning_rate": 1e-4, "trainable_modules": ["lm_head"], "audit": True}
+    words = ["--beta", "0.2", "--max-steps=7", "--trainable_modules", "q_proj", "k_proj", "--no_audit"]
+    recipe = parse(content, *words)
+    assert (recipe.training.beta, recipe.training.learning_rate, recipe.training.max_steps) == (0.2, 1e-4, 7)
+    assert recipe.training.trainable_modules == ["q_proj", "k_proj"]
+    assert recipe.run.audit is False
+    # Written under the names that a recipe takes.
+    kept = recipe.resolved()
+    assert (kept["max_steps"], kept["audit"]) == (7, False)
+    assert not [name for name in kept if "-" in name or name.startswith("no_")]
+
+
+def test_the_method_of_the_command_line_wins(parse):
+    recipe = parse(BASE, "--method", "ga")
+    assert recipe.trainer_class() is METHODS["ga"][1]
+    assert parse(BASE, "--method=ga").run.method == "ga"
+
+
+def test_null_unsets_a_field(parse):
+    content = BASE | {
+        "forget_dataset": None,
+        "benchmark": "tofu",
+        "retrained_model_name_or_path": "a",
+        "max_length": 8,
+    }
+    words = ["--benchmark", "null", "--forget_dataset", "own.jsonl", "--retrained_model_name_or_path", "null"]
+    recipe = parse(content, *words, "--max_length", "null")
+    assert (recipe.run.benchmark, recipe.run.forget_dataset) == (None, "own.jsonl")
+    assert recipe.run.retrained_model_name_or_path is None
+    assert recipe.training.max_length is None
+    # Where nothing is no value, it is a word like any other.
+    assert parse(BASE, "--output_dir", "null").run.forget_dataset == "forget.jsonl"
+
+
+def test_numbers_and_truths_are_taken_as_yaml_writes_them(parse):
+    text = "learning_rate: 1e-5\nbeta: 1\nrun_name: 7\nreport_to: none\nsave_strategy: 'no'\naudit: no\n"
+    recipe = parse(yaml.safe_dump(BASE) + text)
+    assert recipe.training.learning_rate == 1e-5
+    assert recipe.training.beta == 1
+    assert recipe.training.run_name == "7"
+    assert recipe.training.save_strategy == "no"
+    assert recipe.run.audit is False
+
+
+def test_variables_of_the_environment_are_set_and_kept(parse, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_TEST", "before")
+    recipe = parse(BASE | {"env": {"HF_UNLEARN_TEST": 1}})
+    assert os.environ["HF_UNLEARN_TEST"] == "1"
+    assert recipe.resolved()["env"] == {"HF_UNLEARN_TEST": 1}
+
+
+FULL = BASE | {
+    "retain_dataset": "retain.jsonl",
+    "retain_loss": "kl",
+    "beta": 0.3,
+    "chat_template_kwargs": {"date_string": "10 Apr 2025"},
+    "prompt_template": "- {question}\n",
+    "use_peft": True,
+    "lora_target_modules": ["q_proj", "v_proj"],
+    "lr_scheduler_type": "cosine",
+    "lr_scheduler_kwargs": {"num_cycles": 2},
+    "warmup_steps": 0.25,
+    "eval_strategy": "steps",
+    "eval_steps": 0.5,
+    "report_to": "none",
+    "activation_checkpointing_kwargs": {"use_reentrant": False},
+    "model_init_kwargs": {"max_position_embeddings": 64},
+    "dtype": "bfloat16",
+    "save_strategy": "no",
+    "max_forget_loss": 12,
+    "retrained_model_name_or_path": "owner/retrained",
+}
+
+
+@pytest.mark.parametrize("content", [BASE, FULL], ids=["short", "full"])
+def test_the_recipe_that_is_kept_starts_the_same_run_again(parse, tmp_path, content):
+    words = ["--max_steps", "3", "--output_dir", str(tmp_path / "out"), "--learning-rate", "2e-5", "--no_audit"]
+    recipe = parse(content, *words)
+    recipe.write(tmp_path / "out")
+    again = parse_recipe(["--config", str(tmp_path / "out" / "recipe.yaml")])
+    assert again.resolved() == recipe.resolved()
+    assert (again.run, again.qa, again.model) == (recipe.run, recipe.qa, recipe.model)
+    assert again.training.to_dict() == recipe.training.to_dict()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_a_shipped_recipe_survives_being_kept(path, tmp_path):
+    recipe = parse_recipe(["--config", str(path)])
+    recipe.write(tmp_path)
+    again = parse_recipe(["--config", str(tmp_path / "recipe.yaml")])
+    assert again.resolved() == recipe.resolved()
+    assert again.training.to_dict() == recipe.training.to_dict()
+
+
+def test_whether_a_run_goes_on_is_not_kept(parse):
+    kept = parse(BASE, "--resume_from_checkpoint", "last", "--overwrite_output", "true").resolved()
+    assert not {"resume_from_checkpoint", "overwrite_output"} & kept.keys()
+
+
+def test_a_run_without_a_folder_gets_one_of_its_name(parse):
+    assert parse(BASE).training.output_dir == "runs/own/model-npo"
+    named = BASE | {"forget_dataset": None, "benchmark": "tofu", "method": "ga"}
+    assert parse(named).training.output_dir == "runs/tofu/model-ga"
+
+
+def test_what_decides_how_a_model_is_loaded_reaches_the_trainer(parse):
+    recipe = parse(BASE | {"dtype": "bfloat16", "attn_implementation": "sdpa", "model_init_kwargs": {"a": 1}})
+    assert recipe.training.model_init_kwargs == {
+        "a": 1,
+        "dtype": "bfloat16",
+        "revision": "main",
+        "attn_implementation": "sdpa",
+    }
+    assert recipe.resolved()["model_init_kwargs"] == {"a": 1}
+    assert parse(BASE).training.model_init_kwargs["dtype"] == "float32"
