@@ -6,7 +6,9 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 version = next(
-    line.split('"')[1] for line in (here / "hf_unlearn/__init__.py").read_text().splitlines() if "__version__ =" in line
+    line.split('"')[1]
+    for line in (here / "hf_unlearn/__init__.py").read_text().splitlines()
+    if "__version__ =" in line
 )
 
 extras = {

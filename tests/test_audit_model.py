@@ -69,7 +69,9 @@ def teach(model, tokenizer, rows, epochs, chat=True):
     model.train()
     for _ in range(epochs):
         for row in rows:
-            encoded = encode(QAFormat(use_chat_template=chat).example(row["question"], row["answer"], tokenizer), tokenizer)
+            encoded = encode(
+                QAFormat(use_chat_template=chat).example(row["question"], row["answer"], tokenizer), tokenizer
+            )
             loss = model(**{name: torch.tensor([ids]) for name, ids in encoded.items()}).loss
             optimizer.zero_grad()
             loss.backward()

@@ -34,7 +34,8 @@ def labels(*args):
 
 def run(label, repeat, seconds, above=100.0, **kwargs):
     return {
-        "label": label, "repeat": repeat, "step_seconds": seconds, "cpu_seconds": seconds, "above_model_bytes": above, "peak_bytes": above,
+        "label": label, "repeat": repeat, "step_seconds": seconds, "cpu_seconds": seconds,
+        "above_model_bytes": above, "peak_bytes": above,
         "tokens_per_second": 1.0, "flops_per_second": 1e9, "utilisation": None, "policy_forwards": 1.0,
         "reference_forwards": 0.0, "preparation_tokens": [0], "parameters": 10, "model_bytes": 40, "loaded_bytes": 50,
     } | kwargs  # fmt: skip

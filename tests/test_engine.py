@@ -285,7 +285,9 @@ def test_frozen_layers_below_an_adapter(tmp_path):
         args = make_args(
             config, tmp_path / "out", retain_loss="kl", optim="sgd", learning_rate=0.5, cache_frozen=cache_frozen
         )
-        adapter = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], layers_to_transform=[1], task_type="CAUSAL_LM")
+        adapter = LoraConfig(
+            r=4, target_modules=["q_proj", "down_proj"], layers_to_transform=[1], task_type="CAUSAL_LM"
+        )
         run = trainer(
             model=make_model(),
             args=args,

@@ -297,7 +297,9 @@ def test_real_tofu_rows_train_the_answers(tofu_path, tokenizer):
     (path,) = [p for p in tofu_path.rglob("forget01*") if p.suffix in (".json", ".jsonl") and "perturb" not in p.name]
     rows = [json.loads(line) for line in path.read_text().splitlines()][:5]
     for row in rows:
-        encoded = encode(QAFormat(use_chat_template=False).example(row["question"], row["answer"], tokenizer), tokenizer)
+        encoded = encode(
+            QAFormat(use_chat_template=False).example(row["question"], row["answer"], tokenizer), tokenizer
+        )
         assert spoken(encoded, tokenizer).replace("<unk>", "") in f" {row['answer']}</s>"
         assert text_of(encoded, tokenizer).startswith(f"<s>Question: {row['question'][:10]}")
 

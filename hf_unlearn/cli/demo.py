@@ -12,7 +12,11 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="hf-unlearn demo", description=__doc__)
     parser.add_argument("--output_dir", default="runs/demo", help="where runs and report are written (%(default)s)")
     parser.add_argument(
-        "--recipes", nargs="+", default=list(METHODS), metavar="NAME", help="recipes/demo/NAME.yaml to run (%(default)s)"
+        "--recipes",
+        nargs="+",
+        default=list(METHODS),
+        metavar="NAME",
+        help="recipes/demo/NAME.yaml to run (%(default)s)",
     )
     args = parser.parse_args(argv)
 

@@ -51,6 +51,6 @@ def check_disjoint(forget, retain, tokenizer) -> None:
     if shared:
         text = tokenizer.decode(shared[0], skip_special_tokens=True)
         raise ValueError(
-            f"{len(shared)} of {len(retain)} retain rows are forget rows too, the first: {text[:200]!r}. Take them out "
-            "of one set, or pass `allow_overlap=True` if this is meant."
+            f"{len(shared)} of {len(retain)} retain rows are forget rows too, the first: {text[:200]!r}. Take them "
+            "out of one set, or pass `allow_overlap=True` if this is meant."
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file a paper. `METHODS` maps a recipe's `method:` to its config and trainer, each loaded when it is asked for."""
+"""One file a paper. `METHODS` maps a recipe's `method:` to its config and trainer, loaded when they are asked for."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..config import UnlearnConfig, check_number
-from ..losses import npo_loss
 from ..forward import RoleRows
+from ..losses import npo_loss
 from ..trainer import UnlearnTrainer
 
 

@@ -28,7 +28,7 @@ def validate_report(report: Any) -> dict:
         `ValueError`: naming every place that is wrong, and what belongs there.
     """
     if not isinstance(report, dict):
-        raise ValueError(f"A report is a JSON object, got {type(report).__name__}.")  # noqa: TRY004 (one kind of error for bad files)
+        raise ValueError(f"A report is a JSON object, got {type(report).__name__}.")
     version = report.get("schema_version")
     if version is None:
         raise ValueError(
