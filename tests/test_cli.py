@@ -190,8 +190,8 @@ def test_a_field_that_is_misspelt_is_named(run_refused):
 
 @pytest.mark.parametrize("name", ["model_name_or_path", "retrained_model_name_or_path"])
 def test_a_model_that_is_not_there_is_named(run_refused, tmp_path, name):
-    assert "No model folder at '/no/model'" in run_refused(**{name: "/no/model"})
-    assert f"{str(tmp_path)!r} holds no `config.json`" in run_refused(**{name: str(tmp_path)})
+    assert run_refused(**{name: "/no/model"}).startswith("No model folder at '/no/model'")
+    assert run_refused(**{name: str(tmp_path)}).startswith(f"{str(tmp_path)!r} holds no `config.json`")
 
 
 def test_a_model_that_the_hub_does_not_give_is_named(run_refused):

@@ -21,8 +21,10 @@ from hf_unlearn.cache import cache_root
 from hf_unlearn.cli.arguments import AuditArguments
 from hf_unlearn.cli.audits import AuditCache
 from hf_unlearn.cli.main import main
+from hf_unlearn.cli.prepare import prepare
 from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.sets import Sets
+from hf_unlearn.data import benchmarks
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.report import load_report
 
@@ -331,6 +333,14 @@ def test_documents_are_cut_trained_on_and_audited(run, tmp_path):
     assert models_of(tmp_path / "eval")["out"]["metrics"] == models_of(folder)["out"]["metrics"]
 
 
+def test_documents_are_audited_as_the_texts_they_were(run, tmp_path):
+    (tmp_path / "book.txt").write_text("It was a dark night.")
+    run(forget_dataset=str(tmp_path / "book.txt"), audit=False, max_length=12, retain_loss="none", retain_dataset=None)
+    given = ["--config", str(tmp_path / "given.yaml"), "--audit", "true", "--overwrite_output", "true"]
+    sets = prepare(parse_recipe(given)).sets
+    assert sets.audited["forget"]["text"][:] == ["It was a da", "rk night."]
+
+
 def test_an_adapter_is_trained_and_evaluated_by_its_folder(run, models, tmp_path):
     folder = run(use_peft=True, lora_target_modules=["all-linear"], lora_r=4, retain_loss="kl")
     names = {path.name for path in folder.iterdir()}
@@ -420,9 +430,9 @@ def kill_at(folder: Path, step: int, logged: int) -> None:
 
 
 @pytest.fixture
-def killed(run, tmp_path):
+def killed(run, tmp_path, monkeypatch):
     """A run of six steps, and a copy of it that was killed after its checkpoint at step 2."""
-    shutil.rmtree(cache_root() / "audits", ignore_errors=True)
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     fields = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "retain_loss": "kl", "reference": "cache"}
     whole = run("whole", **fields)
     shutil.copytree(whole, tmp_path / "killed")
@@ -432,7 +442,11 @@ def killed(run, tmp_path):
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(run, killed):
     whole, folder, fields = killed
+    saved_at = (folder / "checkpoint-2" / "model.safetensors").stat().st_mtime_ns
     run("killed", **fields, resume_from_checkpoint="last")
+    # The first steps were not taken again.
+    assert (folder / "checkpoint-2" / "model.safetensors").stat().st_mtime_ns == saved_at
+    assert (folder / "checkpoint-4").is_dir()
     assert same_weights(whole, folder)
     logs = [[entry for entry in entries(path / "metrics.jsonl") if "loss" in entry] for path in (whole, folder)]
     assert [entry["step"] for entry in logs[1]] == [1, 2, 3, 4, 5, 6]
@@ -482,11 +496,41 @@ def test_the_best_checkpoint_by_an_audit_is_what_is_saved(run):
     assert [point["step"] for point in models_of(folder)["out"]["train"]["curve"]] == [1, 2, 3]
 
 
+# The demo
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_unlearning_does(tmp_path, monkeypatch, capsys):
+    assert main(["demo", "--output_dir", str(tmp_path)]) == 0
+    found = {name: {k: m["value"] for k, m in model["metrics"].items()} for name, model in models_of(tmp_path).items()}
+    assert list(found) == ["target", "retrained", "ga", "grad_diff", "npo_klr"]
+    assert found["target"]["forget/exact_match"] >= 0.95
+    assert found["npo_klr"]["forget/exact_match"] <= 0.1
+    assert found["npo_klr"]["retain/exact_match"] >= 0.9
+    assert found["ga"]["model_utility"] < 0.5 * found["npo_klr"]["model_utility"]
+    for name in ("ga", "grad_diff", "npo_klr"):
+        assert {"forget/loss", "retain/loss", "step"} <= models_of(tmp_path)[name]["train"]["curve"][0].keys()
+    assert str(tmp_path / "report.html") in capsys.readouterr().out
+    # A second demo builds no world.
+    benchmarks._world.cache_clear()
+    monkeypatch.setattr("hf_unlearn.data.synthetic.world._build", lambda *args: pytest.fail("the world was built"))
+    monkeypatch.setattr("transformers.Trainer.train", lambda *args, **kwargs: pytest.fail("something was trained"))
+    with pytest.raises(pytest.fail.Exception, match="something was trained"):
+        main(["demo", "--output_dir", str(tmp_path), "--recipes", "npo_klr"])
+
+
+def test_a_recipe_that_the_demo_does_not_have_is_named_before_any_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hf_unlearn.cli.unlearn.unlearn", lambda *args, **kwargs: pytest.fail("a run was started"))
+    assert main(["demo", "--output_dir", str(tmp_path), "--recipes", "npo_klr", "nope"]) == 2
+    assert "nope.yaml" in capsys.readouterr().err
+
+
 # On two processes
 
 
 LAUNCHES = {
     "hf-unlearn": ["-m", "hf_unlearn.cli.main", "run", RECIPE, "--accelerate_config", "cpu"],
+    "zero3": ["-m", "hf_unlearn.cli.main", "run", RECIPE, "--accelerate_config", "zero3", "--num_processes", "2"],
     "accelerate": [
         *("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_configs" / "cpu.yaml")),
         *(str(ROOT / "scripts" / "unlearn.py"), "--config", RECIPE),
@@ -513,6 +557,8 @@ def start(words: list[str], folder: Path, fails: bool = False) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", LAUNCHES)
 def test_the_main_job_runs_on_two_processes(way, models, tofu_path, tmp_path):
+    if way == "zero3":
+        pytest.importorskip("deepspeed")
     folder = tmp_path / "npo_klr"
     # As many rows a step as one process has with a batch of 8.
     fields = tofu_fields(models, tofu_path, folder, per_device_train_batch_size=4, gradient_accumulation_steps=1)
@@ -522,7 +568,7 @@ def test_the_main_job_runs_on_two_processes(way, models, tofu_path, tmp_path):
     assert set(found) == {"target", "retrained", "npo_klr"}
     assert found["npo_klr"]["train"]["processes"] == 2
     typed = load_report(folder)["command"].split()[0]
-    assert typed == ("hf-unlearn" if way == "hf-unlearn" else str(ROOT / "scripts" / "unlearn.py"))
+    assert typed == (str(ROOT / "scripts" / "unlearn.py") if way == "accelerate" else "hf-unlearn")
     assert AutoModelForCausalLM.from_pretrained(folder).config.hidden_size == 16
 
     alone = tmp_path / "alone"

@@ -325,6 +325,12 @@ def test_a_shipped_recipe_survives_being_kept(path, tmp_path):
     assert again.training.to_dict() == recipe.training.to_dict()
 
 
+def test_what_decides_the_result_is_kept_though_it_was_not_given(parse):
+    kept = parse(BASE, "--seed", "3").resolved()
+    decided = {"seed": 3, "beta": 0.1, "epoch_by": "forget", "lr_scheduler_type": "linear", "retain_loss": "none"}
+    assert decided.items() <= kept.items()
+
+
 def test_whether_a_run_goes_on_is_not_kept(parse):
     kept = parse(BASE, "--resume_from_checkpoint", "last", "--overwrite_output", "true").resolved()
     assert not {"resume_from_checkpoint", "overwrite_output"} & kept.keys()

@@ -197,9 +197,9 @@ def test_a_plain_question_is_asked_as_tofu_asks_it(tokenizer):
 
 
 def test_braces_in_questions_and_answers_stay(tokenizer):
-    qa = QAFormat(use_chat_template=False, prompt_template="[INST] {question} [/INST]", answer_template="{answer}")
+    qa = QAFormat(use_chat_template=False, prompt_template="{x} {question} {}", answer_template="{answer}}")
     example = qa.example("Is {answer} {0}?", "{question} {", tokenizer)
-    assert example == {"prompt": "[INST] Is {answer} {0}? [/INST]", "completion": "{question} {"}
+    assert example == {"prompt": "{x} Is {answer} {0}? {}", "completion": "{question} {}"}
 
 
 def test_a_conversation_follows_the_chat_template(tokenizer):

@@ -16,6 +16,7 @@ from ..cache import cache_root
 from ..cache_key import hash_tokenizer
 from ..data.qa import QAFormat
 from ..store import on_first_process
+from ..versions import versions
 from .arguments import AuditArguments
 from .sets import Sets
 
@@ -56,13 +57,13 @@ class AuditCache:
         run, qa, sets, tokenizer:
             What an audit depends on besides the model.
         computed (`dict`):
-            How the model is loaded and run: dtype, attention, autocast.
+            How the model is loaded and run: dtype, attention, autocast, device.
     """
 
     def __init__(self, run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, computed: dict):
         rows = {name: data.to_list() for name, data in sets.audited.items()}
         words = [hash_tokenizer(tokenizer), tokenizer.chat_template]
-        about = [rows, sets.suite, vars(qa), words, run.audit_max_items, run.max_new_tokens, computed]
+        about = [rows, sets.suite, vars(qa), words, run.audit_max_items, run.max_new_tokens, computed, versions()]
         self.about = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
         self.root = cache_root() / "audits"
 

@@ -29,13 +29,14 @@ def main(argv: list[str]) -> None:
 
     # Models this small gain nothing from more threads, and lose a lot where other processes want the cores too.
     torch.set_num_threads(1)
-    reports = []
-    for number, name in enumerate(args.recipes, start=1):
-        print(f"[{number}/{len(args.recipes)}] {name}")
+    recipes, reports = {}, []
+    for name in args.recipes:
         path = Path(__file__).parents[1] / "recipes" / "demo" / f"{name}.yaml"
-        folder = f"{args.output_dir}/{name}"
-        words = ["--config", str(path), "--output_dir", folder, "--overwrite_output", "true"]
-        reports.append(unlearn(parse_recipe(words), show=False))
+        words = ["--config", str(path), "--output_dir", f"{args.output_dir}/{name}", "--overwrite_output", "true"]
+        recipes[name] = parse_recipe(words)
+    for number, (name, recipe) in enumerate(recipes.items(), start=1):
+        print(f"[{number}/{len(recipes)}] {name}")
+        reports.append(unlearn(recipe, show=False))
     report = merge(reports, "Unlearning in the embedded world")
     files = write_report(report, args.output_dir)
     print_report(report)

@@ -94,7 +94,7 @@ def evaluate(args: EvalArguments, qa) -> dict:
     accelerator = Accelerator()
     model, tokenizer, sets, retrained = prepare(args, qa)
     run_audit = auditor(args, qa, sets, tokenizer)
-    cache = AuditCache(args, qa, sets, tokenizer, args.loading())
+    cache = AuditCache(args, qa, sets, tokenizer, {**args.loading(), "device": accelerator.device.type})
 
     def audited(path: str, **kwargs):
         def load(path):

@@ -97,16 +97,19 @@ def build_trainer(recipe: Recipe, prepared: Prepared):
 
     args, sets = recipe.training, prepared.sets
     evaluated = {"forget": sets.forget, "retain": sets.retain}
-    trainer = recipe.trainer_class()(
-        model=prepared.model,
-        args=args,
-        forget_dataset=prepared.roles["forget"],
-        retain_dataset=prepared.roles.get("retain"),
-        eval_dataset=None if args.eval_strategy == "no" and not args.eval_on_start else _some(evaluated, args.seed),
-        processing_class=prepared.tokenizer,
-        peft_config=get_peft_config(recipe.model),
-        quantization_config=get_quantization_config(recipe.model),
-    )
+    with _no_bars():
+        trainer = recipe.trainer_class()(
+            model=prepared.model,
+            args=args,
+            forget_dataset=prepared.roles["forget"],
+            retain_dataset=prepared.roles.get("retain"),
+            eval_dataset=None
+            if args.eval_strategy == "no" and not args.eval_on_start
+            else _some(evaluated, args.seed),
+            processing_class=prepared.tokenizer,
+            peft_config=get_peft_config(recipe.model),
+            quantization_config=get_quantization_config(recipe.model),
+        )
     trainer.add_callback(MetricsFile(args.output_dir))
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(RunProgress)
@@ -195,6 +198,7 @@ def _computed(recipe: Recipe) -> dict:
     """How models are loaded and run, as far as it shows in an audit."""
     model, args = recipe.model, recipe.training
     computed = {name: value for name, value in args.model_init_kwargs.items() if name != "revision"}
+    computed["device"] = args.device.type
     if args.bf16 or args.fp16:
         computed["autocast"] = "bf16" if args.bf16 else "fp16"
     if model.load_in_4bit or model.load_in_8bit:
@@ -214,6 +218,20 @@ def _whole_weights():
     finally:
         if config is not None and config() is not None:
             deepspeed.set_hf_deepspeed_config(config())
+
+
+@contextmanager
+def _no_bars():
+    """The trainer encodes what is encoded already: no second bar for that."""
+    import datasets
+
+    disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
 
 
 def _some(sets: dict, seed: int) -> dict:

@@ -71,7 +71,9 @@ class QAFormat:
         if not {"question", "answer"} <= set(rows.column_names) or "input_ids" in rows.column_names:
             return rows
         return rows.map(
-            lambda row: self.example(row["question"], row["answer"], tokenizer), remove_columns=rows.column_names
+            lambda row: self.example(row["question"], row["answer"], tokenizer),
+            remove_columns=rows.column_names,
+            desc="Writing questions as prompts",
         )
 
 
