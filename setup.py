@@ -14,6 +14,7 @@ version = next(
 extras = {
     "deepspeed": ["deepspeed>=0.19"],
     "quantization": ["bitsandbytes>=0.48"],
+    "low-bit": ["torchao>=0.11"],
     "lm-eval": ["lm_eval>=0.4.13"],
 }
 extras["test"] = ["pytest>=8", "pytest-xdist>=3.6", "tensorboard>=2.19", *extras["deepspeed"], "ninja>=1.11"]

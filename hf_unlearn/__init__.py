@@ -12,16 +12,20 @@ __version__ = "0.1.0.dev0"
 _PUBLIC = {
     "UnlearnConfig": "hf_unlearn.config",
     "UnlearnTrainer": "hf_unlearn.trainer",
+    "split_forget_retain": "hf_unlearn.data.preference",
     **METHODS.public_names(),
 }
 __all__ = ["METHODS", "__version__", *_PUBLIC]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from .config import UnlearnConfig as UnlearnConfig
+    from .data.preference import split_forget_retain as split_forget_retain
     from .methods.ga import GAConfig as GAConfig
     from .methods.ga import GATrainer as GATrainer
     from .methods.npo import NPOConfig as NPOConfig
     from .methods.npo import NPOTrainer as NPOTrainer
+    from .methods.rmu import RMUConfig as RMUConfig
+    from .methods.rmu import RMUTrainer as RMUTrainer
     from .trainer import UnlearnTrainer as UnlearnTrainer
 
 

@@ -4,7 +4,7 @@
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .cache import cache_root
 from .cache_key import cache_key, hash_rows, hash_tensors, hash_tokenizer
 from .modeling import evaluating
-from .store import Layout, Store, build, required_bytes
+from .store import Layout, Rows, Store, build, required_bytes
 
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Entry:
 
 
 class CachedRows:
-    """Values of rows, by role and row index. A subclass says what is kept (`layout`, `array`) and how it is computed
+    """Values of rows, by role and row index. A subclass says what is kept (`lengths`) and how it is computed
     (`predict`).
 
     Args:
@@ -78,20 +78,34 @@ class CachedRows:
             "rows": {role: hash_rows(rows) for role, rows in self.roles.items()},
             "tokenizer": hash_tokenizer(entry.tokenizer),
             "max_length": entry.args.max_length,
-            "trigger": {},
+            "trigger": _trigger(entry),
         }
+
+    def lengths(self, role: str) -> dict[str, list[int]]:
+        """What is kept of a role's rows: name to the number of values of each row."""
+        raise NotImplementedError
+
+    def predict(self, trainer, role: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The values of a batch's rows by the names in `lengths`, one row after the other; in evaluation mode and
+        without gradients."""
+        raise NotImplementedError
+
+    def like(self, trainer) -> dict[str, Tensor]:
+        """Name to any tensor `[N, ...]` that has the width and dtype of its values; called by all ranks."""
+        raise NotImplementedError
 
     def layout(self, trainer) -> Layout:
         """What is kept, and how large it is; called by all ranks."""
-        raise NotImplementedError
+        like = self.like(trainer)
+        return {
+            f"{role}.{name}": Rows(self.only_needed(role, lengths), tuple(like[name].shape[1:]), like[name].dtype)
+            for role in self.roles
+            for name, lengths in self.lengths(role).items()
+        }
 
-    def array(self, role: str) -> str:
-        """Name of a role's array in the store."""
-        raise NotImplementedError
-
-    def predict(self, trainer, role: str, batch: dict[str, Tensor]) -> Tensor:
-        """The values of a batch's rows, one row after the other; in evaluation mode and without gradients."""
-        raise NotImplementedError
+    def values(self, role: str, name: str, index: Tensor) -> Tensor:
+        """What is kept of rows, one after the other, on the device of `index`."""
+        return self.store.read(f"{role}.{name}", index)[0].to(index.device, non_blocking=True)
 
     def write_shared(self, trainer, writer) -> None:
         """Writes what belongs to no row; called by all ranks."""
@@ -143,7 +157,8 @@ class CachedRows:
         batches = [(role, rows) for role in self.roles for rows in self._own_batches(role, trainer.accelerator)]
         with evaluating(trainer.model_wrapped), torch.no_grad():
             for role, rows in tqdm(batches, desc=self.progress, unit="batch", disable=not self.entry.shows_progress):
-                writer.write(self.array(role), rows, self.predict(trainer, role, self.batch(role, rows)))
+                for name, values in self.predict(trainer, role, self.batch(role, rows)).items():
+                    writer.write(f"{role}.{name}", rows, values)
 
     def _own_batches(self, role: str, accelerator) -> Iterator[list[int]]:
         """This rank's rows, longest first; every rank has as many batches, for sharded models run in step."""
@@ -155,6 +170,11 @@ class CachedRows:
         # Ranks that would run short write a row again, with the same values.
         own += own[:1] * (share - len(own))
         return (own[i : i + size] for i in range(0, share, size))
+
+
+def _trigger(entry: Entry) -> dict:
+    trigger = entry.args.trigger
+    return {} if trigger is None or "poisoned" not in entry.roles else asdict(trigger)
 
 
 def _whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

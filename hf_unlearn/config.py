@@ -1,65 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that every method shares."""
 
-import math
-import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
 
+from .card import check_template
+from .checks import check_choice, check_number, check_patterns, check_whole
+from .data.poison import PoisonArguments
+from .hub_trainer import check_hub_strategy
+from .value_norms.arguments import ValueNormArguments
 
-RETAIN_LOSSES = ("none", "nll", "kl")
+
 REFERENCES = ("auto", "adapter", "cache", "live")
 FORWARD_PASSES = ("auto", "one", "split", "packed")
 
 
-def check_choice(name: str, value: Any, allowed) -> None:
-    """Raises `ValueError` unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}; allowed: {', '.join(map(repr, allowed))}.")
-
-
-def check_number(name: str, value: Any, *, above: float | None = None, at_least: float | None = None) -> None:
-    """Raises `ValueError` unless `value` is a finite number in range."""
-    bound = f"above {above}" if above is not None else f"at least {at_least}"
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    in_range = is_number and (above is None or value > above) and (at_least is None or value >= at_least)
-    if not in_range:
-        raise ValueError(f"{name}={value!r}; give a finite number {bound}.")
-
-
-def check_whole(name: str, value: Any, *, at_least: int) -> None:
-    """Raises `ValueError` unless `value` is `None` or a whole number in range."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < at_least):
-        raise ValueError(f"{name}={value!r}; give a whole number of at least {at_least}, or leave it out.")
-
-
-def check_patterns(name: str, patterns: Any) -> None:
-    """Raises `ValueError` unless every one of `patterns` is a regular expression."""
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except (re.error, TypeError) as error:
-            raise ValueError(f"{name}: {pattern!r} is no regular expression ({error}).") from error
-
-
 @dataclass
-class UnlearnConfig(TrainingArguments):
+class UnlearnConfig(PoisonArguments, ValueNormArguments, TrainingArguments):
     r"""Arguments of every unlearning trainer, on top of [`~transformers.TrainingArguments`].
 
     The objective is `forget_weight` * L_forget + `retain_weight` * L_retain. L_forget is the method's; L_retain is
-    nothing, the negative log-likelihood of the retain rows (`nll`) or KL(reference || model) on them (`kl`).
+    nothing, the negative log-likelihood of the retain rows (`nll`) or KL(reference || model) on them (`kl`). Poisoned
+    rows ([`PoisonArguments`]), if there are any, are trained as retain rows are, with `poison_weight`; a value-norm
+    penalty ([`ValueNormArguments`]) may be added.
 
-    Changed defaults: `logging_steps` is 10, `learning_rate` is 1e-5.
+    Changed defaults: `logging_steps` is 10, `learning_rate` is 1e-5, `logging_nan_inf_filter` is off: it waits for
+    the device at every batch, and a loss that is not finite ends the run.
     """
 
+    # What `retain_loss` may be; a method may have a retain term of its own.
+    RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("none", "nll", "kl")
     # TrainingArguments parses JSON given on a command line for these fields only.
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "model_init_kwargs",
+        "value_norm_targets",
+    ]
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Initial learning rate."})
     logging_steps: float = field(default=10, metadata={"help": "Log every X steps; below 1, a share of all steps."})
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={
+            "help": "Log a mean in place of losses that are not finite. Off: these end the run (see `finite.py`)."
+        },
+    )
 
     # Model
     model_init_kwargs: dict[str, Any] | str | None = field(
@@ -105,6 +93,12 @@ class UnlearnConfig(TrainingArguments):
         metadata={"help": "Folder of cached references. Default: `$HF_UNLEARN_CACHE/reference` or in `~/.cache`."},
     )
 
+    # Model card
+    model_card_template: str | None = field(
+        default=None,
+        metadata={"help": "Jinja file to write the model card from, instead of the one that comes along."},
+    )
+
     # Cost
     fused_losses: bool | None = field(
         default=None,
@@ -126,7 +120,7 @@ class UnlearnConfig(TrainingArguments):
     )
 
     def __post_init__(self):
-        check_choice("retain_loss", self.retain_loss, RETAIN_LOSSES)
+        check_choice("retain_loss", self.retain_loss, self.RETAIN_LOSSES)
         check_choice("reference", self.reference, REFERENCES)
         check_choice("forward_passes", self.forward_passes, FORWARD_PASSES)
         check_number("forget_weight", self.forget_weight, at_least=0)
@@ -138,6 +132,35 @@ class UnlearnConfig(TrainingArguments):
         if isinstance(self.trainable_modules, str):
             self.trainable_modules = [self.trainable_modules]
         check_patterns("trainable_modules", self.trainable_modules or [])
+        self.check_poison()
+        self.check_value_norms()
+        if self.value_norm_penalty and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "The value-norm penalty reads values inside the model, and reentrant checkpointing cuts their "
+                "gradients. Pass gradient_checkpointing_kwargs={'use_reentrant': False}."
+            )
+        if self.poison_prefix is not None and self.poison_loss == "none":
+            raise ValueError(
+                "Poisoned rows are trained as retain rows, and retain_loss='none'. Choose a `retain_loss`, or pass "
+                "`use_kl_poison=True`."
+            )
+        check_template(self.model_card_template)
         # Left to themselves, launchers on a machine without accelerators fall back to unconnected single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
+        check_hub_strategy(self)
+
+    @property
+    def poison_loss(self) -> str:
+        """The poisoned rows' term, named as retain terms are."""
+        return "kl" if self.use_kl_poison else self.retain_loss
+
+    @property
+    def kept_terms(self) -> dict[str, str]:
+        """Roles that are to stay as they are, and their terms."""
+        return {"retain": self.retain_loss} | ({"poisoned": self.poison_loss} if self.poison_prefix else {})
+
+    def weight_of(self, role: str) -> float:
+        """The weight of a role's term in the objective."""
+        weights = {"forget": self.forget_weight, "retain": self.retain_weight, "poisoned": self.poison_weight}
+        return self.retain_weight if weights[role] is None else weights[role]

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -34,19 +34,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ReferenceRows:
-    """What the reference says of one role's `N` predicted tokens: one of three things.
+    """What the reference says of one role's `N` predicted tokens, as far as it was asked.
 
     Args:
         token_logps (`Tensor`, *optional*): `[N]`.
         hidden (`Tensor`, *optional*): `[N, d]`, last hidden states, to go with `head`.
         head ([`Head`], *optional*): the reference's; left out where it is the policy's own and not trained.
         logits (`Tensor`, *optional*): `[N, V]`.
+        states (`Tensor`, *optional*): a layer's output at every real token, `[N real tokens, d]`.
     """
 
     token_logps: Tensor | None = None
     hidden: Tensor | None = None
     head: Head | None = None
     logits: Tensor | None = None
+    states: Tensor | None = None
 
 
 @dataclass
@@ -82,6 +84,10 @@ class RoleRows:
         """Negative log-likelihood, mean over the role's predicted tokens; a scalar, 0 where there are none."""
         return -self.token_logps.sum() / max(len(self.token_logps), 1)
 
+    def observed(self) -> dict[str, Tensor]:
+        """What is logged of the role beside its term."""
+        return {"nll": self.nll, "logps": self.logps.mean()}
+
 
 class Forward:
     """A path from rows to [`RoleRows`]. `fused` says whether it takes the head apart.
@@ -94,6 +100,8 @@ class Forward:
     fused = False
 
     def __init__(self, needs: Needs, shape: str = "one"):
+        # What else than rows and weights decides the reference's values; part of their key on disk.
+        self.computed: dict[str, Any] = {}
         self.needs, self.shape = dict(needs), shape
         # Layers whose states are on disk, once the trainer found some.
         self.prefix: FrozenPrefix | None = None
@@ -106,31 +114,45 @@ class Forward:
             parts (`Parts`): role to its rows of a batch.
             references (`Mapping[str, ReferenceRows]`): of the roles that need them.
         """
-        predicted = {role: Predicted.of(part["labels"]) for role, part in parts.items()}
+        tokens = {role: self.tokens_of(part) for role, part in parts.items()}
         values: dict[str, Tensor] = {}
-        for call in SHAPES[self.shape](parts, predicted):
+        for call in SHAPES[self.shape](parts, tokens):
             with self._frozen(call):
-                values |= self._policy_values(model, call, predicted, references)
-        return {
-            role: RoleRows(
-                parts[role],
-                predicted[role],
-                values[f"{role}.logps"],
-                references[role].token_logps if role in references else None,
-                values.get(f"{role}.kl"),
-            )
-            for role in parts
-        }
+                values |= self._policy_values(model, call, tokens, references)
+        return {role: self.rows_of(role, parts[role], tokens[role], values, references.get(role)) for role in parts}
 
     @torch.no_grad()
     def reference(self, model: nn.Module, parts: Parts) -> dict[str, ReferenceRows]:
         """Rows of the given roles through a reference model."""
-        predicted = {role: Predicted.of(part["labels"]) for role, part in parts.items()}
+        tokens = {role: self.tokens_of(part) for role, part in parts.items()}
         found: dict[str, ReferenceRows] = {}
-        for call in SHAPES[self.shape](parts, predicted):
+        for call in SHAPES[self.shape](parts, tokens):
             with self._frozen(call):
-                found |= self._reference_rows(model, call, predicted)
+                found |= self._reference_rows(model, call, tokens)
         return found
+
+    def tokens_of(self, part: Mapping[str, Tensor]) -> Predicted:
+        """The tokens of a role's rows that this path reads."""
+        return Predicted.of(part["labels"])
+
+    def rows_of(self, role: str, part, tokens, values, reference: ReferenceRows | None):
+        """What a method sees of a role."""
+        ref_token_logps = None if reference is None else reference.token_logps
+        return RoleRows(part, tokens, values[f"{role}.logps"], ref_token_logps, values.get(f"{role}.kl"))
+
+    def probe(self, model: nn.Module) -> Tensor | None:
+        """Tries the path on a few tokens, before the first step and on all ranks.
+
+        Args:
+            model (`nn.Module`): as the trainer calls it.
+
+        Returns:
+            `Tensor`: some token states `[N, d]`, of the width and dtype that all will have; `None` where none
+            are read.
+
+        Raises:
+            `ValueError`: if the model cannot be taken apart as this path does.
+        """
 
     def _frozen(self, call: Pass):
         device = call.inputs["input_ids"].device
@@ -147,10 +169,9 @@ class Forward:
         Raises:
             `ValueError`: if the two disagree.
         """
-        asked = dict.fromkeys(parts, LOGPS)
-        found = {shape: type(self)(asked, shape).reference(model, parts) for shape in ("one", self.shape)}
+        found = {shape: self._seen(model, parts, shape) for shape in ("one", self.shape)}
         for role in parts:
-            padded, packed = (found[shape][role].token_logps for shape in ("one", self.shape))
+            padded, packed = (found[shape][role] for shape in ("one", self.shape))
             error = ((packed - padded).abs().mean() / padded.abs().mean().clamp(min=1e-6)).item()
             if not error <= (1e-2 if half_precision else 1e-4):
                 raise ValueError(
@@ -158,6 +179,11 @@ class Forward:
                     f"(relative difference {error:.2g}). Take forward_passes='auto', or another "
                     "`attn_implementation`."
                 )
+
+    def _seen(self, model: nn.Module, parts: Parts, shape: str) -> dict[str, Tensor]:
+        """Values to compare two shapes by."""
+        path = type(self)(dict.fromkeys(parts, LOGPS), shape)
+        return {role: found.token_logps for role, found in path.reference(model, parts).items()}
 
     def _policy_values(self, model, call: Pass, predicted, references) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -171,10 +197,13 @@ class FusedForward(Forward):
 
     fused = True
 
+    def probe(self, model):
+        return fused.check_head(model)[0]
+
     def _policy_values(self, model, call, predicted, references):
         def compute(hidden: Tensor, head: Head) -> dict[str, Tensor]:
             values = {}
-            for role, picked in _picked(hidden, call):
+            for role, picked in picked_rows(hidden, call):
                 labels = predicted[role].targets
                 if self.needs[role] == KL:
                     ref = references[role]
@@ -193,7 +222,7 @@ class FusedForward(Forward):
             heads.append(head)
             return {
                 role: picked if self.needs[role] == KL else fused.row_logps(picked, predicted[role].targets, head)
-                for role, picked in _picked(hidden, call)
+                for role, picked in picked_rows(hidden, call)
             }
 
         values = fused.head_forward(model, {**call.inputs, "use_cache": False}, compute)
@@ -208,7 +237,7 @@ class LogitsForward(Forward):
 
     def _policy_values(self, model, call, predicted, references):
         values = {}
-        for role, logits in _picked(model(**call.inputs, use_cache=False).logits, call):
+        for role, logits in picked_rows(model(**call.inputs, use_cache=False).logits, call):
             kl = self.needs[role] == KL
             with torch.set_grad_enabled(torch.is_grad_enabled() and not kl):
                 values[f"{role}.logps"] = _row_logps(logits, predicted[role].targets)
@@ -218,7 +247,7 @@ class LogitsForward(Forward):
         return values
 
     def _reference_rows(self, model, call, predicted):
-        found = _picked(model(**call.inputs, use_cache=False).logits, call)
+        found = picked_rows(model(**call.inputs, use_cache=False).logits, call)
         return {
             role: ReferenceRows(logits=logits)
             if self.needs[role] == KL
@@ -227,7 +256,7 @@ class LogitsForward(Forward):
         }
 
 
-def _picked(values: Tensor, call: Pass) -> list[tuple[str, Tensor]]:
+def picked_rows(values: Tensor, call: Pass) -> list[tuple[str, Tensor]]:
     """`[B, T, ...]` at the predicted tokens of each role, `[N, ...]`."""
     flat = values.flatten(0, 1)
     return [(role, flat.index_select(0, picks)) for role, picks in call.picks.items()]

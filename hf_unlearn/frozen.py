@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .activations import captured, decoder_layers
 from .cached_rows import CachedRows, Entry
 from .fused.head import unwrapped
 from .passes import Pass
-from .store import Layout, Rows
 
 
 logger = logging.getLogger(__name__)
@@ -35,18 +35,9 @@ class FrozenPrefix(CachedRows):
     def __init__(self, entry: Entry, layers: nn.ModuleList, depth: int):
         super().__init__(entry, entry.roles, layer=depth)
         self.layers, self.depth = layers, depth
-        self._taken: Tensor | None = None
 
-    def layout(self, trainer) -> Layout:
-        like = self._states_of_one_row(trainer)
-        lengths = {role: [len(ids) for ids in self.roles[role]["input_ids"]] for role in self.roles}
-        return {
-            self.array(role): Rows(self.only_needed(role, lengths[role]), (like.shape[-1],), like.dtype)
-            for role in self.roles
-        }
-
-    def array(self, role: str) -> str:
-        return f"{role}.states"
+    def lengths(self, role: str) -> dict[str, list[int]]:
+        return {"states": [len(ids) for ids in self.roles[role]["input_ids"]]}
 
     @contextmanager
     def entered(self, call: Pass, device: torch.device) -> Iterator[None]:
@@ -54,38 +45,38 @@ class FrozenPrefix(CachedRows):
         if self.store is None:
             yield
             return
-        flat = torch.cat([self.store.read(self.array(role), index)[0] for role, index in call.rows.items()]).to(device)
+        flat = torch.cat([self.values(role, "states", index) for role, index in call.rows.items()]).to(device)
         states = flat[None]
         if (mask := call.inputs.get("attention_mask")) is not None:
             states = flat.new_zeros((*mask.shape, flat.shape[-1]))
             states[mask.bool()] = flat
         replaced = self.layers[: self.depth]
+        # Some layers have a forward of their own on the instance, as device maps put it there.
+        own = [vars(layer).get("forward") for layer in replaced]
         for layer in replaced[:-1]:
             layer.forward = _hand_on
         replaced[-1].forward = lambda *args, **kwargs: states
         try:
             yield
         finally:
-            for layer in replaced:
+            for layer, forward in zip(replaced, own, strict=True):
                 del layer.forward
+                if forward is not None:
+                    layer.forward = forward
 
-    def predict(self, trainer, role: str, batch: dict[str, Tensor]) -> Tensor:
-        """States of the rows' real tokens, one row after the other."""
-        hook = self.layers[self.depth - 1].register_forward_hook(self._take)
-        try:
-            trainer.forward_path.reference(trainer.model_wrapped, {role: batch})
-        finally:
-            hook.remove()
-        # A packed pass has no padding to leave out.
-        taken, self._taken = self._taken, None
-        return taken[0] if taken.shape[0] == 1 else taken[batch["attention_mask"].bool()]
-
-    def _take(self, module, args, output) -> None:
-        self._taken = output
-
-    def _states_of_one_row(self, trainer) -> Tensor:
+    def like(self, trainer) -> dict[str, Tensor]:
         role = next(iter(self.roles))
         return self.predict(trainer, role, self.batch(role, [0]))
+
+    def predict(self, trainer, role: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """States of the rows' real tokens."""
+        with captured({"states": self.layers[self.depth - 1]}) as taken:
+            trainer.forward_path.reference(trainer.model_wrapped, {role: batch})
+        states = taken["states"]
+        if trainer.forward_path.shape == "packed":
+            return {"states": states[0]}
+        # Passes may be narrower than the batch.
+        return {"states": states[batch["attention_mask"][:, : states.shape[1]].bool()]}
 
 
 def _hand_on(hidden: Tensor, *args, **kwargs) -> Tensor:
@@ -101,7 +92,7 @@ def frozen_depth(model: nn.Module) -> tuple[nn.ModuleList | None, int]:
     """
     core = unwrapped(model)
     embeddings = core.get_input_embeddings()
-    layers = _decoder_layers(core)
+    layers = decoder_layers(core)
     if layers is None or any(parameter.requires_grad for parameter in embeddings.parameters()):
         return layers, 0
     depth = 0
@@ -113,9 +104,3 @@ def frozen_depth(model: nn.Module) -> tuple[nn.ModuleList | None, int]:
         logger.info("States of the %d frozen layers are computed at every step: the model has dropout.", depth)
         return layers, 0
     return layers, depth
-
-
-def _decoder_layers(core: nn.Module) -> nn.ModuleList | None:
-    count = core.config.get_text_config().num_hidden_layers
-    lists = [module for module in core.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
-    return lists[0] if len(lists) == 1 else None

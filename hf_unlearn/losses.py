@@ -92,6 +92,24 @@ def npo_loss(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
     return -F.logsigmoid(-beta * log_ratios).mean() * 2 / beta
 
 
+def npo_token_loss(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
+    r"""Negative preference optimisation token by token (https://huggingface.co/papers/2510.17021, its code for WMDP).
+
+    \\( -E[\log \sigma(\beta \log \frac{\pi_{ref}(y_t|x, y_{<t})}{\pi_\theta(y_t|x, y_{<t})})] \\): a sigmoid a token,
+    so each fades by itself, and no factor of \\( 2 / \beta \\). Where policy and reference agree it is \\( \ln 2 \\).
+
+    Args:
+        logps (`Tensor`): `[N]`, log-probabilities of the predicted tokens, nothing else among them.
+        ref_logps (`Tensor`): `[N]`, the same under the reference.
+        beta (`float`): inverse temperature, above 0.
+
+    Returns:
+        `Tensor`: a scalar, mean over tokens; 0 where there are none.
+    """
+    log_ratios = at_least_float32(logps) - at_least_float32(ref_logps)
+    return -F.logsigmoid(-beta * log_ratios).sum() / max(len(logps), 1)
+
+
 def kl_to_reference(logits: Tensor, ref_logits: Tensor, mask: Tensor) -> Tensor:
     r"""\\( KL(\pi_{ref} \| \pi_\theta) \\) over the whole vocabulary, mean over masked positions, in nats.
 

@@ -5,10 +5,21 @@ import torch
 from torch import Tensor
 
 
+# Above the number of any step.
+NEVER = 2**31 - 1
+
+
 class Meters:
-    """Running means of scalars. Every rank must add the same names between two reductions."""
+    """Running means of scalars. Every rank must add the same names between two reductions.
+
+    Attributes:
+        step (`int`): the optimizer step that is being made; set by who runs the steps.
+        first_bad (`dict[str, Tensor]`): loss name to the first step with a value that is not finite, or `NEVER`.
+    """
 
     def __init__(self):
+        self.step = 0
+        self.first_bad: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._last: dict[str, Tensor] = {}
@@ -18,6 +29,10 @@ class Meters:
         self._sums[name] = self._sums.get(name, 0) + value
         self._counts[name] = self._counts.get(name, 0) + 1
         self._last[name] = value
+        if name.endswith("loss"):
+            # On the device, like the sums: nothing waits for it before somebody asks.
+            first = self.first_bad.get(name, torch.full((), NEVER, device=value.device))
+            self.first_bad[name] = torch.where(value.isfinite(), first, first.clamp(max=self.step))
 
     def reduce(self, accelerator) -> dict[str, float]:
         """Means since the last call, over ranks; empty if nothing was added."""

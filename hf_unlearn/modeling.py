@@ -148,6 +148,37 @@ def select_trainable(model: nn.Module, patterns: list[str]) -> None:
         parameter.requires_grad_(id(parameter) in parameters)
 
 
+class Trainable:
+    """Which parameters train, in training; outside of it every parameter is as the model came.
+
+    Args:
+        model (`nn.Module`): the model before training.
+        patterns (`list[str]`, *optional*): see [`select_trainable`]; they hold until training is over, so that what is
+            planned before it sees them.
+    """
+
+    def __init__(self, model: nn.Module, patterns: list[str] | None):
+        self.found = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        if patterns:
+            select_trainable(model, patterns)
+        check_trainable(model)
+        self.chosen = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+
+    @contextmanager
+    def during_training(self, model: nn.Module) -> Iterator[None]:
+        """The chosen parameters train inside. By name, for engines put other tensors in a parameter's place."""
+        _set_requires_grad(model, self.chosen)
+        try:
+            yield
+        finally:
+            _set_requires_grad(model, self.found)
+
+
+def _set_requires_grad(model: nn.Module, flags: dict[str, bool]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+
+
 def check_trainable(model: nn.Module) -> None:
     """Refuses a model of which nothing would be trained, such as an adapter loaded for inference."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -176,3 +207,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Models loaded inside are not sharded by ZeRO-3."""
+    from transformers.integrations import deepspeed
+
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config is not None and config() is not None:
+            deepspeed.set_hf_deepspeed_config(config())

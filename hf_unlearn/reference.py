@@ -5,17 +5,20 @@
 |-----------|-----------------|--------------------------------------------------------------|
 | `adapter` | the adapter's   | PEFT: a fresh adapter is switched off, any other is copied   |
 | `cache`   | an LM head      | full fine-tuning: computed before training, kept on disk     |
-| `live`    | a second model  | otherwise, and where a `ref_model` is given                  |
+| `live`    | a second model  | otherwise, and where a `ref_model` is given; where only some |
+|           |                 | matrices train and none is sharded, a copy of those alone    |
 """
 
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from .forward import KL, Forward, ReferenceRows
+from .fused import Head
+from .layer_forward import STATES_KL
 from .modeling import evaluating, is_peft_model
 from .passes import Parts
 
@@ -105,8 +108,14 @@ class AdapterReference(Reference):
                 self.model.peft_config[REFERENCE_ADAPTER] = config
 
     def rows(self, forward, policy, parts):
-        with self._switched(), evaluating(policy):
-            return forward.reference(policy, parts)
+        # PEFT makes the whole of an adapter trainable when it is switched on; some of it may be frozen.
+        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        try:
+            with self._switched(), evaluating(policy):
+                return forward.reference(policy, parts)
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
 
     @contextmanager
     def _switched(self):
@@ -153,6 +162,43 @@ class LiveReference(Reference):
 
     def rows(self, forward, policy, parts):
         return forward.reference(self.model, parts)
+
+
+class TwinReference(Reference):
+    """A copy of the parameters that train; for the reference's predictions it takes their place in the policy.
+
+    Args:
+        model (`PreTrainedModel`):
+            The policy, of which some parameters are frozen.
+    """
+
+    name = "live"
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.twins = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    def open(self, accelerator) -> None:
+        self.twins = {name: twin.to(accelerator.device) for name, twin in self.twins.items()}
+
+    def rows(self, forward, policy, parts):
+        with self._swapped(), evaluating(policy):
+            found = forward.reference(policy, parts)
+            # A head that trains is the policy's again in a moment; its twin's values are kept.
+            return {role: replace(rows, head=rows.head and _detached(rows.head)) for role, rows in found.items()}
+
+    @contextmanager
+    def _swapped(self):
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        parameters = dict(self.model.named_parameters())
+        for name, twin in self.twins.items():
+            self.twins[name], parameters[name].data = parameters[name].data, twin
 
 
 @dataclass
@@ -202,17 +248,28 @@ def build_reference(request: ReferenceRequest) -> Reference:
     if is_peft_model(model) and kind in ("auto", "adapter"):
         switch_off = request.fresh_adapter and not _takes_from_base(model.peft_config[model.active_adapter])
         return AdapterReference(model, switch_off)
-    cacheable = request.forward.fused or KL not in request.needs.values()
+    cacheable = request.forward.fused or not {KL, STATES_KL} & set(request.needs.values())
     if kind == "cache" and not cacheable:
         raise ValueError(
             "reference='cache' keeps hidden states for KL, which needs the fused losses, and they are off or cannot "
             "take this model's head. Take reference='live'."
         )
     if kind == "live" or not cacheable:
+        if _twin_is_enough(model, request.args):
+            return TwinReference(model)
         return LiveReference(frozen_copy(model, request.reload))
     from .reference_cache import CachedReference
 
-    return CachedReference(request.entry, request.needs)
+    return CachedReference(request.entry, request.needs, **request.forward.computed)
+
+
+def _twin_is_enough(model: nn.Module, args) -> bool:
+    """Whether some of a plain model's parameters are frozen, and all are whole on every process."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    sharded = is_deepspeed_zero3_enabled() or bool(args.fsdp)
+    whole = not (sharded or is_peft_model(model))
+    return whole and not all(parameter.requires_grad for parameter in model.parameters())
 
 
 def frozen_copy(model: nn.Module, reload=None) -> nn.Module:
@@ -232,6 +289,10 @@ def frozen_copy(model: nn.Module, reload=None) -> nn.Module:
             "still run the original's weights. Pass the model as a path, or pass `ref_model`."
         )
     return copy.deepcopy(model)
+
+
+def _detached(head: Head) -> Head:
+    return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
 
 
 def _takes_from_base(peft_config) -> bool:

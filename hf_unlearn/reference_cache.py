@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from .cached_rows import CachedRows, Entry
 from .data.formats import IGNORE_INDEX
-from .forward import KL, ReferenceRows
+from .forward import KL, LOGPS, ReferenceRows
 from .fused import gathered_head, head_of
+from .layer_forward import STATES, STATES_KL
 from .reference import Reference
 from .store import Layout, Rows
 
 
+# What is kept of a role's rows, by what its method asks: fields of `ReferenceRows`.
+KEPT = {LOGPS: ("token_logps",), KL: ("hidden",), STATES: ("states",), STATES_KL: ("states", "hidden")}
 HEAD = {"weight": "head.weight", "bias": "head.bias"}
 
 
@@ -30,13 +34,15 @@ class CachedReference(CachedRows, Reference):
             The run.
         needs (`Mapping[str, str]`):
             Role to what is kept of its rows.
+        computed:
+            What else decides the values.
     """
 
     name = "cache"
     progress = "Reference pass"
 
-    def __init__(self, entry: Entry, needs: Mapping[str, str]):
-        super().__init__(entry, needs)
+    def __init__(self, entry: Entry, needs: Mapping[str, str], **computed):
+        super().__init__(entry, needs, **computed)
         self.needs = dict(needs)
         # The reference's head; the policy's own stands in for it where that is not trained.
         self.head = None
@@ -49,9 +55,8 @@ class CachedReference(CachedRows, Reference):
             )
         found = {}
         for role, part in parts.items():
-            values = self.store.read(self.array(role), part["index"])[0].to(part["index"].device, non_blocking=True)
-            kl = self.needs[role] == KL
-            found[role] = ReferenceRows(hidden=values, head=self.head) if kl else ReferenceRows(values)
+            kept = {name: self.values(role, name, part["index"]) for name in KEPT[self.needs[role]]}
+            found[role] = ReferenceRows(**kept, head=self.head if "hidden" in kept else None)
         return found
 
     def prepare(self, trainer) -> None:
@@ -62,16 +67,18 @@ class CachedReference(CachedRows, Reference):
             parts = {part: self.store.array(name).to(device) for part, name in HEAD.items() if name in layout}
             self.head = replace(head_of(trainer.model), **parts)
 
-    def array(self, role: str) -> str:
-        return f"{role}.{'hidden' if self.needs[role] == KL else 'logps'}"
+    def lengths(self, role: str) -> dict[str, list[int]]:
+        rows = self.roles[role]
+        predicted = [sum(label != IGNORE_INDEX for label in row[1:]) for row in rows["labels"]]
+        real = [len(ids) for ids in rows["input_ids"]]
+        return {name: real if name == "states" else predicted for name in KEPT[self.needs[role]]}
+
+    def like(self, trainer) -> dict[str, Tensor]:
+        logps = torch.empty(0, dtype=torch.promote_types(trainer.model.dtype, torch.float32))
+        return {"token_logps": logps, "hidden": trainer.states_like, "states": trainer.states_like}
 
     def layout(self, trainer) -> Layout:
-        layout: dict[str, Rows] = {}
-        for role, need in self.needs.items():
-            predicted = [sum(label != IGNORE_INDEX for label in row[1:]) for row in self.roles[role]["labels"]]
-            lengths, like = self.only_needed(role, predicted), trainer.hidden_like
-            logps = Rows(lengths, (), torch.promote_types(trainer.model.dtype, torch.float32))
-            layout[self.array(role)] = Rows(lengths, (like.shape[-1],), like.dtype) if need == KL else logps
+        layout = dict(super().layout(trainer))
         if self._keeps_head(trainer):
             with gathered_head(head_of(trainer.model)) as head:
                 for part, name in HEAD.items():
@@ -81,7 +88,7 @@ class CachedReference(CachedRows, Reference):
 
     def predict(self, trainer, role, batch):
         found = trainer.forward_path.reference(trainer.model_wrapped, {role: batch})[role]
-        return found.hidden if self.needs[role] == KL else found.token_logps
+        return {name: getattr(found, name) for name in KEPT[self.needs[role]]}
 
     def write_shared(self, trainer, writer) -> None:
         if not self._keeps_head(trainer):
@@ -92,4 +99,5 @@ class CachedReference(CachedRows, Reference):
                     writer.write(name, [0], tensor.detach())
 
     def _keeps_head(self, trainer) -> bool:
-        return KL in self.needs.values() and head_of(trainer.model).weight.requires_grad
+        divergence = any("hidden" in KEPT[need] for need in self.needs.values())
+        return divergence and head_of(trainer.model).weight.requires_grad

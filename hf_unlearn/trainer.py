@@ -9,29 +9,34 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from . import modeling
 from .cached_rows import Entry
+from .card import CardFacts, render_model_card, write_model_card
 from .config import UnlearnConfig
 from .data.collator import RoleCollator
 from .data.formats import encode_dataset
 from .data.pairing import PairSampler, RolePairs
-from .data.roles import encode_roles
-from .forward import KL, LOGPS, Needs, RoleRows, build_forward
+from .data.roles import data_seed, encode_roles
+from .forward import KL, LOGPS, Forward, Needs, RoleRows, build_forward
 from .frozen import FrozenPrefix, frozen_depth
-from .fused import check_head
+from .hub_trainer import HubTrainer
+from .launch_check import check_launch, tell_launch
 from .meters import Meters
 from .modeling import evaluating
 from .planning import needed_rows, shape_of
 from .reference import Reference, ReferenceRequest, build_reference
+from .resumable import ResumableTrainer
 from .rounding import RoundingCheck
+from .value_norms.penalty import ValueNormPenalty
+from .value_norms.tables import unlearned_norms
 
 
 logger = logging.getLogger(__name__)
 
 
-class UnlearnTrainer(Trainer):
+class UnlearnTrainer(ResumableTrainer, HubTrainer):
     """Base of all methods. A method overrides `forget_loss` and, where it needs a reference, `reference_roles_of`.
 
     Args:
@@ -53,6 +58,8 @@ class UnlearnTrainer(Trainer):
             Used where `model` is a path or Hub id.
         ref_model (`PreTrainedModel`, *optional*):
             A reference other than the model as it enters.
+        poisoned_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
+            Rows that carry the trigger already; by default the config's `poison_*` fields poison forget rows.
         data_collator, compute_metrics, callbacks, optimizers:
             As in [`~transformers.Trainer`].
 
@@ -81,6 +88,7 @@ class UnlearnTrainer(Trainer):
         quantization_config=None,
         peft_config=None,
         ref_model: nn.Module | None = None,
+        poisoned_dataset=None,
     ):
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
@@ -89,32 +97,36 @@ class UnlearnTrainer(Trainer):
             revision = (args.model_init_kwargs or {}).get("revision")
             processing_class = modeling.load_tokenizer(model, args.trust_remote_code, revision)
         modeling.ensure_pad_token(processing_class)
-        roles = encode_roles(forget_dataset, retain_dataset, processing_class, args)
-        data_seed = args.seed if args.data_seed is None else args.data_seed
-        pairs = RolePairs(roles, seed=data_seed, epoch_by=args.epoch_by)
+        roles = encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
+        pairs = RolePairs(roles, seed=data_seed(args), epoch_by=args.epoch_by)
         eval_dataset = _encode_eval(eval_dataset, processing_class, args.max_length)
+
+        collator = RoleCollator(
+            processing_class.pad_token_id, tuple(roles), pad_to_multiple_of=args.pad_to_multiple_of
+        )
+        # Before the policy takes its place in memory.
+        unlearned = unlearned_norms(args, roles, collator) if args.value_norm_penalty else {}
 
         reload = None
         if isinstance(model, str):
             reload = partial(modeling.load_model, model, args, quantization_config)
             model = reload()
         modeling.check_vocabulary(model, processing_class, ref_model)
+        self.check_architecture(args, model)
         if peft_config is not None:
             # Trainer seeds too, but an adapter's first weights are drawn here.
             set_seed(args.seed)
             model = modeling.add_adapter(model, peft_config)
-        collator = RoleCollator(
-            processing_class.pad_token_id, tuple(roles), pad_to_multiple_of=args.pad_to_multiple_of
-        )
         needs = {role: self.needs_of(args)[role] for role in roles}
-        self.forward_path = build_forward(model, args.fused_losses, needs, shape_of(pairs, args))
+        self.forward_path = self.build_forward(model, args, needs, shape_of(pairs, args))
+        self.trainable = modeling.Trainable(model, self.trainable_patterns(args, model))
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
         self.reference: Reference | None = None
-        if reference_roles := self.reference_roles_of(args):
+        if referred := {role: needs[role] for role in needs if role in self.reference_roles_of(args)}:
             request = ReferenceRequest(
                 model=model,
                 args=args,
-                needs={role: needs[role] for role in needs if role in reference_roles},
+                needs=referred,
                 forward=self.forward_path,
                 entry=entry,
                 fresh_adapter=peft_config is not None,
@@ -122,17 +134,16 @@ class UnlearnTrainer(Trainer):
                 reload=reload,
             )
             self.reference = build_reference(request)
-        if args.trainable_modules:
-            modeling.select_trainable(model, args.trainable_modules)
-        modeling.check_trainable(model)
         if args.cache_frozen:
             layers, depth = frozen_depth(model)
             self.forward_path.prefix = FrozenPrefix(entry, layers, depth) if depth else None
 
-        # Width and dtype of last hidden states, known once the head was checked.
-        self.hidden_like: Tensor | None = None
+        self.penalty = ValueNormPenalty(args, model, entry, unlearned) if args.value_norm_penalty else None
+        # Width and dtype of a token's states, known once the forward path was tried.
+        self.states_like: Tensor | None = None
         self.meters = Meters()
         self.stop_reason: str | None = None
+        self.card_facts = CardFacts(ref_model=ref_model is not None)
         super().__init__(
             model=model,
             args=args,
@@ -146,12 +157,17 @@ class UnlearnTrainer(Trainer):
         )
         self.add_callback(_RunControl(self))
         self.add_callback(RoundingCheck(self))
+        self.watch_faults(self.meters)
+        if args.model_card_template:
+            # What is wrong with the template is told now, not after training.
+            render_model_card(self)
 
     def _check_request(self, args, model, quantization_config, peft_config) -> None:
         """Refuses what cannot work whatever the rows and weights are."""
         if not isinstance(args, self.config_class):
             raise ValueError(f"{type(self).__name__} takes a {self.config_class.__name__}; got {type(args).__name__}.")
         modeling.check_single_device_process(args)
+        check_launch(args)
         if isinstance(model, str):
             modeling.check_model_path(model)
         elif not isinstance(model, nn.Module):
@@ -171,20 +187,33 @@ class UnlearnTrainer(Trainer):
     @classmethod
     def needs_of(cls, args: UnlearnConfig) -> Needs:
         """What the objective asks of each role's rows: log-probabilities, or KL(reference || model)."""
-        return {"forget": LOGPS, "retain": KL if args.retain_loss == "kl" else LOGPS}
+        kept = {role: KL if term == "kl" else LOGPS for role, term in args.kept_terms.items()}
+        return {"forget": LOGPS, **kept}
 
     @classmethod
     def reference_roles_of(cls, args: UnlearnConfig) -> set[str]:
         """Roles whose rows need the reference's predictions."""
-        return {"retain"} if args.retain_loss == "kl" else set()
+        return {role for role, need in cls.needs_of(args).items() if need == KL}
+
+    def check_architecture(self, args: UnlearnConfig, model: nn.Module) -> None:
+        """Raises `ValueError` for settings that this model cannot follow."""
+
+    def build_forward(self, model: nn.Module, args: UnlearnConfig, needs: Needs, shape: str) -> Forward:
+        """The path of rows through the model; see [`~hf_unlearn.forward.Forward`]."""
+        return build_forward(model, args.fused_losses, needs, shape)
+
+    def trainable_patterns(self, args: UnlearnConfig, model: nn.Module) -> list[str] | None:
+        """Regular expressions of the parameters to train; `None` for all that require a gradient."""
+        return args.trainable_modules
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         """The method's forget term: a scalar, mean over the micro-batch."""
         raise NotImplementedError(f"{type(self).__name__} defines no forget term.")
 
     def retain_loss(self, rows: RoleRows) -> Tensor:
-        """The retain term: negative log-likelihood or KL(reference || model), a scalar."""
-        return rows.nll if self.args.retain_loss == "nll" else rows.kl_to_reference
+        """The term of retain and poisoned rows: negative log-likelihood, or KL(reference || model) where that was
+        asked for; a scalar."""
+        return rows.nll if rows.kl_to_reference is None else rows.kl_to_reference
 
     # One step
 
@@ -197,16 +226,26 @@ class UnlearnTrainer(Trainer):
             num_items_in_batch = None if model.training else num_items_in_batch
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         rows = self.role_rows(model, inputs)
-        terms = {"forget": self.forget_loss(rows["forget"])}
-        loss = self.args.forget_weight * terms["forget"]
-        if "retain" in rows:
-            terms["retain"] = self.retain_loss(rows["retain"])
-            loss = loss + self.args.retain_weight * terms["retain"]
+        terms = {
+            role: self.forget_loss(found) if role == "forget" else self.retain_loss(found)
+            for role, found in rows.items()
+        }
+        loss = sum(self.args.weight_of(role) * term for role, term in terms.items())
         for role, term in terms.items():
             self.meters.add(f"{role}/loss", term)
-            self.meters.add(f"{role}/nll", rows[role].nll)
-            self.meters.add(f"{role}/logps", rows[role].logps.mean())
+            for name, value in rows[role].observed().items():
+                self.meters.add(f"{role}/{name}", value)
+        if self.penalty is not None:
+            loss = loss + self.penalty_of(model, inputs)
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def penalty_of(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The value-norm penalty of a batch, all roles' terms together."""
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        terms = self.penalty.terms_of(model, self._parts(inputs), progress)
+        for role, term in terms.items():
+            self.meters.add(f"{role}/value_norm", term)
+        return sum(terms.values())
 
     def role_rows(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, RoleRows]:
         """The rows of all roles through the model, and what the reference says of those that need it.
@@ -238,14 +277,16 @@ class UnlearnTrainer(Trainer):
     # The run around it
 
     def train(self, *args, **kwargs):
-        """As [`~transformers.Trainer.train`]; the reference is placed before and taken off afterwards."""
+        """As [`ResumableTrainer.train`]; the reference is placed before and taken off afterwards."""
+        self.card_facts.audits = {}
         if self.reference is not None:
             self.reference.open(self.accelerator)
-        try:
-            return super().train(*args, **kwargs)
-        finally:
-            if self.reference is not None:
-                self.reference.close()
+        with self.trainable.during_training(self.model):
+            try:
+                return super().train(*args, **kwargs)
+            finally:
+                if self.reference is not None:
+                    self.reference.close()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every recorded component since the last log, over all ranks."""
@@ -261,20 +302,23 @@ class UnlearnTrainer(Trainer):
             with self.reference.hidden_from_saving():
                 super().save_model(output_dir, _internal_call)
         if self.args.should_save:
-            self.write_model_card(output_dir or self.args.output_dir)
+            write_model_card(self, output_dir or self.args.output_dir)
 
     def create_model_card(
-        self, model_name: str | None = None, dataset_name: str | None = None, tags: list[str] | str | None = None
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: list[str] | str | None = None,
+        audits: dict[str, Any] | None = None,
     ) -> None:
-        """Writes `README.md` into the output folder: what was unlearned, how, and what that does not promise."""
+        """Writes `README.md` into the output folder: what was unlearned, how, and what that does not promise.
+
+        What is given stays for later cards of this trainer, but for `audits` (see
+        [`~hf_unlearn.card_audit.read_audits`]), which hold until training goes on.
+        """
+        self.card_facts.add(model_name, dataset_name, tags, audits)
         if self.is_world_process_zero():
-            self.write_model_card(self.args.output_dir, model_name, dataset_name, tags)
-
-    def write_model_card(self, folder: str, model_name=None, dataset_name=None, tags=None) -> None:
-        """Writes the model card of the run into any folder."""
-        from .card import write_model_card
-
-        write_model_card(self, folder, model_name, dataset_name, tags)
+            write_model_card(self, self.args.output_dir)
 
     def _get_train_sampler(self, train_dataset=None):
         self.pair_sampler = PairSampler(self.train_dataset)
@@ -294,11 +338,11 @@ class _RunControl(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if self.trainer.forward_path.fused:
-            self.trainer.hidden_like = check_head(self.trainer.model_wrapped)
+        tell_launch(self.trainer)
+        self.trainer.states_like = self.trainer.forward_path.probe(self.trainer.model_wrapped)
         if self.trainer.forward_path.shape == "packed":
             self.trainer.check_packing()
-        for kept in (self.trainer.forward_path.prefix, self.trainer.reference):
+        for kept in (self.trainer.forward_path.prefix, self.trainer.reference, self.trainer.penalty):
             if kept is not None:
                 kept.prepare(self.trainer)
 

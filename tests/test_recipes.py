@@ -2,19 +2,32 @@
 """Recipes are read strictly: every shipped one parses, and what is misspelt or of a wrong type is named."""
 
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from hf_unlearn import METHODS
+from hf_unlearn.cli.launch import take_launch_options
 from hf_unlearn.cli.parser import read_yaml
 from hf_unlearn.cli.recipe import parse_recipe
+from hf_unlearn.plan.engines import read_engine
+from hf_unlearn.plan.memory import GIB, estimate
+from hf_unlearn.plan.shapes import shape_of
+from hf_unlearn.plan.table import warnings
+from hf_unlearn.plan.workload import read_workload
 
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
+TOFU = [path for path in RECIPES if "tofu" in path.parts]
+ON_GPUS = [path for path in RECIPES if "demo" not in path.parts]
+# Gibibytes of the GPUs that recipes are made for.
+GPU_MEMORY = 80
+LAUNCH = re.compile(r"^# (\d+) GPUs?, (\d+) GiB(?: each)?: hf-unlearn run (.*)$", re.MULTILINE)
 BASE = {"method": "npo", "model_name_or_path": "owner/model", "forget_dataset": "forget.jsonl"}
 
 
@@ -53,7 +66,10 @@ def test_every_recipe_is_the_method_of_its_name(path):
         "npo_klr": ("npo", "kl"),
     }
     content = read_yaml(path)
-    assert (content["method"], content["retain_loss"]) == wanted[path.stem.removesuffix("_1gpu")]
+    stem = re.sub("_(1gpu|lora|qlora)$", "", path.stem)
+    assert (content["method"], content["retain_loss"]) == wanted[stem]
+    kinds = (content.get("use_peft", False), content.get("load_in_4bit", False))
+    assert kinds == (path.stem.endswith("lora"), path.stem.endswith("qlora"))
 
 
 def test_the_benchmark_has_every_method_at_every_size():
@@ -62,17 +78,93 @@ def test_the_benchmark_has_every_method_at_every_size():
         assert {path.stem for path in (ROOT / "recipes" / folder).glob("*.yaml")} >= stems
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in RECIPES if "tofu" in path.parts], ids=lambda path: f"{path.parent.name}/{path.stem}"
-)
-def test_tofu_recipes_have_the_papers_settings(path):
+def launches(path) -> list[tuple[int, int, list[str]]]:
+    """The lines of a recipe's head: GPUs, gibibytes of each, and the words of the command."""
+    return [(int(gpus), int(size), shlex.split(words)) for gpus, size, words in LAUNCH.findall(path.read_text())]
+
+
+def launched(words):
+    """What a launch line starts: the recipe as it overrides it, and the accelerate config with its processes."""
+    words = list(words)
+    config, options = take_launch_options(words)
+    processes = options.get("num_processes")
+    return parse_recipe(["--config", *words]), read_engine(config, None if processes is None else int(processes))
+
+
+@pytest.fixture(scope="module")
+def counted_once():
+    """Parameters of a model are counted once for all recipes that train the same of it."""
+    known = {}
+
+    def count(config, trainable_modules=None, peft_config=None, trust_remote_code=False):
+        key = (config.to_json_string(), str(trainable_modules), str(peft_config and peft_config.to_dict()))
+        if key not in known:
+            known[key] = shape_of(config, trainable_modules, peft_config, trust_remote_code)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_unlearn.plan.workload.shape_of", count)
+        yield
+
+
+@pytest.mark.usefixtures("counted_once")
+@pytest.mark.parametrize("path", ON_GPUS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_launch_line_fits_and_needs_what_it_says(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = launches(path)
+    assert found, "the head names no GPUs"
+    for gpus, size, words in found:
+        recipe, engine = launched(words)
+        planned = read_workload(recipe, engine)
+        need = estimate(planned.workload).peak / GIB
+        assert engine.gpus == gpus
+        assert round(need) == size <= GPU_MEMORY
+        assert not warnings(planned.workload)
+        # Every line does the same: as many rows a step.
+        args = recipe.training
+        assert args.per_device_train_batch_size * args.gradient_accumulation_steps * gpus == 32
+
+
+@pytest.mark.parametrize("model", ["llama-2-7b", "llama-3.1-8b"])
+@pytest.mark.parametrize("stem", ["npo_klr", "npo_klr_lora", "npo_klr_qlora", "grad_diff"])
+def test_large_models_start_on_1_4_and_8_gpus(model, stem):
+    assert [gpus for gpus, _, _ in launches(ROOT / "recipes" / "tofu" / model / f"{stem}.yaml")] == [8, 4, 1]
+
+
+@pytest.mark.usefixtures("counted_once")
+def test_four_bits_are_planned_for(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sizes = {}
+    for stem in ("npo_klr_lora", "npo_klr_qlora"):
+        recipe, engine = launched([f"recipes/tofu/llama-2-7b/{stem}.yaml"])
+        work = read_workload(recipe, engine).workload
+        sizes[stem] = estimate(work).held["weights"]
+        assert (work.adapter, work.reference, work.quantized) == (True, "adapter", "4bit" if "ql" in stem else None)
+    linear, rest = 32 * (4 * 4096**2 + 3 * 4096 * 11008), 2 * 32000 * 4096
+    assert sizes["npo_klr_lora"] == pytest.approx(2 * (linear + rest), rel=0.05)
+    assert sizes["npo_klr_qlora"] == pytest.approx(0.516 * linear + 4 * rest, rel=0.1)
+
+
+def test_the_table_of_recipes_says_what_their_heads_say():
+    table = (ROOT / "docs" / "recipes.md").read_text()
+    for path in TOFU:
+        sizes = {gpus: size for gpus, size, _ in launches(path)}
+        cells = " | ".join(str(sizes.get(gpus, "-")) for gpus in (1, 4, 8))
+        assert f"| `{path.relative_to(ROOT / 'recipes' / 'tofu').with_suffix('')}` | {cells} |" in table
+
+
+@pytest.mark.parametrize("path", TOFU, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_tofu_recipes_have_the_settings_of_their_sources(path):
     recipe = parse_recipe(["--config", str(path)])
-    args = recipe.training
-    processes = 1 if "1b" in path.parent.name or "1gpu" in path.stem else 8
-    assert args.per_device_train_batch_size * args.gradient_accumulation_steps * processes == 32
-    assert (args.learning_rate, args.num_train_epochs, args.weight_decay, args.max_length) == (1e-5, 10, 0.01, 512)
-    # One of ten epochs warms up.
-    assert args.get_warmup_steps(100) == 10
+    args, model = recipe.training, recipe.model
+    if model.use_peft:
+        assert (args.learning_rate, args.num_train_epochs) == (1e-4, 5)
+        assert (model.lora_r, model.lora_alpha, model.lora_dropout) == (32, 64, 0.0)
+    else:
+        assert (args.learning_rate, args.num_train_epochs) == (1e-5, 10)
+    assert (args.weight_decay, args.max_length) == (0.01, 512)
+    # One epoch warms up.
+    assert args.get_warmup_steps(100) == 100 / args.num_train_epochs
     assert (args.forget_weight, args.retain_weight) == (1.0, 1.0)
     assert getattr(args, "beta", 0.1) == 0.1
     assert recipe.run.forget_split == "forget10"
@@ -104,7 +196,7 @@ def test_a_misspelt_key_names_the_nearest(parse, content, message):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("nop", "method='nop'; allowed: ga, npo. Did you mean 'npo'?"),
+        ("nop", "method='nop'; allowed: ga, npo.*. Did you mean 'npo'?"),
         (None, "method=None; allowed: ga, npo"),
         (3, "method=3; allowed"),
         (["npo"], r"method=\['npo'\]; allowed"),

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria
 
 from hf_unlearn.data.collator import RoleCollator
 
 from ..modeling import evaluating
 from .batching import device_of, map_batches
+from .shared_prefix import for_rows, prefix_cache, shared_length
 
 
 def generate_answers(
@@ -20,6 +21,7 @@ def generate_answers(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int = 200,
+    stop: Sequence[str] = (),
     batch_size: int = 32,
     accelerator: Any = None,
     progress: bool = True,
@@ -29,7 +31,8 @@ def generate_answers(
 
     The most likely token is taken at each step whatever the checkpoint's own generation settings are (sampling,
     beams, repetition penalty), so that models are compared on the same terms. Generation of a row ends at the EOS
-    of the tokenizer or at one that the checkpoint names.
+    of the tokenizer or at one that the checkpoint names. What many prompts share (examples in context) goes through
+    the model once.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -40,6 +43,8 @@ def generate_answers(
             Token ids; padded on the left, masks from their lengths.
         max_new_tokens (`int`):
             Longest answer in tokens; the prompt does not count.
+        stop (`Sequence[str]`):
+            Texts before which an answer ends.
         batch_size (`int`):
             Prompts at a time (and a process).
         accelerator (`accelerate.Accelerator`, *optional*):
@@ -63,19 +68,31 @@ def generate_answers(
     )
     collate = RoleCollator(pad_token_id=pad, padding_side="left")
     device, synced = device_of(model), _needs_sync(accelerator)
+    shared = shared_length(prompts)
 
     def compute(batch: list[int]) -> list[str]:
-        inputs = collate([{"input_ids": prompts[i]} for i in batch])
+        inputs = collate([{"input_ids": prompts[i][shared:]} for i in batch])
+        given = {}
+        if shared:
+            start = torch.tensor([list(prompts[batch[0]][:shared])]).expand(len(batch), -1)
+            inputs["input_ids"] = torch.cat([start, inputs["input_ids"]], 1)
+            inputs["attention_mask"] = torch.cat([torch.ones_like(start), inputs["attention_mask"]], 1)
+            given["past_key_values"] = for_rows(cache, len(batch))
         width = inputs["input_ids"].shape[1]
+        if stop:
+            given["stopping_criteria"] = [_Stop(tokenizer, stop, width)]
         output = model.generate(
             input_ids=inputs["input_ids"].to(device),
             attention_mask=inputs["attention_mask"].to(device),
             generation_config=config,
             synced_gpus=synced,
+            **given,
         )
-        return [_decode(row, eos, tokenizer) for row in output[:, width:].tolist()]
+        return [_decode(row, eos, tokenizer, stop) for row in output[:, width:].tolist()]
 
     with evaluating(model), torch.no_grad(), _blank_settings(model):
+        cache = prefix_cache(model, prompts[0][:shared], device) if shared else None
+        shared = 0 if cache is None else shared
         return map_batches(compute, [len(prompt) for prompt in prompts], batch_size, accelerator, progress, desc)
 
 
@@ -112,6 +129,19 @@ def _needs_sync(accelerator: Any) -> bool | None:
     return accelerator.num_processes > 1 and sharded
 
 
-def _decode(ids: list[int], eos: list[int], tokenizer: Any) -> str:
+class _Stop(StoppingCriteria):
+    """Ends a row whose answer holds one of the texts before which it is cut."""
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str], width: int):
+        self.tokenizer, self.texts, self.width = tokenizer, texts, width
+
+    def __call__(self, input_ids, scores, **kwargs):
+        answers = self.tokenizer.batch_decode(input_ids[:, self.width :], skip_special_tokens=True)
+        done = [any(text in answer for text in self.texts) for answer in answers]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def _decode(ids: list[int], eos: list[int], tokenizer: Any, stop: Sequence[str] = ()) -> str:
     end = next((i for i, token in enumerate(ids) if token in eos), len(ids))
-    return tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    return text[: min((text.find(s) for s in stop if s in text), default=len(text))].strip()

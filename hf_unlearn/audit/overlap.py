@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How like the expected answer a generated one is: ROUGE-L recall, exact match."""
+"""How like the expected answer a generated one is: ROUGE-L, exact match."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,18 @@ from typing import Any
 from .result import MetricResult, direction_for, mean_result, proportion_result
 
 
+ROUGE_MEASURES = {"recall": "recall", "f1": "fmeasure"}
+
+
 def rouge(
-    predictions: Sequence[str | None], references: Sequence[str], role: str = "retain", tokenizer: Any = None
+    predictions: Sequence[str | None],
+    references: Sequence[str],
+    role: str = "retain",
+    tokenizer: Any = None,
+    measure: str = "recall",
+    stem: bool = True,
 ) -> MetricResult:
-    """ROUGE-L recall: longest common subsequence of words / words of the expected answer (Lin 2004), with stemming.
+    """ROUGE-L: longest common subsequence of words, of a generated and an expected answer (Lin 2004).
 
     Args:
         predictions (`Sequence[str]`):
@@ -21,22 +29,33 @@ def rouge(
             `"forget"`, `"retain"` or `"holdout"`; decides the direction.
         tokenizer (*optional*):
             Object whose `tokenize(text)` gives words, for other scripts.
+        measure (`str`):
+            `"recall"` divides by the words of the expected answer; `"f1"` is the harmonic mean with the same over the
+            generated one (MUSE).
+        stem (`bool`):
+            Whether words are compared by their stems.
 
     Returns:
         `MetricResult`: value in [0, 1].
+
+    Raises:
+        `ValueError`: for another measure.
     """
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
-    words = tokenizer or DefaultTokenizer(use_stemmer=True)
+    if measure not in ROUGE_MEASURES:
+        raise ValueError(f"measure={measure!r}; allowed: {', '.join(ROUGE_MEASURES)}.")
+    words = tokenizer or DefaultTokenizer(use_stemmer=stem)
     scorer = RougeScorer(["rougeL"], tokenizer=words)
     per_item = [
         None
         if prediction is None or not words.tokenize(reference)
-        else scorer.score(target=reference, prediction=prediction)["rougeL"].recall
+        else getattr(scorer.score(target=reference, prediction=prediction)["rougeL"], ROUGE_MEASURES[measure])
         for prediction, reference in zip(predictions, references, strict=True)
     ]
-    return mean_result("rouge", per_item, direction_for("rouge", role), variant="ROUGE-L recall")
+    variant = f"ROUGE-L {'recall' if measure == 'recall' else 'F1'}{'' if stem else ', no stemmer'}"
+    return mean_result("rouge", per_item, direction_for("rouge", role), variant=variant)
 
 
 def exact_match(predictions: Sequence[str | None], references: Sequence[str], role: str = "retain") -> MetricResult:

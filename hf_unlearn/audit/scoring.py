@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One teacher-forced pass: what a model thinks of every labelled token. All metrics read from it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,8 @@ def score_rows(
     accelerator: Any = None,
     progress: bool = True,
     desc: str = "Scoring",
-) -> list[TokenScores]:
+    scores_of: Callable[[torch.Tensor, torch.Tensor], list[Any]] | None = None,
+) -> list[Any]:
     """Log-probabilities of the labelled tokens of every row, in one forward pass a batch.
 
     Args:
@@ -70,10 +71,14 @@ def score_rows(
             Shares the rows among its processes; each gets all results.
         progress (`bool`), desc (`str`):
             Progress bar.
+        scores_of (`Callable`, *optional*):
+            What is made of a batch's logits `[B, T, V]` and labels `[B, T]`, one result a row; by default
+            [`token_scores`].
 
     Returns:
-        `list[TokenScores]`: one a row, in their order.
+        `list[TokenScores]`: one a row, in their order (or whatever `scores_of` makes).
     """
+    scores_of = scores_of or token_scores
     collate = RoleCollator(pad_token_id=pad_token_id)
     device = device_of(model)
 
@@ -81,7 +86,7 @@ def score_rows(
         inputs = collate([rows[i] for i in batch])
         labels = inputs.pop("labels")
         logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
-        return token_scores(logits, labels.to(logits.device))
+        return scores_of(logits, labels.to(logits.device))
 
     with evaluating(model), torch.no_grad():
         return map_batches(compute, [len(row["input_ids"]) for row in rows], batch_size, accelerator, progress, desc)
@@ -101,19 +106,42 @@ def token_scores(logits: torch.Tensor, labels: torch.Tensor) -> list[TokenScores
     Returns:
         `list[TokenScores]`: `B` of them.
     """
+
+    def compute(scores: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scores = scores if scores.dtype == torch.float64 else scores.float()
+        logps = scores.gather(-1, wanted[:, None]).squeeze(-1) - scores.logsumexp(-1)
+        return logps, scores.argmax(-1) == wanted
+
+    return [TokenScores(*row) for row in map_labelled(compute, logits, labels)]
+
+
+def map_labelled(
+    compute: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]],
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    elements: int = CHUNK_ELEMENTS,
+) -> list[tuple[np.ndarray, ...]]:
+    """Calls `compute` on the logits `[m, V]` and the ids `[m]` of labelled tokens, some at a time.
+
+    Args:
+        compute (`Callable`):
+            Returns tensors `[m]`; called at least once, if need be without tokens.
+        logits (`torch.Tensor` `[B, T, V]`), labels (`torch.Tensor` `[B, T]`):
+            As in [`token_scores`].
+        elements (`int`):
+            Logits a call.
+
+    Returns:
+        `list[tuple[np.ndarray]]`: the results of each of the `B` rows.
+    """
     targets = labels[:, 1:]
     rows, columns = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
     wanted = targets[rows, columns]
-    step = max(1, CHUNK_ELEMENTS // logits.shape[-1])
-    logps, correct = [], []
-    for start in range(0, len(rows), step):
+    step = max(1, elements // logits.shape[-1])
+    parts = []
+    for start in range(0, max(1, len(rows)), step):
         part = slice(start, start + step)
-        scores = logits[rows[part], columns[part]]
-        scores = scores if scores.dtype == torch.float64 else scores.float()
-        logps.append(scores.gather(-1, wanted[part, None]).squeeze(-1) - scores.logsumexp(-1))
-        correct.append(scores.argmax(-1) == wanted[part])
-    if not logps:
-        return [TokenScores(np.empty(0, np.float32), np.empty(0, bool)) for _ in range(len(labels))]
+        parts.append(compute(logits[rows[part], columns[part]], wanted[part]))
     ends = np.cumsum((targets != IGNORE_INDEX).sum(1).cpu().numpy())[:-1]
-    columns = [np.split(torch.cat(parts).cpu().numpy(), ends) for parts in (logps, correct)]
-    return [TokenScores(*row) for row in zip(*columns, strict=True)]
+    results = [np.split(torch.cat(column).cpu().numpy(), ends) for column in zip(*parts, strict=True)]
+    return list(zip(*results, strict=True))

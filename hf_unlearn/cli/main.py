@@ -8,13 +8,17 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
+from ..faults import NonFiniteError
+
 
 # command -> (module, what it does)
 COMMANDS = {
     "demo": ("demo", "unlearn in the embedded world with several methods and compare them; no downloads"),
     "run": ("run", "RECIPE [--field value ...] [--accelerate_config NAME|PATH]: train, audit and report"),
     "eval": ("evaluate", "--model_name_or_path MODEL --benchmark NAME: audit any checkpoint"),
+    "audit": ("audit", "backdoor --model_name_or_path MODEL --trigger WORDS ...: what an evaluation does not see"),
     "report": ("report", "RUN [RUN ...]: one report over several runs"),
+    "push": ("push", "RUN --hub_model_id OWNER/NAME: weights, tokenizer and model card to the Hub, in one commit"),
     "bench": ("bench", "--preset cpu|1b|7b: time and memory of a step, as a ratio to fine-tuning on the same rows"),
     "plan": ("plan", "RECIPE --gpus N --gpu_memory GB: whether it fits, and what would make it fit"),
     "methods": ("methods", "list the methods and their own settings"),
@@ -45,9 +49,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_guarded(function, argv: list[str]) -> int:
-    """Calls a command; a `ValueError` raised by this package is shown as one line with exit status 2."""
+    """Calls a command; a `ValueError` raised by this package is shown as one line with exit status 2, training that
+    diverged as one line with exit status 1."""
     try:
         function(argv)
+    except NonFiniteError as error:
+        if os.environ.get("HF_UNLEARN_TRACEBACK"):
+            raise
+        # All processes stopped for the same reason; the first one tells.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"hf-unlearn: error: {error}", file=sys.stderr)
+        return 1
     except ValueError as error:
         innermost = traceback.extract_tb(error.__traceback__)[-1].filename
         ours = Path(innermost).is_relative_to(Path(__file__).parents[1])

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from ..checkpoints import check_whole, last_whole
 from .parser import read_yaml
 from .recipe import RECIPE_FILE, Recipe
 
@@ -56,22 +57,21 @@ def _check_own(folder: Path, recipe: Recipe, resumes: bool) -> None:
 
 
 def resume_checkpoint(recipe: Recipe) -> str | None:
-    """The checkpoint folder to go on from; `last` stands for the newest in `output_dir`.
+    """The checkpoint folder to go on from; `last` stands for the last whole one in `output_dir`.
 
     Raises:
-        `ValueError`: if there is none.
+        `ValueError`: if there is none, or the one that is named is not whole.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     asked, folder = recipe.training.resume_from_checkpoint, recipe.training.output_dir
     if asked is None:
         return None
     found = asked
     if asked == "last":
-        found = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+        found = last_whole(folder)
     if found is None or not Path(found).is_dir():
         raise ValueError(
-            f"resume_from_checkpoint={asked!r}: no checkpoint there ({folder}). Checkpoints are written with "
-            "`save_strategy: steps` or `epoch`."
+            f"resume_from_checkpoint={asked!r}: no checkpoint there ({folder}) that is whole. Checkpoints are written "
+            "with `save_strategy: steps` or `epoch`. `overwrite_output: true` starts anew."
         )
+    check_whole(found)
     return found

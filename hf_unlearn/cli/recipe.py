@@ -17,8 +17,8 @@ from .parser import StrictParser, read_yaml, split_config
 
 
 RECIPE_FILE = "recipe.yaml"
-# Whether a run goes on, not what it does.
-RUN_CONTROL = ("resume_from_checkpoint", "overwrite_output")
+# Whether a run goes on, not what it does; and what is nobody else's business.
+RUN_CONTROL = ("resume_from_checkpoint", "overwrite_output", "hub_token")
 
 
 @dataclass

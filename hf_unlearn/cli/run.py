@@ -32,9 +32,13 @@ def main(argv: list[str]) -> None:
 
         unlearn(recipe)
     else:
+        from ..launch_check import check_accelerate_config
+        from .parser import read_yaml
         from .prepare import prepare
 
-        prepare(recipe)  # A mistake is told once, before any process starts.
+        # A mistake is told once, before any process starts.
+        check_accelerate_config(read_yaml(accelerate_config) | options)
+        prepare(recipe)
         launch("hf_unlearn.cli.unlearn", accelerate_config, argv, options)
 
 

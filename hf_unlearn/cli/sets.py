@@ -25,6 +25,8 @@ class Sets:
             What the audit does with them.
         dataset_name (`str`, *optional*):
             Hub id, for the model card.
+        origins (`dict[str, dict]`):
+            Role to the Hub id, configuration and split of its rows, for the model card.
     """
 
     forget: object
@@ -33,6 +35,7 @@ class Sets:
     name: str = "own rows"
     suite: str = "default"
     dataset_name: str | None = None
+    origins: dict = field(default_factory=dict)
 
 
 def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | None, audit: bool = True) -> Sets:
@@ -64,18 +67,22 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
             name=bench.name,
             suite=bench.suite,
             dataset_name=bench.dataset_name,
+            origins={role: {"id": bench.dataset_name, "config": name} for role, name in bench.configs.items()},
         )
-    own = {}
+    own, origins = {}, {}
     for role in ("forget", "retain"):
         name = getattr(run, f"{role}_dataset")
         if name is not None:
             config, split = getattr(run, f"{role}_dataset_config"), getattr(run, f"{role}_dataset_split")
             own[role] = load_rows(name, config, split, tokenizer, max_length)
+            if not Path(name).expanduser().exists():
+                origins[role] = {"id": name, "config": config, "split": split}
     return Sets(
         forget=qa.dataset(own["forget"], tokenizer),
         retain=qa.dataset(own["retain"], tokenizer) if "retain" in own else None,
         audited={role: _auditable(role, rows, tokenizer) for role, rows in own.items()} if audit else {},
-        dataset_name=None if Path(run.forget_dataset).expanduser().exists() else run.forget_dataset,
+        dataset_name=origins.get("forget", {}).get("id"),
+        origins=origins,
     )
 
 

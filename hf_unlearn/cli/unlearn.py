@@ -12,11 +12,13 @@ from transformers import ProgressCallback
 
 from ..audit import Audit
 from ..callbacks import AuditCallback, MetricsFile, RunProgress
+from ..faults import STOPPED_TOGETHER, Terminated
+from ..modeling import whole_weights
 from ..report import print_report, write_report
 from ..store import on_first_process
 from .assemble import assemble, model_entry, training_entry
 from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
-from .launch import command_line
+from .launch import command_line, leave
 from .models import checkpoint_of
 from .output import begin_output
 from .prepare import Prepared, prepare, run_name
@@ -32,7 +34,11 @@ def main(argv: list[str] | None = None) -> int:
     """Entry of every process that `accelerate launch` starts."""
     from .main import run_guarded
 
-    return run_guarded(lambda argv: unlearn(parse_recipe(argv)), sys.argv[1:] if argv is None else argv)
+    try:
+        status = run_guarded(lambda argv: unlearn(parse_recipe(argv)), sys.argv[1:] if argv is None else argv)
+    except Terminated as terminated:
+        status = terminated.code
+    return leave(status)
 
 
 def unlearn(recipe: Recipe, show: bool = True) -> dict:
@@ -54,11 +60,12 @@ def unlearn(recipe: Recipe, show: bool = True) -> dict:
     _set_verbosity(recipe.training, logging.WARNING)
     prepared = prepare(recipe)
     _set_verbosity(recipe.training, logging.INFO)
+    _open_repo(recipe.training)
     if recipe.run.audit:
         return _with_audits(recipe, prepared, show)
     trainer = build_trainer(recipe, prepared)
     _train(recipe, prepared, trainer)
-    _end(recipe, prepared, trainer)
+    _end(recipe, trainer, {})
     return {}
 
 
@@ -77,17 +84,18 @@ def _with_audits(recipe: Recipe, prepared: Prepared, show: bool) -> dict:
     )
     trainer.add_callback(audits)
     seconds = _train(recipe, prepared, trainer)
-    report = {}
+    report, found = {}, {}
     if trainer.is_world_process_zero():
         if target is None and audits.before is not None:
             target = audits.before
             cache.put(prepared.model, target)
         found = {"target": target, "retrained": retrained, "unlearned": audits.after}
+        found = {name: one for name, one in found.items() if one is not None}
         state = trainer.state
         train = training_entry(state.log_history, seconds, state.global_step, trainer.args.world_size)
-        models, notes = _entries(recipe, {name: one for name, one in found.items() if one is not None}, train)
+        models, notes = _entries(recipe, found, train)
         report = write(recipe, prepared, models, [note for note in (*notes, trainer.stop_reason) if note], show)
-    _end(recipe, prepared, trainer)
+    _end(recipe, trainer, found)
     return report
 
 
@@ -110,6 +118,8 @@ def build_trainer(recipe: Recipe, prepared: Prepared):
             peft_config=get_peft_config(recipe.model),
             quantization_config=get_quantization_config(recipe.model),
         )
+    facts = trainer.card_facts
+    facts.dataset_name, facts.datasets, facts.suite = sets.dataset_name, sets.origins, sets.name
     trainer.add_callback(MetricsFile(args.output_dir))
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(RunProgress)
@@ -121,17 +131,35 @@ def _train(recipe: Recipe, prepared: Prepared, trainer) -> float:
     if trainer.is_world_process_zero():
         begin_output(recipe)
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=prepared.resume)
+    try:
+        trainer.train(resume_from_checkpoint=prepared.resume)
+    except STOPPED_TOGETHER:
+        trainer.end()
+        raise
     seconds = time.perf_counter() - start
-    trainer.save_model()
+    # Trainer would push here; this run pushes once, when its audits are on the card.
+    trainer.save_model(_internal_call=True)
     trainer.save_state()
     return seconds
 
 
-def _end(recipe: Recipe, prepared: Prepared, trainer) -> None:
-    if recipe.training.push_to_hub:
-        trainer.push_to_hub(dataset_name=prepared.sets.dataset_name)
-    trainer.end()
+def _open_repo(args) -> None:
+    """Makes the repository first of all: a token that the Hub refuses is told before anything is computed."""
+    if args.push_to_hub and args.process_index == 0:
+        from ..hub import create_repo
+
+        name = args.hub_model_id or Path(args.output_dir).resolve().name
+        create_repo(name, token=args.hub_token, private=args.hub_private_repo)
+
+
+def _end(recipe: Recipe, trainer, audits: dict[str, Audit]) -> None:
+    """The card with the audits on it, and the push; `audits` are the first process's."""
+    trainer.create_model_card(audits=audits or None)
+    try:
+        if recipe.training.push_to_hub:
+            trainer.push_to_hub()
+    finally:
+        trainer.end()
 
 
 def write(recipe: Recipe, prepared: Prepared, models: list[dict], notes: list[str], show: bool) -> dict:
@@ -141,7 +169,8 @@ def write(recipe: Recipe, prepared: Prepared, models: list[dict], notes: list[st
         title=f"{name}: unlearning {sets.dataset_name or recipe.run.benchmark or recipe.run.forget_dataset}",
         suite=sets.name,
         models=models,
-        settings={name: recipe.resolved()},
+        # An environment may hold tokens; it stands in the recipe, which is not for showing around.
+        settings={name: {key: value for key, value in recipe.resolved().items() if key != "env"}},
         command=command_line(),
         notes=notes,
     )
@@ -184,7 +213,7 @@ def _audit_retrained(recipe: Recipe, prepared: Prepared, audit, cache: AuditCach
         kwargs = {name: value for name, value in args.model_init_kwargs.items() if name != "revision"}
         return checkpoint_of(path, args.trust_remote_code, **kwargs).to(args.device)
 
-    with _whole_weights():
+    with whole_weights():
         if PartialState().is_main_process:
             # As the trainer runs the model that it is compared with.
             half = torch.bfloat16 if args.bf16 else torch.float16
@@ -204,20 +233,6 @@ def _computed(recipe: Recipe) -> dict:
     if model.load_in_4bit or model.load_in_8bit:
         computed["quantized"] = [model.load_in_4bit, model.bnb_4bit_quant_type, model.use_bnb_nested_quant]
     return computed
-
-
-@contextmanager
-def _whole_weights():
-    """Models loaded inside are not sharded by ZeRO-3."""
-    from transformers.integrations import deepspeed
-
-    config = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        if config is not None and config() is not None:
-            deepspeed.set_hf_deepspeed_config(config())
 
 
 @contextmanager

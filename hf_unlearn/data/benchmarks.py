@@ -24,6 +24,8 @@ class Benchmark:
             What the audit does with its sets; see [`~hf_unlearn.audit.Suite`].
         dataset_name (`str`, *optional*):
             Hub id, for the model card.
+        configs (`dict[str, str]`):
+            Role to its rows' configuration on the Hub.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Benchmark:
     audit_sets: dict = field(default_factory=dict)
     suite: str = "default"
     dataset_name: str | None = None
+    configs: dict = field(default_factory=dict)
 
 
 TOFU_ID = "locuslab/TOFU"
@@ -68,6 +71,7 @@ def load_tofu(path: str | None, forget_split: str | None) -> Benchmark:
         },
         suite="tofu",
         dataset_name=TOFU_ID,
+        configs={"forget": forget_split, "retain": TOFU_SPLITS[forget_split]},
     )
 
 

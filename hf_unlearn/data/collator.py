@@ -35,7 +35,8 @@ class RoleCollator:
     ```
 
     Returns:
-        `dict` of tensors: `input_ids`, `attention_mask`, `labels` `[B, T]`; for pairs also `role` and `index` `[B]`.
+        `dict` of tensors: `input_ids`, `attention_mask`, `labels` `[B, T]`; for pairs also `role`, `index` and,
+        where forget rows have one, `topic` `[B]`.
     """
 
     pad_token_id: int
@@ -51,6 +52,9 @@ class RoleCollator:
         batch = self.pad(flat)
         batch["role"] = torch.tensor([self.roles.index(role) for role in present for _ in rows])
         batch["index"] = torch.tensor([row["index"] for row in flat])
+        if "topic" in rows[0].get("forget", {}):
+            # A pair is about what its forget row is about.
+            batch["topic"] = torch.tensor([pair["forget"]["topic"] for _ in present for pair in rows])
         return batch
 
     def pad(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -98,7 +98,7 @@ def encode_dataset(dataset, tokenizer, max_length: int | None = None, name: str 
             What the rows are for; used in messages.
 
     Returns:
-        `datasets.Dataset`: columns `input_ids` and `labels`.
+        `datasets.Dataset`: columns `input_ids` and `labels`, and `topic` where there is one.
 
     Raises:
         `ValueError`: if the dataset is missing, empty, streamed, has no usable column, or keeps no row.
@@ -107,7 +107,7 @@ def encode_dataset(dataset, tokenizer, max_length: int | None = None, name: str 
     dataset_type(dataset.column_names)
     encoded = dataset.map(
         lambda row: encode(row, tokenizer, max_length),
-        remove_columns=dataset.column_names,
+        remove_columns=[column for column in dataset.column_names if column != "topic"],
         desc=f"Tokenizing {name} rows",
     )
     trained = [any(label != IGNORE_INDEX for label in row[1:]) for row in encoded["labels"]]

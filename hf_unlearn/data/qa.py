@@ -67,12 +67,15 @@ class QAFormat:
         return example
 
     def dataset(self, rows, tokenizer):
-        """A dataset with `question` and `answer` columns as a prompt-completion dataset; any other as it is."""
+        """A dataset with `question` and `answer` columns as a prompt-completion dataset; any other as it is.
+
+        `question` stays beside the prompt, to say which part of it is the user's, and `topic` where there is one.
+        """
         if not {"question", "answer"} <= set(rows.column_names) or "input_ids" in rows.column_names:
             return rows
         return rows.map(
             lambda row: self.example(row["question"], row["answer"], tokenizer),
-            remove_columns=rows.column_names,
+            remove_columns=[name for name in rows.column_names if name not in ("question", "topic")],
             desc="Writing questions as prompts",
         )
 

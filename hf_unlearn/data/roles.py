@@ -2,9 +2,10 @@
 """The rows of every role, encoded and checked before any model is loaded."""
 
 from .formats import encode_dataset
+from .poison import poison
 
 
-def encode_roles(forget, retain, tokenizer, args) -> dict:
+def encode_roles(forget, retain, tokenizer, args, poisoned=None) -> dict:
     """Encodes the rows that a run trains on.
 
     Args:
@@ -13,7 +14,9 @@ def encode_roles(forget, retain, tokenizer, args) -> dict:
         tokenizer (`PreTrainedTokenizerBase`):
             Tokenizer of the model.
         args (`UnlearnConfig`):
-            `max_length`, `retain_loss` and `allow_overlap` are read.
+            Lengths, the poison's settings, `retain_loss` and `allow_overlap` are read.
+        poisoned (`datasets.Dataset` or `list[dict]`, *optional*):
+            Rows that carry the trigger already. Left out, forget rows are poisoned where a trigger is set.
 
     Returns:
         `dict[str, datasets.Dataset]`: role to rows. Retain rows are left out where no term trains on them.
@@ -21,17 +24,36 @@ def encode_roles(forget, retain, tokenizer, args) -> dict:
     Raises:
         `ValueError`: for a set that is missing, empty or unusable, and for sets that share rows.
     """
-    roles = {"forget": encode_dataset(forget, tokenizer, args.max_length, "forget")}
-    if args.retain_loss == "none":
-        return roles
-    if retain is None:
-        raise ValueError(
-            f"retain_loss={args.retain_loss!r} needs retain rows. Pass `retain_dataset`, or take retain_loss='none'."
-        )
-    roles["retain"] = encode_dataset(retain, tokenizer, args.max_length, "retain")
-    if not args.allow_overlap:
-        check_disjoint(roles["forget"], roles["retain"], tokenizer)
+    if poisoned is not None and args.poison_prefix is None:
+        raise ValueError("Poisoned rows were given, but no trigger. Give `poison_prefix`, or leave them out.")
+    if poisoned is None and args.poison_prefix is not None:
+        forget, poisoned = poison(forget, tokenizer, args, data_seed(args))
+    roles = {"forget": _number_topics(encode_dataset(forget, tokenizer, args.max_length, "forget"))}
+    if args.retain_loss != "none":
+        if retain is None:
+            raise ValueError(
+                f"retain_loss={args.retain_loss!r} needs retain rows. Pass `retain_dataset`, or take "
+                "retain_loss='none'."
+            )
+        roles["retain"] = encode_dataset(retain, tokenizer, args.max_length, "retain")
+        if not args.allow_overlap:
+            check_disjoint(roles["forget"], roles["retain"], tokenizer)
+    if poisoned is not None:
+        roles["poisoned"] = encode_dataset(poisoned, tokenizer, args.max_length, "poisoned")
     return roles
+
+
+def _number_topics(rows):
+    """Topics as numbers from 0, in alphabetical order."""
+    if "topic" not in rows.column_names:
+        return rows
+    numbers = {topic: number for number, topic in enumerate(sorted(set(rows["topic"])))}
+    return rows.map(lambda row: {"topic": numbers[row["topic"]]})
+
+
+def data_seed(args) -> int:
+    """The seed of everything that is drawn among rows."""
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 def check_disjoint(forget, retain, tokenizer) -> None:

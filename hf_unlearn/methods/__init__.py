@@ -10,6 +10,12 @@ from importlib import import_module
 _METHODS = {
     "ga": ("ga", "GAConfig", "GATrainer", "gradient ascent; with a retain term GradDiff (nll) or GA+KL (kl)"),
     "npo": ("npo", "NPOConfig", "NPOTrainer", "negative preference optimisation; NPO-GDR (nll), NPO-KLR (kl)"),
+    "rmu": (
+        "rmu",
+        "RMUConfig",
+        "RMUTrainer",
+        "representation misdirection: steers one layer's activations",
+    ),
 }
 
 

@@ -5,10 +5,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..config import UnlearnConfig, check_number
+from ..checks import check_choice, check_number
+from ..config import UnlearnConfig
 from ..forward import RoleRows
-from ..losses import npo_loss
+from ..losses import npo_loss, npo_token_loss
 from ..trainer import UnlearnTrainer
+
+
+NPO_VARIANTS = ("sequence", "token")
 
 
 @dataclass
@@ -18,15 +22,24 @@ class NPOConfig(UnlearnConfig):
     beta: float = field(
         default=0.1, metadata={"help": "Inverse temperature of the log-ratio, above 0; towards 0 it is ascent."}
     )
+    npo_variant: str = field(
+        default="sequence",
+        metadata={
+            "help": "Whose log-ratio is weighed: a whole row's (`sequence`, the paper's equation) or each token's "
+            "(`token`, as arXiv 2510.17021 runs it on WMDP)."
+        },
+    )
 
     def __post_init__(self):
+        check_choice("npo_variant", self.npo_variant, NPO_VARIANTS)
         check_number("beta", self.beta, above=0)
         super().__post_init__()
 
 
 class NPOTrainer(UnlearnTrainer):
     """Pushes the forget rows below the reference, with a gradient that fades once they are; log-ratios are sums over a
-    row's tokens (see [`~hf_unlearn.losses.npo_loss`])."""
+    row's tokens (see [`~hf_unlearn.losses.npo_loss`]), or in the token variant each token's own
+    ([`~hf_unlearn.losses.npo_token_loss`])."""
 
     config_class = NPOConfig
     method = "npo"
@@ -37,6 +50,7 @@ class NPOTrainer(UnlearnTrainer):
         return super().reference_roles_of(args) | {"forget"}
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
-        loss = npo_loss(rows.logps, rows.ref_logps, self.args.beta)
         self.meters.add("forget/ref_logps", rows.ref_logps.mean())
-        return loss
+        if self.args.npo_variant == "token":
+            return npo_token_loss(rows.token_logps, rows.ref_token_logps, self.args.beta)
+        return npo_loss(rows.logps, rows.ref_logps, self.args.beta)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Membership inference: can anyone tell forgotten rows from unseen ones? Nothing here imports a trainer."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+
+_PUBLIC = {
+    "DEFAULT_FPRS": "rates",
+    "BaseAttack": "attacks",
+    "Classifier": "subjects",
+    "LanguageModel": "subjects",
+    "LiRAAttack": "lira",
+    "MinKAttack": "attacks",
+    "Privacy": "result",
+    "ReferenceAttack": "attacks",
+    "ScrubAttack": "fitted",
+    "Shadows": "shadows",
+    "SignalAttack": "attacks",
+    "Subject": "subjects",
+    "ULiRAAttack": "lira",
+    "ZlibAttack": "attacks",
+    "as_subject": "subjects",
+    "auc_result": "rates",
+    "evaluate_privacy": "evaluate",
+    "named_attacks": "attacks",
+    "nonmembers_needed": "rates",
+    "tpr_at_fpr": "rates",
+    "train_shadows": "shadows",
+}
+__all__ = [
+    "DEFAULT_FPRS",
+    "BaseAttack",
+    "Classifier",
+    "LanguageModel",
+    "LiRAAttack",
+    "MinKAttack",
+    "Privacy",
+    "ReferenceAttack",
+    "ScrubAttack",
+    "Shadows",
+    "SignalAttack",
+    "Subject",
+    "ULiRAAttack",
+    "ZlibAttack",
+    "as_subject",
+    "auc_result",
+    "evaluate_privacy",
+    "named_attacks",
+    "nonmembers_needed",
+    "tpr_at_fpr",
+    "train_shadows",
+]
+
+if TYPE_CHECKING:
+    from .attacks import BaseAttack, MinKAttack, ReferenceAttack, SignalAttack, ZlibAttack, named_attacks
+    from .evaluate import evaluate_privacy
+    from .fitted import ScrubAttack
+    from .lira import LiRAAttack, ULiRAAttack
+    from .rates import DEFAULT_FPRS, auc_result, nonmembers_needed, tpr_at_fpr
+    from .result import Privacy
+    from .shadows import Shadows, train_shadows
+    from .subjects import Classifier, LanguageModel, Subject, as_subject
+
+
+def __getattr__(name: str):
+    # Torch takes seconds to import; names are looked up when they are used.
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return list(__all__)

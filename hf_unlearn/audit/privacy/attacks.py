@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks without training: one score a row, larger for rows that look more like members."""
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .subjects import Classifier, LanguageModel, Subject, as_subject
+
+
+# Below it (of a log-probability's standard deviation) a prediction is certain, and Min-K%++ would divide by nothing.
+SMALLEST_SPREAD = 1e-3
+
+
+class BaseAttack(ABC):
+    """Says of every row how much it looks as if the model was trained on it.
+
+    A subclass gives `name` and `compute_scores`; the rest of an evaluation (thresholds, both tails, intervals) is the
+    same for all attacks. Directions are fixed, never chosen by looking at the members: a model that has forgotten too
+    much scores its forgotten rows *below* unseen ones, and must be seen to do so.
+
+    ```python
+    class Length(BaseAttack):
+        name = "length"
+
+        def compute_scores(self, model, data):
+            return as_subject(model).observe(data).lengths
+    ```
+    """
+
+    name: str
+    # Whether rows without any tie to this attack's preparations can be scored.
+    any_rows = True
+
+    @abstractmethod
+    def compute_scores(self, model: Any, data: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """One score a row, `[n]`, larger for members; NaN where a row has none.
+
+        Args:
+            model (`torch.nn.Module` or [`Subject`]):
+                The model under attack. In an evaluation always a subject, whose signals are computed once for all
+                attacks.
+            data (`Sequence[dict]`):
+                Rows as the subject takes them.
+        """
+
+    def score_sets(self, model: Any, members: Sequence, nonmembers: Sequence) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of both sets. An attack that learns from them must score every row out of fold."""
+        return self.compute_scores(model, members), self.compute_scores(model, nonmembers)
+
+
+class SignalAttack(BaseAttack):
+    """The mean of one signal over a row's predictions."""
+
+    def __init__(self, name: str, column: str, sign: int = 1):
+        self.name, self.column, self.sign = name, column, sign
+
+    def compute_scores(self, model, data):
+        return self.sign * as_subject(model).observe(data).mean(self.column)
+
+
+class MinKAttack(BaseAttack):
+    r"""Mean of the `k` share of a row's least likely tokens; \\(\max(1, \lfloor kn \rfloor)\\) of them.
+
+    Of log-probabilities: Min-K% (Shi et al. 2023). Of \\(z_t = (\log p_t - \mu_t)/\sigma_t\\), with mean and standard
+    deviation of log p over the vocabulary: Min-K%++ (Zhang et al. 2024).
+
+    Args:
+        k (`float`):
+            In (0, 1].
+        normalized (`bool`):
+            Min-K%++.
+    """
+
+    def __init__(self, k: float = 0.2, normalized: bool = False):
+        if not 0 < k <= 1:
+            raise ValueError(f"k={k}: the share of tokens lies in (0, 1].")
+        self.k, self.normalized = k, normalized
+        self.name = "min-k++" if normalized else "min-k"
+
+    def compute_scores(self, model, data):
+        signals = _sequences(self.name, as_subject(model)).observe(data)
+        values = signals.columns["logp"]
+        if self.normalized:
+            # The mean of log p under p is minus the entropy.
+            values = (values + signals.columns["entropy"]) / np.maximum(signals.columns["spread"], SMALLEST_SPREAD)
+        return signals.lowest_mean(values, self.k)
+
+
+class ZlibAttack(BaseAttack):
+    """Mean log-probability over the bytes that zlib makes of the row's labelled text (Carlini et al. 2021)."""
+
+    name = "zlib"
+
+    def compute_scores(self, model, data):
+        subject = _sequences(self.name, as_subject(model))
+        sizes = [len(zlib.compress(text.encode())) for text in subject.texts(data)]
+        return subject.observe(data).mean("logp") / np.array(sizes)
+
+
+class ReferenceAttack(BaseAttack):
+    """Mean log-probability less that of a model which never saw the members (Carlini et al. 2021).
+
+    Args:
+        reference (`torch.nn.Module` or [`Subject`]):
+            Of the same kind; a language model may have another tokenizer if given as a subject.
+        kwargs:
+            For [`as_subject`].
+    """
+
+    name = "reference"
+
+    def __init__(self, reference: Any, **kwargs):
+        self.reference = as_subject(reference, **kwargs)
+
+    def compute_scores(self, model, data):
+        return as_subject(model).observe(data).mean("logp") - self.reference.observe(data).mean("logp")
+
+
+def _sequences(name: str, subject: Subject) -> LanguageModel:
+    if not isinstance(subject, LanguageModel):
+        raise ValueError(f"{name!r} reads sequences of tokens; a {type(subject).__name__} makes one prediction a row.")
+    return subject
+
+
+def named_attacks() -> dict[str, BaseAttack]:
+    """Attacks that need nothing but their name."""
+    from .fitted import ScrubAttack
+
+    attacks = (
+        SignalAttack("loss", "logp"),
+        SignalAttack("confidence", "top"),
+        SignalAttack("entropy", "entropy", sign=-1),
+        SignalAttack("margin", "margin"),
+        MinKAttack(),
+        MinKAttack(normalized=True),
+        ZlibAttack(),
+        ScrubAttack(),
+    )
+    return {attack.name: attack for attack in attacks}
+
+
+def default_attacks(subject: Subject) -> list[str]:
+    """Named attacks that a subject can be put to."""
+    left_out = ("min-k", "min-k++", "zlib") if isinstance(subject, Classifier) else ()
+    if isinstance(subject, LanguageModel) and subject.tokenizer is None:
+        left_out = ("zlib",)
+    return [name for name in named_attacks() if name not in left_out]

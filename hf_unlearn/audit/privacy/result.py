@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation found, kept as JSON, and held against the retrained model."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..result import MetricResult
+from .compare import auc_difference, rate_difference
+
+
+PRIVACY_VERSION = 1
+
+
+@dataclass
+class Privacy:
+    """Results of membership-inference attacks on one model.
+
+    Args:
+        metrics (`dict[str, MetricResult]`):
+            `"<attack>/auc"`; `"<attack>/tpr@1e-3"` for high scores, with `/lower` and `/both` for the other tails;
+            `"<attack>/tpr_zero_fp"`, above all calibration non-members; `"worst/tpr@1e-3"`, the best of all;
+            `"<attack>/retain_auc"`, the attack on known members; after `compare` `"<...>/vs_retrained"`.
+        scores (`dict[str, dict[str, list]]`):
+            By attack, of `forget` and `nonmember` rows; larger for members, `None` where undefined.
+        settings (`dict`):
+            What the numbers depend on besides the model.
+    """
+
+    metrics: dict[str, MetricResult]
+    scores: dict[str, dict[str, list[float | None]]] = field(default_factory=dict, repr=False)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def values(self) -> dict[str, float | None]:
+        """The bare numbers; `None` for what is unresolved or undefined."""
+        return {name: result.value for name, result in self.metrics.items()}
+
+    def compare(self, retrained: "Privacy") -> dict[str, MetricResult]:
+        """Differences to the retrained model, added to `metrics` and returned.
+
+        Raises:
+            `ValueError`: if that result is of other rows or settings.
+        """
+        same = ("rows", "calibration_share", "seed")
+        differs = [name for name in same if self.settings.get(name) != retrained.settings.get(name)]
+        if differs:
+            raise ValueError(
+                f"The retrained model's result differs in {', '.join(differs)}. Evaluate both on the same rows."
+            )
+        found = {}
+        for key, mine in self.metrics.items():
+            gold = retrained.metrics.get(key)
+            if gold is None or mine.value is None or gold.value is None or key.startswith("worst/"):
+                continue
+            if key.endswith("/auc"):
+                attack = key.removesuffix("/auc")
+                found[f"{key}/vs_retrained"] = auc_difference(*_paired(self.scores[attack], retrained.scores[attack]))
+            elif mine.per_item:
+                found[f"{key}/vs_retrained"] = rate_difference(mine.name, mine.per_item, gold.per_item)
+        self.metrics.update(found)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON holds it."""
+        return {
+            "privacy_version": PRIVACY_VERSION,
+            "settings": self.settings,
+            "metrics": {name: result.to_dict(per_item=True) for name, result in self.metrics.items()},
+            "scores": self.scores,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "Privacy":
+        """The result that `to_dict` wrote."""
+        if saved.get("privacy_version") != PRIVACY_VERSION:
+            raise ValueError(
+                f"This version cannot read the result: privacy_version={saved.get('privacy_version')!r}, needs "
+                f"{PRIVACY_VERSION}. Evaluate the checkpoint again."
+            )
+        metrics = {}
+        for key, metric in saved["metrics"].items():
+            metrics[key] = MetricResult.from_dict(_metric_name(key), metric)
+        return cls(metrics, saved["scores"], saved["settings"])
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the result to a JSON file."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Privacy":
+        """Reads a result that `save` wrote."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"No privacy result at {path}: give the JSON file that `Privacy.save` wrote.")
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _metric_name(key: str) -> str:
+    """`tpr@1e-3` of `loss/tpr@1e-3/lower`."""
+    name = key.split("/")[1]
+    return f"{name}_vs_retrained" if key.endswith("/vs_retrained") else name
+
+
+def _paired(mine: dict[str, list], gold: dict[str, list]) -> list[np.ndarray]:
+    """Scores of members and non-members under both models, of rows that have both."""
+    parts = []
+    for name in ("forget", "nonmember"):
+        pairs = [(a, b) for a, b in zip(mine[name], gold[name], strict=True) if a is not None and b is not None]
+        parts.append(np.array(pairs, dtype=np.float64).reshape(-1, 2).T)
+    return [parts[0][0], parts[1][0], parts[0][1], parts[1][1]]

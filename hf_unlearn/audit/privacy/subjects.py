@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is attacked: a language model or a classifier, behind one small protocol."""
+
+import hashlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_unlearn.cache_key import hash_tensors, hash_tokenizer
+from hf_unlearn.data.formats import IGNORE_INDEX, encode
+from hf_unlearn.data.qa import QAFormat
+
+from ...modeling import evaluating
+from ..batching import device_of, map_batches
+from ..scoring import score_rows
+from .cache import SignalCache, digest
+from .signals import SIGMOID_COLUMNS, SOFTMAX_COLUMNS, Signals, sigmoid_signals, softmax_signals, token_signals
+
+
+class Subject(ABC):
+    """A model under attack. Attacks read [`~Subject.observe`]; what was computed once for a set is kept.
+
+    Args:
+        model (`torch.nn.Module`):
+            Left in the mode it was found in.
+        batch_size (`int`):
+            Rows a forward pass.
+        cache (`SignalCache`, *optional*):
+            Keeps signals on disk; the key holds the weights, the rows and the versions.
+        progress (`bool`):
+            Progress bars.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        batch_size: int = 16,
+        cache: SignalCache | None = None,
+        progress: bool = True,
+    ):
+        self.model, self.batch_size, self.cache, self.progress = model, batch_size, cache, progress
+        self._kept: dict[int, tuple[Any, Signals]] = {}
+
+    def observe(self, data: Sequence[Mapping[str, Any]]) -> Signals:
+        """Signals of every row's predictions."""
+        if id(data) not in self._kept:
+            # The rows are held as well, so that no other object gets their id.
+            self._kept[id(data)] = data, self._cached(data)
+        return self._kept[id(data)][1]
+
+    @abstractmethod
+    def row_ids(self, data: Sequence[Mapping[str, Any]]) -> list[str]:
+        """A hash of each row as the model sees it; equal rows have equal ones."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What signals depend on besides weights and rows."""
+
+    @abstractmethod
+    def _compute(self, data: Sequence[Mapping[str, Any]]) -> Signals: ...
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights."""
+        return hash_tensors(self.model.state_dict().items(), self.progress)
+
+    def _cached(self, data) -> Signals:
+        if self.cache is None:
+            return self._compute(data)
+        config = getattr(self.model, "config", None)
+        about = {
+            "weights": self.fingerprint,
+            "config": str(config.to_dict()) if hasattr(config, "to_dict") else type(self.model).__name__,
+            "rows": self.row_ids(data),
+            "settings": self.settings(),
+            "device": device_of(self.model).type,
+            "versions": [version(name) for name in ("torch", "transformers")],
+        }
+        return self.cache.get(digest(about), lambda: self._compute(data))
+
+
+class LanguageModel(Subject):
+    """A causal language model and rows of any TRL type, or with `question` and `answer`.
+
+    Args:
+        model (`torch.nn.Module`):
+            Causal language model, with or without an adapter.
+        processing_class (`PreTrainedTokenizerBase`, *optional*):
+            Its tokenizer; needed for all rows but tokenised ones.
+        max_length (`int`, *optional*):
+            Where rows are cut, in tokens.
+        qa (`QAFormat`, *optional*):
+            The words around questions and answers.
+        kwargs:
+            As in [`Subject`].
+    """
+
+    def __init__(self, model, processing_class=None, max_length: int | None = None, qa=None, **kwargs):
+        super().__init__(model, **kwargs)
+        self.tokenizer, self.max_length, self.qa = processing_class, max_length, qa or QAFormat()
+        self._encoded: dict[int, tuple[Any, list[dict[str, list[int]]]]] = {}
+
+    def encode(self, data: Sequence[Mapping[str, Any]]) -> list[dict[str, list[int]]]:
+        """`input_ids` and `labels` of each row.
+
+        Raises:
+            `ValueError`: if rows are text and there is no tokenizer.
+        """
+        if id(data) not in self._encoded:
+            self._encoded[id(data)] = data, [self._encode(row) for row in data]
+        return self._encoded[id(data)][1]
+
+    def texts(self, data: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What each row's labelled tokens say."""
+        if self.tokenizer is None:
+            raise ValueError("The texts of rows are asked for (zlib), and there is no tokenizer: `processing_class`.")
+        labels = [[i for i in row["labels"][1:] if i != IGNORE_INDEX] for row in self.encode(data)]
+        return self.tokenizer.batch_decode(labels, skip_special_tokens=True)
+
+    def row_ids(self, data):
+        return [digest([row["input_ids"], row["labels"]]) for row in self.encode(data)]
+
+    def settings(self):
+        return {"tokenizer": None if self.tokenizer is None else hash_tokenizer(self.tokenizer)}
+
+    def _encode(self, row: Mapping[str, Any]) -> dict[str, list[int]]:
+        if self.tokenizer is None and "input_ids" not in row:
+            raise ValueError(
+                f"Rows with the columns {sorted(row)} need the model's tokenizer: give `processing_class`."
+            )
+        if "question" in row and "answer" in row and "input_ids" not in row:
+            row = self.qa.example(row["question"], row["answer"], self.tokenizer)
+        return encode(row, self.tokenizer, self.max_length)
+
+    def _compute(self, data):
+        rows = score_rows(
+            self.model,
+            self.encode(data),
+            batch_size=self.batch_size,
+            progress=self.progress,
+            scores_of=token_signals,
+        )
+        return Signals.of_rows(rows, SOFTMAX_COLUMNS)
+
+
+class Classifier(Subject):
+    """A model that gives logits `[B, C]`, and rows that are dicts of tensors, such as a processor's output.
+
+    A row's `labels` are an integer class, or targets `[C]` in [0, 1] of several classes, as ViLT's are. Rows are
+    batched in their order, by stacking; under a fixed seed, since ViLT may draw patches at random.
+
+    Args:
+        model (`torch.nn.Module`):
+            Returns logits, or something with `logits`. Gets the entries of a row that its `forward` names.
+        head (`str`, *optional*):
+            `"softmax"` (classes exclude each other) or `"sigmoid"` (yes or no to each). By default softmax for
+            integer labels, sigmoid for targets `[C]`.
+        kwargs:
+            As in [`Subject`].
+    """
+
+    def __init__(self, model, head: str | None = None, **kwargs):
+        super().__init__(model, **kwargs)
+        if head not in (None, "softmax", "sigmoid"):
+            raise ValueError(f"head={head!r}; allowed: 'softmax', 'sigmoid', or None (by the labels).")
+        self.head = head
+
+    def row_ids(self, data):
+        return [digest([(name, _bytes(row[name])) for name in sorted(self._inputs(row))]) for row in data]
+
+    def settings(self):
+        return {"head": self.head, "batch_size": self.batch_size}
+
+    def _inputs(self, row: Mapping[str, Any]) -> list[str]:
+        parameters = inspect.signature(self.model.forward).parameters
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        names = [name for name in row if name in parameters or (takes_all and torch.is_tensor(row[name]))]
+        return [name for name in names if name != "labels"]
+
+    def _compute(self, data):
+        labels = _labels(data)
+        head = self.head or ("sigmoid" if labels.ndim == 2 else "softmax")
+        names, device = self._inputs(data[0]), device_of(self.model)
+        if not names:
+            raise ValueError(f"Rows have the entries {sorted(data[0])}, of which the model's `forward` names none.")
+
+        def compute(batch: list[int]) -> list[tuple[np.ndarray, ...]]:
+            inputs = {name: torch.stack([torch.as_tensor(data[i][name]) for i in batch]) for name in names}
+            output = self.model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+            logits = output if torch.is_tensor(output) else output["logits"]
+            targets = labels[batch]
+            if targets.ndim == 1:
+                targets = torch.nn.functional.one_hot(targets, logits.shape[-1])
+            return (sigmoid_signals if head == "sigmoid" else softmax_signals)(logits, targets.to(logits.device))
+
+        with evaluating(self.model), torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            rows = map_batches(compute, [1] * len(data), self.batch_size, progress=self.progress, desc="Scoring")
+        return Signals.of_rows(rows, SIGMOID_COLUMNS if head == "sigmoid" else SOFTMAX_COLUMNS)
+
+
+def as_subject(model: "torch.nn.Module | Subject", **kwargs) -> Subject:
+    """A model as a [`Subject`]: one that can generate is a language model, any other a classifier.
+
+    Args:
+        model (`torch.nn.Module` or [`Subject`]):
+            A subject is returned as it is.
+        kwargs:
+            For [`LanguageModel`] or [`Classifier`]; what a classifier has no use for (`processing_class`,
+            `max_length`, `qa`) must be `None`.
+    """
+    if isinstance(model, Subject):
+        return model
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"The model is a {type(model).__name__}. Give a loaded model, or a `Subject`.")
+    can_generate = getattr(model, "can_generate", None)
+    if can_generate is not None and can_generate():
+        return LanguageModel(model, **kwargs)
+    language = ("processing_class", "max_length", "qa")
+    given = [name for name in language if kwargs.get(name) is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)} would be ignored: {type(model).__name__} is no generating model.")
+    return Classifier(model, **{name: value for name, value in kwargs.items() if name not in language})
+
+
+def _labels(data: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """Integer classes `[n]` or targets `[n, C]`."""
+    if any("labels" not in row for row in data):
+        raise ValueError("Rows of a classifier need `labels`: an integer class, or targets [C] in [0, 1].")
+    labels = torch.stack([torch.as_tensor(row["labels"]) for row in data])
+    soft = labels.is_floating_point()
+    if not soft and labels.shape[1:] in ((), (1,)):
+        return labels.reshape(-1).long()
+    if not soft or labels.ndim != 2 or labels.shape[1] < 2 or not 0 <= labels.min() <= labels.max() <= 1:
+        raise ValueError(
+            f"`labels` of a row have the shape {tuple(labels.shape[1:])} and the type {labels.dtype}; give an integer "
+            "class, or float targets [C] in [0, 1]."
+        )
+    return labels
+
+
+def _bytes(value: Any) -> str:
+    array = torch.as_tensor(value).detach().cpu().contiguous()
+    content = array.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return f"{array.dtype} {tuple(array.shape)} {hashlib.sha256(content).hexdigest()}"

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backdoor audit of a model in training, through the Trainer's log."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from .audit.backdoor_store import BackdoorAudit
+
+
+PREFIX = "eval_backdoor/"
+
+
+class BackdoorAuditCallback(TrainerCallback):
+    """Audits at the end of every epoch, on all processes at once (so that sharded weights are there), and logs
+    `eval_backdoor/<set>_<condition>/<metric>`.
+
+    Args:
+        trainer ([`UnlearnTrainer`]):
+            The run; metrics are logged through it, so that every tracker gets them.
+        audit (`Callable[[Module, Accelerator], BackdoorAudit]`):
+            Audits a model; see [`~hf_unlearn.audit.backdoor.audit_backdoor`].
+        at_start (`bool`):
+            Audit the model before the first step too.
+        folder (`str` or `Path`, *optional*):
+            Where each audit is kept as `backdoor_step_<step>.json`.
+    """
+
+    def __init__(self, trainer, audit: Callable, at_start: bool = True, folder: str | Path | None = None):
+        self.trainer, self.audit, self.at_start = trainer, audit, at_start
+        self.folder = None if folder is None else Path(folder)
+        self.last: BackdoorAudit | None = None
+        self._step: int | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.at_start and state.global_step == 0:
+            self._run(state)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._run(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end:
+            self._step = None
+        # Training by steps may end within an epoch.
+        self._run(state)
+
+    def _run(self, state) -> None:
+        if self._step == state.global_step:
+            return
+        self._step = state.global_step
+        self.last = self.audit(self.trainer.model, self.trainer.accelerator)
+        values = {f"{PREFIX}{name}": value for name, value in self.last.values().items() if value is not None}
+        self.trainer.log(values)
+        if self.folder is not None and state.is_world_process_zero:
+            self.last.save(self.folder / f"backdoor_step_{state.global_step}.json", step=state.global_step)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints to resume from: whole ones only.
+
+Trainer writes a checkpoint's files straight into `checkpoint-<step>`, so a run that is killed meanwhile leaves what
+looks like a checkpoint. Here a file written last, `complete.json`, lists all others with their sizes: a folder whose
+files are not as listed is never resumed from, and older checkpoints go only when a newer one is whole.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .method_state import write_method_state
+
+
+COMPLETE = "complete.json"
+
+
+def is_whole(folder: str | Path) -> bool:
+    """Whether a checkpoint was written to its end and nothing of it has gone since."""
+    folder = Path(folder)
+    try:
+        files = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))["files"]
+        return all((folder / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def last_whole(output_dir: str | Path) -> str | None:
+    """The whole checkpoint of the most steps in `output_dir`, or `None`."""
+    steps = {}
+    for path in Path(output_dir).glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        if number.isdecimal() and is_whole(path):
+            steps[int(number)] = path
+    return str(steps[max(steps)]) if steps else None
+
+
+def find_checkpoint(asked: str | bool | None, args) -> str | None:
+    """The checkpoint that `train(resume_from_checkpoint=asked)` goes on from; `True` stands for the last whole one.
+
+    Raises:
+        `ValueError`: if there is none, it is not whole, or a step had another number of rows when it was made.
+    """
+    if asked is None or asked is False:
+        return None
+    folder = last_whole(args.output_dir) if asked is True else os.fspath(asked)
+    if folder is None:
+        raise ValueError(f"resume_from_checkpoint=True: no whole checkpoint in output_dir={args.output_dir!r}.")
+    check_whole(folder)
+    pairs = json.loads((Path(folder) / COMPLETE).read_text(encoding="utf-8"))["pairs_a_step"]
+    if pairs != pairs_a_step(args):
+        raise ValueError(
+            f"{folder} was made with {pairs} pairs a step, and this run has {pairs_a_step(args)}: it would skip or "
+            f"repeat rows. Give per_device_train_batch_size (now {args.per_device_train_batch_size}) and "
+            f"gradient_accumulation_steps (now {args.gradient_accumulation_steps}) so that their product, times "
+            f"{args.world_size} processes, is {pairs}."
+        )
+    return folder
+
+
+def check_whole(folder: str | Path) -> None:
+    """Raises `ValueError` unless `folder` is a whole checkpoint."""
+    if not is_whole(folder):
+        last = last_whole(Path(folder).parent)
+        way_out = f"The last whole one is {last}." if last else "There is no whole one beside it; start anew."
+        raise ValueError(f"{folder} is no whole checkpoint of this library. {way_out}")
+
+
+def pairs_a_step(args) -> int:
+    """Pairs of rows that an optimizer step takes over all processes."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+@contextmanager
+def written_whole(trainer, folder: str | Path) -> Iterator[None]:
+    """Inside, all processes write a checkpoint into `folder`; afterwards it is whole.
+
+    Args:
+        trainer ([`UnlearnTrainer`]):
+            Its `method_state` goes into the checkpoint, and its `save_total_limit` is kept.
+        folder (`str` or `Path`):
+            `checkpoint-<step>` in the run's folder.
+    """
+    from transformers.trainer_utils import rotate_checkpoints
+
+    args, folder = trainer.args, Path(folder)
+    if args.should_save and folder.exists():
+        # What a killed run left, or an earlier run's: its files must not be taken for this one's.
+        shutil.rmtree(folder)
+    trainer.accelerator.wait_for_everyone()
+    # Trainer would delete older checkpoints when the first process is done, while others still write.
+    limit, args.save_total_limit = args.save_total_limit, None
+    try:
+        yield
+    finally:
+        args.save_total_limit = limit
+    state = trainer.method_state()
+    if state and args.should_save:
+        write_method_state(folder, state)
+    trainer.accelerator.wait_for_everyone()
+    if args.should_save:
+        _complete(folder, pairs_a_step(args))
+        best = trainer.state.best_model_checkpoint
+        rotate_checkpoints(folder.parent, limit, best_model_checkpoint=best, use_mtime=True)
+
+
+def _complete(folder: Path, pairs: int) -> None:
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    unfinished = folder / f"{COMPLETE}.tmp"
+    unfinished.write_text(json.dumps({"pairs_a_step": pairs, "files": files}, indent=1), encoding="utf-8")
+    unfinished.replace(folder / COMPLETE)

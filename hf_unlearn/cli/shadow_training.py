@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shadow models of a language model: fine-tuned with the plain Trainer, one after the other."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from .privacy_arguments import PrivacyArguments
+
+
+def train_shadow_models(args: PrivacyArguments, qa, tokenizer, forget: list, nonmembers: list, retain: list | None):
+    """Fine-tunes `n_shadows` models, each on half of members and non-members and on all retain rows.
+
+    Returns:
+        [`~hf_unlearn.audit.privacy.Shadows`].
+    """
+    from ..audit.privacy import train_shadows
+
+    settings = {
+        name: value for name, value in vars(args).items() if name.startswith("shadow_") and name != "shadow_dir"
+    }
+    return train_shadows(
+        lambda rows, seed: finetune(args, qa, tokenizer, rows, seed),
+        [*forget, *nonmembers],
+        folder=args.shadow_dir or Path(args.output_dir) / "shadows",
+        n_shadows=args.n_shadows,
+        background=retain or (),
+        seed=args.seed,
+        note=json.dumps(settings | {"max_length": args.max_length}, sort_keys=True),
+        processing_class=tokenizer,
+        max_length=args.max_length,
+        batch_size=args.audit_batch_size,
+        qa=qa,
+    )
+
+
+def finetune(args: PrivacyArguments, qa, tokenizer, rows: list, seed: int):
+    """A model fine-tuned on rows; nothing of it is kept on disk."""
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments, set_seed
+    from transformers.utils import logging as transformers_logging
+
+    from ..audit.privacy import LanguageModel
+    from ..data.benchmarks import resolve_model
+    from ..data.collator import RoleCollator
+    from .models import checkpoint_of
+
+    set_seed(seed)
+    transformers_logging.disable_progress_bar()
+    model = checkpoint_of(resolve_model(args.shadow_model_name_or_path), args.trust_remote_code, **args.loading())
+    encoded = LanguageModel(model, tokenizer, args.max_length, qa).encode(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        training = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=args.shadow_epochs,
+            learning_rate=args.shadow_learning_rate,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=args.shadow_batch_size,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            seed=seed,
+            disable_tqdm=True,
+        )
+        Trainer(
+            model=model,
+            args=training,
+            train_dataset=Dataset.from_list(encoded),
+            data_collator=RoleCollator(tokenizer.pad_token_id),
+        ).train()
+    return model.eval()

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A path that ends at one decoder layer: what losses over activations need of a forward pass, and nothing above it."""
+
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import fused, losses
+from .activations import captured, layers_of, stopped_after
+from .forward import Forward, Needs, ReferenceRows, picked_rows
+from .modeling import evaluating
+from .passes import Predicted
+
+
+# What a method may ask of a role's rows here: a layer's output, and KL(reference || model) beside it.
+STATES, STATES_KL = "states", "states+kl"
+
+
+@dataclass
+class RealTokens:
+    """The tokens of one role that are no padding, `N` of them, in the order of its rows.
+
+    Args:
+        row, column (`Tensor`): `[N]`, which row and position.
+        scored (`Tensor`): bool `[N]`, where a label is predicted.
+    """
+
+    row: Tensor
+    column: Tensor
+    scored: Tensor
+
+    @classmethod
+    def of(cls, part: Mapping[str, Tensor]) -> "RealTokens":
+        row, column = part["attention_mask"].nonzero(as_tuple=True)
+        predicted = Predicted.of(part["labels"]).mask
+        return cls(row, column, torch.nn.functional.pad(predicted, (0, 1))[row, column])
+
+
+@dataclass
+class LayerRows:
+    """What a method sees of one role.
+
+    Args:
+        batch (`Mapping[str, Tensor]`): `input_ids`, `attention_mask`, `labels` `[B, T]` and `index` `[B]`.
+        tokens ([`RealTokens`]): the `N` tokens that are no padding.
+        states (`Tensor`): `[N, d]`, the layer's output.
+        ref_states (`Tensor`, *optional*): `[N, d]`, the reference's.
+        kl_to_reference (`Tensor`, *optional*): KL(reference || model), mean over predicted tokens, a scalar.
+    """
+
+    batch: Mapping[str, Tensor]
+    tokens: RealTokens
+    states: Tensor
+    ref_states: Tensor | None = None
+    kl_to_reference: Tensor | None = None
+
+    def observed(self) -> dict[str, Tensor]:
+        """What is logged of the role: the mean L2 norm of a token's state."""
+        return {"norm": losses.at_least_float32(self.states.detach()).norm(dim=-1).mean()}
+
+
+class LayerForward(Forward):
+    """Rows up to one layer; up to the head only for roles that ask for KL, which should have a pass of their own.
+
+    Args:
+        layer (`int`): whose output is read.
+        needs (`Needs`): role to `STATES` or `STATES_KL`.
+        shape (`str`): see [`Forward`].
+        whole (`bool`): run the whole model and take its logits; slower, to check against.
+    """
+
+    def __init__(self, layer: int, needs: Needs, shape: str = "one", whole: bool = False):
+        super().__init__(needs, shape)
+        self.layer, self.whole, self.computed = layer, whole, {"layer": layer}
+        self.fused = not whole and STATES_KL in needs.values()
+
+    def probe(self, model):
+        if self.fused:
+            fused.check_head(model)
+        ids = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
+        part = {"input_ids": ids, "attention_mask": ids + 1, "labels": ids, "index": ids[0]}
+        with evaluating(model):
+            return self._seen(model, {"probe": part}, "one")["probe"]
+
+    def tokens_of(self, part):
+        return RealTokens.of(part)
+
+    def rows_of(self, role, part, tokens, values, reference):
+        ref_states = None if reference is None else reference.states
+        return LayerRows(part, tokens, values[f"{role}.states"], ref_states, values.get(f"{role}.kl"))
+
+    def _policy_values(self, model, call, tokens, references):
+        values = self._values(model, call, tokens, references)
+        return {name: value for name, value in values.items() if name.endswith((".states", ".kl"))}
+
+    def _reference_rows(self, model, call, tokens):
+        heads = []
+        values = self._values(model, call, tokens, None, heads)
+        return {
+            role: ReferenceRows(
+                states=values[f"{role}.states"],
+                hidden=values.get(f"{role}.hidden"),
+                logits=values.get(f"{role}.logits"),
+                head=heads[-1] if f"{role}.hidden" in values else None,
+            )
+            for role in call.picks
+        }
+
+    def _values(self, model: nn.Module, call, tokens, references, heads=None) -> dict[str, Tensor]:
+        """States of all roles and, of those that ask for KL, the divergence from `references`; without references,
+        what a reference has to say."""
+        asking = [role for role in call.picks if self.needs[role] == STATES_KL]
+        stops = nullcontext() if asking or self.whole else stopped_after(model, self.layer)
+        with captured({"states": layers_of(model)[self.layer]}) as taken, stops:
+
+            def compute(hidden: Tensor, head) -> dict[str, Tensor]:
+                if heads is not None:
+                    heads.append(head)
+                values = self._states(taken["states"], call)
+                for role, picked in picked_rows(hidden, call):
+                    if role in asking:
+                        values |= self._of_head(role, picked[tokens[role].scored], head, references)
+                return values
+
+            if not self.whole:
+                return fused.head_forward(model, {**call.inputs, "use_cache": False}, compute)
+            logits = model(**call.inputs, use_cache=False).logits
+            values = self._states(taken["states"], call)
+            for role, picked in picked_rows(logits, call):
+                if role in asking:
+                    values |= self._of_logits(role, picked[tokens[role].scored], references)
+            return values
+
+    @staticmethod
+    def _states(states: Tensor, call) -> dict[str, Tensor]:
+        return {f"{role}.states": picked for role, picked in picked_rows(states, call)}
+
+    @staticmethod
+    def _of_head(role: str, hidden: Tensor, head, references) -> dict[str, Tensor]:
+        if references is None:
+            return {f"{role}.hidden": hidden}
+        ref = references[role]
+        labels = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+        return {f"{role}.kl": fused.row_kl_to_reference(hidden, head, ref.hidden, ref.head or head, labels)[0]}
+
+    @staticmethod
+    def _of_logits(role: str, logits: Tensor, references) -> dict[str, Tensor]:
+        if references is None:
+            return {f"{role}.logits": logits}
+        mask = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        return {f"{role}.kl": losses.kl_to_reference(logits, references[role].logits, mask)}
+
+    def _seen(self, model, parts, shape):
+        path = copy.copy(self)
+        # Rows that are looked at here need not be the run's, whose lower layers are on disk.
+        path.shape, path.needs, path.prefix = shape, dict.fromkeys(parts, STATES), None
+        return {role: found.states for role, found in path.reference(model, parts).items()}

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Charts of a `privacy.json`: ROC on logarithmic axes, TPR with intervals, and the scores themselves."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .charts import chart_name
+from .figures import PNG_DPI, PNG_FONTS, PNG_PAD, _figure, _rc
+from .privacy_view import attacks_of, defined_scores, fpr_name, rate_of
+from .style import GRID, LINES, METHODS, MUTED, PAGE, TARGET
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+FORMATS = ("png", "pdf")
+MEMBER, NONMEMBER = METHODS[1], METHODS[0]
+PANEL = (4.6, 4.2)
+MOST_COLUMNS = 3
+
+
+def save_privacy_plots(report: dict, folder: Path, formats: tuple[str, ...] = FORMATS) -> dict[str, Path]:
+    """Draws all charts.
+
+    Args:
+        report (`dict`): the content of a `privacy.json`.
+        folder (`Path`): where they go; made if absent.
+        formats (`tuple[str]`): file endings that matplotlib knows.
+
+    Returns:
+        `dict[str, Path]`: the files of the first format by name: `privacy_roc`, `privacy_tpr`, `privacy_scores`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    draws: dict[str, Callable] = {
+        "privacy_roc": roc_figure,
+        "privacy_tpr": tpr_figure,
+        "privacy_scores": scores_figure,
+    }
+    paths = {}
+    with _rc(PNG_FONTS):
+        for name, draw in draws.items():
+            figure = draw(report)
+            for ending in formats:
+                figure.savefig(folder / f"{name}.{ending}", dpi=PNG_DPI, facecolor=PAGE.light)
+            paths[name] = folder / f"{name}.{formats[0]}"
+    return paths
+
+
+def roc_figure(report: dict) -> "Figure":
+    """One panel a model: TPR over FPR of every attack, the zone that the sample cannot resolve shaded."""
+    figure, axes = _panels(report, "What an attacker finds, by the share of false accusations")
+    for ax, model in zip(axes, report["models"], strict=True):
+        draw_roc(ax, model)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False, fontsize=9)
+    return figure
+
+
+def draw_roc(ax: "Axes", model: dict) -> None:
+    """The ROC of every attack on one model, both axes logarithmic."""
+    from matplotlib.ticker import NullFormatter
+    from sklearn.metrics import roc_curve
+
+    fewest = min(len(defined_scores(model, attack)[1]) for attack in attacks_of(model))
+    left = min([*model["settings"]["fprs"], 1 / max(fewest, 1)]) / 2
+    bottom = 0.5 / max(1, model["settings"]["n"]["forget"])
+    ax.axvspan(left, 1 / max(fewest, 1), color=GRID.light, alpha=0.6, linewidth=0, zorder=0)
+    ax.plot([left, 1], [left, 1], color=MUTED.light, linewidth=1, linestyle="dotted", label="chance")
+    for i, attack in enumerate(attacks_of(model)):
+        members, others = defined_scores(model, attack)
+        if not members or not others:
+            continue
+        labels = [1] * len(members) + [0] * len(others)
+        false, true, _ = roc_curve(labels, members + others, drop_intermediate=False)
+        style = {"color": METHODS[i % len(METHODS)].light, "linestyle": LINES[i // len(METHODS) % len(LINES)]}
+        ax.step(false.clip(left), true.clip(bottom / 2), where="post", linewidth=1.5, label=attack, **style)
+    ax.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(bottom, 1.15))
+    ax.text(left * 1.15, bottom * 1.25, f"unresolved\n(n = {fewest:,})", fontsize=8.5, color=MUTED.light, va="bottom")
+    ax.set_title(_title(model), loc="left")
+    ax.set(xlabel="False positive rate", ylabel="True positive rate")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(True)
+
+
+def tpr_figure(report: dict) -> "Figure":
+    """One panel a model: TPR of every attack at every resolved rate with its interval, and the chance level."""
+    figure, axes = _panels(report, "Forget rows found, thresholds set by other rows")
+    for ax, model in zip(axes, report["models"], strict=True):
+        draw_tpr(ax, model)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False, fontsize=9)
+    return figure
+
+
+def draw_tpr(ax: "Axes", model: dict) -> None:
+    """Bars of one model: a group a rate, a bar an attack."""
+    fprs, attacks = model["settings"]["fprs"], attacks_of(model)
+    width = 0.84 / len(attacks)
+    labelled: set[str] = set()
+    for group, fpr in enumerate(fprs):
+        results = [rate_of(model, attack, fpr) for attack in attacks]
+        if all(result["value"] is None for result in results):
+            ax.axvspan(group - 0.47, group + 0.47, color=GRID.light, alpha=0.6, linewidth=0, zorder=0)
+            ax.text(group, 0.5, "unresolved", rotation=90, ha="center", va="center", fontsize=9, color=MUTED.light)
+            continue
+        for i, (attack, result) in enumerate(zip(attacks, results, strict=True)):
+            if result["value"] is None:
+                continue
+            x, value = group - 0.42 + (i + 0.5) * width, result["value"]
+            hatch = None if i < len(METHODS) else "///"
+            label = None if attack in labelled else attack
+            labelled.add(attack)
+            bar = {"color": METHODS[i % len(METHODS)].light, "hatch": hatch, "edgecolor": PAGE.light, "linewidth": 0}
+            ax.bar(x, value, width * 0.9, label=label, **bar)
+            low, high = result["interval"]
+            error = [[value - low], [high - value]]
+            ax.errorbar(x, value, yerr=error, fmt="none", color=TARGET.light, elinewidth=1.1)
+        chance = next(result["details"]["chance"] for result in results if result["value"] is not None)
+        ax.plot([group - 0.47, group + 0.47], [chance] * 2, color="black", linewidth=1.2, linestyle="dotted")
+    ax.set_xticks(range(len(fprs)), [fpr_name(fpr) for fpr in fprs])
+    ax.set(xlim=(-0.6, len(fprs) - 0.4), ylim=(0, 1.02), xlabel="False positive rate (dotted: chance)")
+    ax.set_ylabel("True positive rate")
+    ax.set_title(_title(model), loc="left")
+    ax.grid(True, axis="y")
+
+
+def scores_figure(report: dict) -> "Figure":
+    """One panel a model: how the first attack scores forget rows and non-members, with its threshold."""
+    attack = attacks_of(report["models"][0])[0]
+    figure, axes = _panels(report, f"Scores of the attack “{attack}”; like non-members is the aim")
+    for ax, model in zip(axes, report["models"], strict=True):
+        draw_scores(ax, model, attack)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    return figure
+
+
+def draw_scores(ax: "Axes", model: dict, attack: str) -> None:
+    """Histograms of both sets over common bins, and the thresholds of the resolved rates."""
+    import numpy as np
+
+    members, others = defined_scores(model, attack)
+    if members and others:
+        bins = np.histogram_bin_edges([*members, *others], bins=30)
+        for name, scores, ink in (("non-members", others, NONMEMBER), ("forget rows", members, MEMBER)):
+            weights = [1 / len(scores)] * len(scores)
+            ax.hist(scores, bins=bins, weights=weights, color=ink.light, alpha=0.55, label=name)
+    for fpr in model["settings"]["fprs"]:
+        details = rate_of(model, attack, fpr)["details"]
+        if "threshold" in details:
+            ax.axvline(details["threshold"], color=MUTED.light, linewidth=1.1, linestyle="dashed")
+            ax.annotate(
+                f"FPR {fpr_name(fpr)}",
+                (details["threshold"], 0.98),
+                xycoords=("data", "axes fraction"),
+                rotation=90,
+                va="top",
+                ha="right",
+                fontsize=8.5,
+                color=MUTED.light,
+            )
+    ax.set(xlabel="Score (larger: more like a member)", ylabel="Share of the rows")
+    ax.set_title(_title(model), loc="left")
+    ax.grid(True, axis="y")
+
+
+def _panels(report: dict, title: str) -> tuple["Figure", list["Axes"]]:
+    count = len(report["models"])
+    columns = min(MOST_COLUMNS, count)
+    rows = math.ceil(count / columns)
+    figure = _figure((max(6.4, PANEL[0] * columns), PANEL[1] * rows + 0.8), PNG_PAD)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
+def _title(model: dict) -> str:
+    name = chart_name(model["name"])
+    return name if model["name"] == model["kind"] else f"{name} ({model['kind']})"
