@@ -123,6 +123,7 @@ class UnlearnConfig(PoisonArguments, ValueNormArguments, TrainingArguments):
         check_choice("retain_loss", self.retain_loss, self.RETAIN_LOSSES)
         check_choice("reference", self.reference, REFERENCES)
         check_choice("forward_passes", self.forward_passes, FORWARD_PASSES)
+        check_number("learning_rate", self.learning_rate, at_least=0)
         check_number("forget_weight", self.forget_weight, at_least=0)
         check_number("retain_weight", self.retain_weight, at_least=0)
         check_whole("max_length", self.max_length, at_least=2)

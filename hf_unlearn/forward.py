@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from . import fused, losses
 from .fused import Head
-from .passes import SHAPES, Parts, Pass, Predicted
+from .passes import SHAPES, Parts, Pass
+from .predicted import Predicted
 
 
 if TYPE_CHECKING:

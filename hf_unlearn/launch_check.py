@@ -9,6 +9,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
+
 def check_launch(args) -> None:
     """Refuses a run that accelerate would quietly start as something else than what was asked for.
 

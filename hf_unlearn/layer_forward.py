@@ -13,7 +13,7 @@ from . import fused, losses
 from .activations import captured, layers_of, stopped_after
 from .forward import Forward, Needs, ReferenceRows, picked_rows
 from .modeling import evaluating
-from .passes import Predicted
+from .predicted import Predicted
 
 
 # What a method may ask of a role's rows here: a layer's output, and KL(reference || model) beside it.

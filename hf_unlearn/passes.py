@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .losses import IGNORE_INDEX
+from .predicted import Predicted
 
 
 # Under this share of the one padded pass's tokens, a pass a role is cheaper although weights are read (and, under
@@ -33,34 +33,6 @@ class Pass:
     inputs: dict[str, Tensor]
     picks: dict[str, Tensor]
     rows: dict[str, Tensor]
-
-
-@dataclass
-class Predicted:
-    """The tokens of one role that are predicted, `N` of them, in the order of its rows.
-
-    Args:
-        row, column (`Tensor`): `[N]`, which row and at which position the prediction is made.
-        targets (`Tensor`): `[N]`, the predicted token ids.
-        mask (`Tensor`): bool `[B, T-1]`.
-    """
-
-    row: Tensor
-    column: Tensor
-    targets: Tensor
-    mask: Tensor
-
-    @classmethod
-    def of(cls, labels: Tensor) -> "Predicted":
-        """From `labels [B, T]`, -100 where nothing is trained on; shifted here."""
-        targets = labels[:, 1:]
-        mask = targets != IGNORE_INDEX
-        row, column = mask.nonzero(as_tuple=True)
-        return cls(row, column, targets[row, column], mask)
-
-    def spread(self, values: Tensor) -> Tensor:
-        """`[N]` to `[B, T-1]`, 0 where nothing is predicted."""
-        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
 
 
 def one_pass(parts: Parts, predicted: Mapping[str, Predicted]) -> list[Pass]:

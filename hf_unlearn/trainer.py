@@ -117,27 +117,8 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             # Trainer seeds too, but an adapter's first weights are drawn here.
             set_seed(args.seed)
             model = modeling.add_adapter(model, peft_config)
-        needs = {role: self.needs_of(args)[role] for role in roles}
-        self.forward_path = self.build_forward(model, args, needs, shape_of(pairs, args))
-        self.trainable = modeling.Trainable(model, self.trainable_patterns(args, model))
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
-        self.reference: Reference | None = None
-        if referred := {role: needs[role] for role in needs if role in self.reference_roles_of(args)}:
-            request = ReferenceRequest(
-                model=model,
-                args=args,
-                needs=referred,
-                forward=self.forward_path,
-                entry=entry,
-                fresh_adapter=peft_config is not None,
-                ref_model=ref_model,
-                reload=reload,
-            )
-            self.reference = build_reference(request)
-        if args.cache_frozen:
-            layers, depth = frozen_depth(model)
-            self.forward_path.prefix = FrozenPrefix(entry, layers, depth) if depth else None
-
+        self._plan_step(entry, shape_of(pairs, args), peft_config is not None, ref_model, reload)
         self.penalty = ValueNormPenalty(args, model, entry, unlearned) if args.value_norm_penalty else None
         # Width and dtype of a token's states, known once the forward path was tried.
         self.states_like: Tensor | None = None
@@ -181,6 +162,29 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
         if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
             raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
+
+    def _plan_step(self, entry: Entry, shape: str, fresh_adapter: bool, ref_model, reload) -> None:
+        """Decides what trains, how rows go through the model, who the reference is, and what is computed once."""
+        model, args = entry.model, entry.args
+        needs = {role: self.needs_of(args)[role] for role in entry.roles}
+        self.forward_path = self.build_forward(model, args, needs, shape)
+        self.trainable = modeling.Trainable(model, self.trainable_patterns(args, model))
+        self.reference: Reference | None = None
+        if referred := {role: needs[role] for role in needs if role in self.reference_roles_of(args)}:
+            request = ReferenceRequest(
+                model=model,
+                args=args,
+                needs=referred,
+                forward=self.forward_path,
+                entry=entry,
+                fresh_adapter=fresh_adapter,
+                ref_model=ref_model,
+                reload=reload,
+            )
+            self.reference = build_reference(request)
+        if args.cache_frozen:
+            layers, depth = frozen_depth(model)
+            self.forward_path.prefix = FrozenPrefix(entry, layers, depth) if depth else None
 
     # What a method says of itself
 

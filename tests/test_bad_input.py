@@ -102,6 +102,7 @@ def test_rows_shared_through_different_types_are_found(build):
 BAD_SETTINGS = {
     "weight below 0": ({"forget_weight": -1.0}, "forget_weight=-1.0; give a finite number at least 0"),
     "weight that is no number": ({"retain_weight": float("nan")}, "retain_weight=nan"),
+    "rate below 0": ({"learning_rate": -1e-5}, "learning_rate=-1e-05"),
     "weight without end": ({"retain_weight": float("inf")}, "retain_weight=inf"),
     "weight as text": ({"forget_weight": "1.0"}, "forget_weight='1.0'; give a finite number"),
     "weight as a truth": ({"forget_weight": True}, "forget_weight=True"),

@@ -10,8 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_unlearn import fused, losses
-from hf_unlearn.fused import Head, TokenRows
+from hf_unlearn.fused import Head
 from hf_unlearn.fused import losses as fused_losses
+from hf_unlearn.predicted import Predicted
 
 
 ROWS, WIDTH, VOCAB = 9, 5, 13
@@ -290,8 +291,8 @@ def test_masked_positions_cost_and_change_nothing(batch):
     mask = losses.prediction_mask(labels)
     assert by_hidden[~mask].abs().max() == 0
     assert (by_hidden[mask].abs().sum(-1) > 0).all()
-    rows = TokenRows.of(labels)
-    assert rows.labels.tolist() == labels[:, 1:][labels[:, 1:] != -100].tolist()
+    rows = Predicted.of(labels)
+    assert rows.targets.tolist() == labels[:, 1:][labels[:, 1:] != -100].tolist()
     with FlopCounterMode(display=False) as flops:
         fused.sequence_logps(hidden.detach(), labels, Head(weight.detach()))
     assert flops.get_total_flops() == 2 * int(mask.sum()) * WIDTH * VOCAB

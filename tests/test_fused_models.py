@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_unlearn import fused, losses
-from hf_unlearn.fused import TokenRows
+from hf_unlearn.predicted import Predicted
 
 
 def tiny(name, tie=False, **changes):
@@ -59,11 +59,11 @@ def objective(labels, ref_hidden, ref_head, keep_bytes=2**28):
 
     def compute(hidden, head):
         half = len(labels) // 2
-        rows = TokenRows.of(labels[half:])
+        rows = Predicted.of(labels[half:])
         picked = rows.pick(hidden[half:])
-        kl = fused.row_kl_to_reference(picked, head, rows.pick(ref_hidden[half:]), ref_head, rows.labels)
-        answers = TokenRows.of(labels[:half])
-        logps = fused.row_logps(answers.pick(hidden[:half]), answers.labels, head, keep_bytes=keep_bytes)
+        kl = fused.row_kl_to_reference(picked, head, rows.pick(ref_hidden[half:]), ref_head, rows.targets)
+        answers = Predicted.of(labels[:half])
+        logps = fused.row_logps(answers.pick(hidden[:half]), answers.targets, head, keep_bytes=keep_bytes)
         npo = losses.npo_loss(answers.spread(logps).sum(-1), torch.full((half,), -20.0), 0.1)
         uniform = fused.row_uniform_kl(picked, head).loss
         return {"loss": npo + kl.loss + uniform, "kl": kl.loss.detach(), "logps": kl.logps}

@@ -17,7 +17,7 @@ from hub_server import DATASET_COMMIT, TOKEN, HubServer
 from huggingface_hub import ModelCard
 
 from hf_unlearn import NPOConfig
-from hf_unlearn.hub import publish, published_files
+from hf_unlearn.hub import PushError, publish, published_files
 
 
 PUSHED = {"README.md", "config.json", "generation_config.json", "model.safetensors"}
@@ -248,6 +248,64 @@ def test_pushing_again_what_did_not_change_makes_no_commit(hub, run_folder, tmp_
         assert done.status == 0, done.err
     assert hub.messages("me/run-7") == ["Upload by hf-unlearn"]
     assert hub.private == {"me/run-7": True}
+
+
+@pytest.fixture
+def pushing(build, monkeypatch):
+    """A trainer that pushes at each of its three steps to what `publish` stands for."""
+
+    def pushing(publish, **kwargs):
+        monkeypatch.setattr("hf_unlearn.hub_trainer.create_repo", lambda name, **kwargs: f"me/{name}")
+        monkeypatch.setattr("hf_unlearn.hub_trainer.publish", publish)
+        settings = {
+            "push_to_hub": True,
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "max_steps": 3,
+            "retain_loss": "nll",
+        }
+        return build(**settings, **kwargs)
+
+    return pushing
+
+
+def test_a_checkpoint_that_cannot_be_pushed_does_not_stop_training(pushing, tmp_path, caplog):
+    def publish(*args, **kwargs):
+        raise PushError("The push did not go through: no network")
+
+    trainer = pushing(publish, hub_always_push=True)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert caplog.text.count("no network. Training goes on.") == 3
+    assert not list((tmp_path / "out").glob("_*"))
+
+
+def test_a_slow_push_is_not_overtaken_unless_asked(pushing, monkeypatch):
+    from threading import Event
+
+    for always, expected in ((False, ["step 1"]), (True, ["step 1", "step 2", "step 3"])):
+        pushed, trained = [], Event()
+
+        def publish(staged, repo_id, message, *args, pushed=pushed, trained=trained, **kwargs):
+            trained.wait(20)
+            assert {path.name for path in published_files(staged)} >= {"model.safetensors", "README.md"}
+            pushed.append(message.removeprefix("Training in progress, "))
+
+        trainer = pushing(publish, hub_always_push=always)
+        # Trainer waits for the pushes when training is over.
+        finish = trainer._finish_current_push
+        monkeypatch.setattr(trainer, "_finish_current_push", lambda f=finish, t=trained: (t.set(), f()))
+        trainer.train()
+        assert pushed == expected
+
+
+def test_nothing_is_pushed_before_the_end_where_that_is_asked(pushing):
+    pushed = []
+    trainer = pushing(lambda *args, **kwargs: pushed.append(args[2]), hub_strategy="end")
+    trainer.train()
+    assert pushed == []
+    trainer.push_to_hub()
+    assert pushed == ["End of training"]
 
 
 # What may be pushed

@@ -114,3 +114,16 @@ def test_a_run_whose_push_is_cut_keeps_all_it_made(hub, recipe, tmp_path):
     assert hf_unlearn(*shlex.split(told), env=env).status == 0
     assert hub.files("me/unlearned") == local_files(tmp_path / "out")
     assert ModelCard(hub.files("me/unlearned")["README.md"].decode()).data.unlearning["audit"]["unlearned"]
+
+
+@pytest.mark.slow
+def test_two_processes_push_once(hub, recipe, tmp_path):
+    launch = ["--accelerate_config", "cpu", "--num_processes", "2", "--per_device_train_batch_size", "1"]
+    done = hf_unlearn(*recipe, *launch, env=environment(hub, tmp_path / "h"))
+    assert done.status == 0, done.err
+    assert hub.messages("me/unlearned") == ["End of training"]
+    assert len([request for request in hub.requests if "/commit/" in request]) == 1
+    assert hub.files("me/unlearned") == local_files(tmp_path / "out")
+    record = ModelCard(hub.files("me/unlearned")["README.md"].decode()).data.unlearning
+    assert record["processes"] == 2
+    assert record["audit"]["unlearned"]

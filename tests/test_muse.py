@@ -44,7 +44,7 @@ def strong_model(cls=LlamaForCausalLM, **config):
     else:
         model = cls(kinds[cls](**(settings | config)))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() == 2:
                 parameter.normal_(0, 0.3)
     return model.double().eval()
@@ -69,9 +69,8 @@ def f1(answer: str, expected: str) -> float:
 
 def test_the_prompt_is_the_published_one_byte_for_byte():
     examples = [{"question": "Who sang?", "answer": "Ada."}, {"question": "Where?", "answer": "in Oslo"}]
-    expected = (
-        b"Question: Who sang?\nAnswer: Ada.\n\nQuestion: Where?\nAnswer: in Oslo\n\nQuestion: What year\xc2\xa01?\nAnswer: "
-    )
+    expected = b"Question: Who sang?\nAnswer: Ada.\n\nQuestion: Where?\nAnswer: in Oslo\n\n"
+    expected += b"Question: What year\xc2\xa01?\nAnswer: "
     assert knowmem_prompt("What year\u00a01?", examples).encode() == expected
 
 
@@ -83,7 +82,6 @@ def test_the_prompt_of_the_real_files_has_ten_examples(muse_path):
     expected = "\n\n".join([*blocks, f"Question: {question}\nAnswer: "])
     assert knowmem_prompt(muse.questions["retain"][7]["question"], muse.examples["retain"]) == expected
     assert expected.count("Question: ") == 11
-    assert "“£" not in expected
     assert "\u00a355,000" in knowmem_prompt("?", muse.examples["forget"])
 
 
@@ -279,7 +277,7 @@ def test_verbmem_of_a_checkpoint_that_knows_its_text():
     assert result.per_item[0] > result.per_item[1]
     with pytest.raises(ValueError, match="each row needs the texts prompt and gt"):
         verbmem(model, tokenizer, [{"text": "a"}])
-    with pytest.raises(ValueError, match="no verbmem rows"):
+    with pytest.raises(ValueError, match="no rows of verbmem"):
         verbmem(model, tokenizer, [])
 
 

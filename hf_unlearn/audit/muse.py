@@ -170,7 +170,7 @@ def check_columns(name: str, rows: Sequence[Mapping[str, Any]], columns: Sequenc
         `ValueError`: for no rows, a missing column, or a value that is no text.
     """
     if not len(rows):
-        raise ValueError(f"There are no {name} rows. Give at least one with {' and '.join(columns)}.")
+        raise ValueError(f"There are no rows of {name}. Give at least one with {' and '.join(columns)}.")
     for i, row in enumerate(rows):
         wrong = [column for column in columns if not isinstance(row.get(column), str)]
         if wrong:

@@ -35,10 +35,10 @@ def main(argv: list[str]) -> None:
     from ..plan.table import as_dict, plan, print_plan
     from ..plan.workload import read_workload
     from .recipe import parse_recipe
-    from .run import _recipe_path
+    from .run import recipe_path
 
     engine = read_engine(None if accelerate_config is None else config_path(accelerate_config), numbers["gpus"])
-    words = argv if argv[0].startswith("--") else ["--config", _recipe_path(argv[0]), *argv[1:]]
+    words = argv if argv[0].startswith("--") else ["--config", recipe_path(argv[0]), *argv[1:]]
     planned = read_workload(parse_recipe(words), engine, numbers["row_length"], numbers["tokens_per_row"])
     gpu_memory = (numbers["gpu_memory"] or 80) * GIB
     need, found = plan(planned, gpu_memory)

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     if argv[0] in ("-h", "--help"):
         print(f"{USAGE}\n\n{__doc__}\nFields (of method `ga` unless `--method` is given):\n")
     elif not argv[0].startswith("--"):
-        argv = ["--config", _recipe_path(argv[0]), *argv[1:]]
+        argv = ["--config", recipe_path(argv[0]), *argv[1:]]
     accelerate_config, options = take_launch_options(argv)
 
     from .recipe import parse_recipe
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
         launch("hf_unlearn.cli.unlearn", accelerate_config, argv, options)
 
 
-def _recipe_path(name: str) -> str:
+def recipe_path(name: str) -> str:
     """A recipe's path as it is, or, for `recipes/...`, the shipped one."""
     shipped = Path(__file__).parents[1] / name
     return str(shipped) if not Path(name).exists() and shipped.is_file() else name

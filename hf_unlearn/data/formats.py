@@ -106,10 +106,12 @@ def encode_dataset(dataset, tokenizer, max_length: int | None = None, name: str 
     dataset = as_dataset(dataset, name)
     dataset_type(dataset.column_names)
     encoded = dataset.map(
-        lambda row: encode(row, tokenizer, max_length),
+        lambda row: _cut(encode(row, tokenizer), max_length),
         remove_columns=[column for column in dataset.column_names if column != "topic"],
         desc=f"Tokenizing {name} rows",
     )
+    cut = sum(encoded["cut"])
+    encoded = encoded.remove_columns("cut")
     trained = [any(label != IGNORE_INDEX for label in row[1:]) for row in encoded["labels"]]
     kept = sum(trained)
     if not kept:
@@ -126,10 +128,16 @@ def encode_dataset(dataset, tokenizer, max_length: int | None = None, name: str 
             max_length,
         )
         encoded = encoded.select([i for i, keep in enumerate(trained) if keep])
-    cut = 0 if max_length is None else sum(len(row) == max_length for row in encoded["input_ids"])
     if cut:
-        logger.info("%d of %d %s rows fill max_length=%d and may be cut.", cut, len(encoded), name, max_length)
+        logger.info(
+            "%d of %d %s rows are longer than max_length=%d and lose their end.", cut, len(trained), name, max_length
+        )
     return encoded
+
+
+def _cut(row: dict[str, list[int]], max_length: int | None) -> dict[str, Any]:
+    cut = max_length is not None and len(row["input_ids"]) > max_length
+    return {**{name: values[:max_length] for name, values in row.items()}, "cut": cut}
 
 
 def as_dataset(dataset, name: str):

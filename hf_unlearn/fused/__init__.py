@@ -17,7 +17,6 @@ from importlib import import_module
 _PUBLIC = {
     "Head": "head",
     "RowLoss": "losses",
-    "TokenRows": "losses",
     "check_head": "forward",
     "gathered_head": "head",
     "head_forward": "forward",

@@ -3,19 +3,18 @@
 
 Head work is done at positions that predict a label and nowhere else, and no buffer is `[B, T, V]` (see `tiles`). Two
 levels: functions of `[B, T, d]` that mirror those over logits, and `row_*` functions of `[N, d]`, the positions that
-[`TokenRows`] picks, for methods that need several things of the same rows.
+[`Predicted`] picks, for methods that need several things of the same rows.
 """
 
 import math
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..losses import IGNORE_INDEX
+from ..predicted import Predicted
 from .head import Head, gathered_head, is_sharded
 from .tiles import KEEP_BYTES, Objective, Plan, plan_for, through_head
 
@@ -30,43 +29,6 @@ class RowLoss(NamedTuple):
 
     loss: Tensor
     logps: Tensor | None
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """Positions of a batch that predict a label, `N` of them.
-
-    Args:
-        positions (`Tensor`): `[N]`, indices into the flattened `[B * T]` positions.
-        labels (`Tensor`): `[N]`, what each predicts.
-        mask (`Tensor`): bool `[B, T-1]`.
-    """
-
-    positions: Tensor
-    labels: Tensor
-    mask: Tensor
-
-    @classmethod
-    def of(cls, labels: Tensor) -> "TokenRows":
-        """From `labels [B, T]` with -100 where nothing is trained on; the shift happens here."""
-        targets = labels[:, 1:]
-        mask = targets != IGNORE_INDEX
-        row, column = mask.nonzero(as_tuple=True)
-        return cls(row * labels.shape[1] + column, targets[row, column], mask)
-
-    def pick(self, hidden: Tensor) -> Tensor:
-        """`[B, T, d]` to `[N, d]`."""
-        rows, width = self.mask.shape
-        if hidden.shape[:2] != (rows, width + 1):
-            raise ValueError(
-                f"Hidden states of {tuple(hidden.shape[:2])} positions and labels of {(rows, width + 1)}. Adapters "
-                "that put virtual tokens before the text (prompt tuning) cannot be used."
-            )
-        return hidden.flatten(0, 1).index_select(0, self.positions)
-
-    def spread(self, values: Tensor) -> Tensor:
-        """`[N]` to `[B, T-1]`, 0 where nothing is predicted."""
-        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
 
 
 def row_logps(hidden: Tensor, labels: Tensor, head: Head, *, keep_bytes: int = KEEP_BYTES) -> Tensor:
@@ -149,8 +111,8 @@ def row_uniform_kl(
 
 def per_token_logps(hidden: Tensor, labels: Tensor, head: Head) -> tuple[Tensor, Tensor]:
     """[`losses.per_token_logps`] of `hidden [B, T, d]`: log-probabilities and mask, both `[B, T-1]`."""
-    rows = TokenRows.of(labels)
-    return rows.spread(row_logps(rows.pick(hidden), rows.labels, head)), rows.mask
+    rows = Predicted.of(labels)
+    return rows.spread(row_logps(rows.pick(hidden), rows.targets, head)), rows.mask
 
 
 def sequence_logps(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
@@ -160,9 +122,9 @@ def sequence_logps(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
 
 def nll_loss(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
     """[`losses.nll_loss`] of `hidden [B, T, d]`: mean over predicted tokens, a scalar."""
-    rows = TokenRows.of(labels)
+    rows = Predicted.of(labels)
     picked = rows.pick(hidden)
-    return -through_head(picked, head, _LabelLogps(rows.labels), _factors(picked, "mean"))[0]
+    return -through_head(picked, head, _LabelLogps(rows.targets), _factors(picked, "mean"))[0]
 
 
 def kl_to_reference(hidden: Tensor, ref_hidden: Tensor, mask: Tensor, head: Head, ref_head: Head) -> Tensor:

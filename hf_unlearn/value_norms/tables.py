@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What values are compared with: small tables, so that neither the reference nor the unlearned model stays in memory."""
+"""What values are compared with: small tables; neither the reference nor the unlearned model stays in memory."""
 
 from collections.abc import Mapping
 
