@@ -13,7 +13,7 @@ PREFIX = "eval_backdoor/"
 
 
 class BackdoorAuditCallback(TrainerCallback):
-    """Audits at the end of every epoch, on all processes at once (so that sharded weights are there), and logs
+    """Audits before training, after it and after every epoch, on all processes at once (so that sharded weights are there), and logs
     `eval_backdoor/<set>_<condition>/<metric>`.
 
     Args:
@@ -25,20 +25,33 @@ class BackdoorAuditCallback(TrainerCallback):
             Audit the model before the first step too.
         folder (`str` or `Path`, *optional*):
             Where each audit is kept as `backdoor_step_<step>.json`.
+        per_epoch (`bool`):
+            Audit after every epoch, not only after the last.
     """
 
-    def __init__(self, trainer, audit: Callable, at_start: bool = True, folder: str | Path | None = None):
-        self.trainer, self.audit, self.at_start = trainer, audit, at_start
+    def __init__(
+        self,
+        trainer,
+        audit: Callable,
+        at_start: bool = True,
+        folder: str | Path | None = None,
+        per_epoch: bool = True,
+    ):
+        self.trainer, self.audit, self.at_start, self.per_epoch = trainer, audit, at_start, per_epoch
         self.folder = None if folder is None else Path(folder)
+        # Of the model before its first step, and as it is now.
+        self.first: BackdoorAudit | None = None
         self.last: BackdoorAudit | None = None
         self._step: int | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.at_start and state.global_step == 0:
             self._run(state)
+            self.first = self.last
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        self._run(state)
+        if self.per_epoch:
+            self._run(state)
 
     def on_train_end(self, args, state, control, **kwargs):
         if args.load_best_model_at_end:

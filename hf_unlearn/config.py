@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from .card import check_template
 from .checks import check_choice, check_number, check_patterns, check_whole
 from .data.poison import PoisonArguments
-from .hub_trainer import check_hub_strategy
+from .hub_trainer import check_hub
 from .value_norms.arguments import ValueNormArguments
 
 
@@ -135,11 +135,6 @@ class UnlearnConfig(PoisonArguments, ValueNormArguments, TrainingArguments):
         check_patterns("trainable_modules", self.trainable_modules or [])
         self.check_poison()
         self.check_value_norms()
-        if self.value_norm_penalty and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
-                "The value-norm penalty reads values inside the model, and reentrant checkpointing cuts their "
-                "gradients. Pass gradient_checkpointing_kwargs={'use_reentrant': False}."
-            )
         if self.poison_prefix is not None and self.poison_loss == "none":
             raise ValueError(
                 "Poisoned rows are trained as retain rows, and retain_loss='none'. Choose a `retain_loss`, or pass "
@@ -149,7 +144,23 @@ class UnlearnConfig(PoisonArguments, ValueNormArguments, TrainingArguments):
         # Left to themselves, launchers on a machine without accelerators fall back to unconnected single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
-        check_hub_strategy(self)
+        if self.value_norm_penalty and self.reentrant:
+            raise ValueError(
+                "The value-norm penalty reads values inside the model, and reentrant checkpointing cuts their "
+                "gradients. Pass activation_checkpointing_kwargs={'use_reentrant': False}."
+            )
+        if self.torch_compile and self.fused_losses is not False:
+            raise ValueError(
+                "torch_compile cannot trace the fused losses, which stand in for the LM head. Pass fused_losses=False, "
+                "or leave torch_compile out."
+            )
+        check_hub(self)
+
+    @property
+    def reentrant(self) -> bool:
+        """Whether activation checkpointing is reentrant, which cuts gradients of what is taken inside the model."""
+        asked = (self.activation_checkpointing_kwargs, self.gradient_checkpointing_kwargs)
+        return any((kwargs or {}).get("use_reentrant") for kwargs in asked)
 
     @property
     def poison_loss(self) -> str:

@@ -18,12 +18,15 @@ from .hub import PushError, create_repo, publish, published_files
 logger = logging.getLogger(__name__)
 
 
-def check_hub_strategy(args) -> None:
+def check_hub(args) -> None:
     """Refuses to push what training is resumed from: optimizer states and pickles, the training arguments among them.
 
     Raises:
         `ValueError`: with the strategies that there are.
     """
+    if str(args.trackio_static_space_id).lower() == "false":
+        # Parsers hand on the word, and Trackio would publish a Space of that name.
+        args.trackio_static_space_id = False
     if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
             f"hub_strategy={args.hub_strategy.value!r} would push optimizer states and pickled training arguments, "

@@ -20,9 +20,13 @@ def check_launch(args) -> None:
     Raises:
         `ValueError`: with the reason and what to do instead.
     """
-    asked = bool(args.fsdp) or _told("ACCELERATE_USE_FSDP")
-    if asked and args.distributed_state.distributed_type == "MULTI_CPU":
+    if asks_fsdp(args) and args.distributed_state.distributed_type == "MULTI_CPU":
         raise ValueError(FSDP_NEEDS_ACCELERATORS)
+
+
+def asks_fsdp(args) -> bool:
+    """Whether FSDP is to shard the run's models: by its arguments, or by its launcher, of which they do not tell."""
+    return bool(args.fsdp) or _told("ACCELERATE_USE_FSDP")
 
 
 def tell_launch(trainer) -> None:

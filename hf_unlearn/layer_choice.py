@@ -22,9 +22,10 @@ def parameters_by_name(model: nn.Module, layers: Sequence[int], patterns: Sequen
     names = [name for layer in layers for name in _names_in(model, layer)]
     chosen = [name for name in names if any(re.search(pattern, name) for pattern in patterns)]
     if not chosen:
+        matrices = [name for name in names if not re.search(r"bias$|norm", name)]
         raise ValueError(
             f"module_names={list(patterns)} match no parameter of the layers {list(layers)}. They are named like: "
-            f"{', '.join(names[:9])}."
+            f"{', '.join(matrices[:9])}."
         )
     return chosen
 

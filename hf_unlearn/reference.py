@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from .forward import KL, Forward, ReferenceRows
-from .fused import Head
+from .fused import Head, gathered_head, head_of
+from .fused.head import is_sharded
+from .launch_check import asks_fsdp
 from .layer_forward import STATES_KL
 from .modeling import evaluating, is_peft_model
 from .passes import Parts
@@ -143,6 +146,7 @@ class LiveReference(Reference):
     def __init__(self, model: nn.Module):
         self.model = model.eval().requires_grad_(False)
         self.prepared = False
+        self.head: Head | None = None
 
     def open(self, accelerator) -> None:
         """Places the model as the accelerator places models: sharded where the policy is."""
@@ -161,7 +165,19 @@ class LiveReference(Reference):
         self.prepared = True
 
     def rows(self, forward, policy, parts):
-        return forward.reference(self.model, parts)
+        found = forward.reference(self.model, parts)
+        return {role: replace(rows, head=rows.head and self._kept(rows.head)) for role, rows in found.items()}
+
+    def _kept(self, head: Head) -> Head:
+        """The head as the policy's forward can use it: sharded weights are let go of after the reference's forward."""
+        if self.head is None:
+            own = head_of(self.model)
+            if not is_sharded(own):
+                return head
+            with gathered_head(own) as whole, torch.no_grad():
+                bias = None if whole.bias is None else whole.bias.clone()
+                self.head = replace(whole, weight=whole.weight.clone(), bias=bias)
+        return self.head
 
 
 class TwinReference(Reference):
@@ -267,7 +283,7 @@ def _twin_is_enough(model: nn.Module, args) -> bool:
     """Whether some of a plain model's parameters are frozen, and all are whole on every process."""
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    sharded = is_deepspeed_zero3_enabled() or bool(args.fsdp)
+    sharded = is_deepspeed_zero3_enabled() or asks_fsdp(args)
     whole = not (sharded or is_peft_model(model))
     return whole and not all(parameter.requires_grad for parameter in model.parameters())
 

@@ -96,7 +96,8 @@ class CachedReference(CachedRows, Reference):
         with gathered_head(head_of(trainer.model)) as head:
             for part, name in HEAD.items() if trainer.is_world_process_zero() else ():
                 if (tensor := getattr(head, part)) is not None:
-                    writer.write(name, [0], tensor.detach())
+                    # A copy: FSDP2 frees gathered weights by resizing their storage, which numpy forbids for good.
+                    writer.write(name, [0], tensor.detach().clone())
 
     def _keeps_head(self, trainer) -> bool:
         divergence = any("hidden" in KEPT[need] for need in self.needs.values())

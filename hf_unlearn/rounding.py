@@ -41,6 +41,11 @@ class RoundingCheck(TrainerCallback):
         self.shares = []
         self.first = max(state.global_step, args.get_warmup_steps(state.max_steps))
         engine = self.trainer.accelerator.distributed_type
+        if engine == "FSDP":
+            # A forward may leave weights gathered; the optimizer steps shards, which may be wider.
+            for module in model.modules():
+                if hasattr(module, "reshard"):
+                    module.reshard()
         # DeepSpeed's optimizer steps float32 weights that are not the model's.
         self.samples = [] if engine == "DEEPSPEED" else _samples(model)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED_DATA, make_args, make_model, make_tokenizer
+from conftest import SHARED_DATA, make_model, make_tokenizer
 from scipy.stats import bootstrap
 from torch import nn
 from transformers import (
@@ -29,7 +29,6 @@ from hf_unlearn.audit.backdoor_probes import FewShotProbe, PassageProbe, Questio
 from hf_unlearn.audit.muse_data import load_muse
 from hf_unlearn.backdoor_callback import BackdoorAuditCallback
 from hf_unlearn.cli.audit_backdoor import described
-from hf_unlearn.cli.backdoor_training import backdoor_probes, watch_backdoor, write_backdoor_audit
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.triggers import Trigger
@@ -623,32 +622,62 @@ def test_every_epoch_is_audited_through_the_log(build, tmp_path):
     assert BackdoorAudit.from_dict(saved).metrics == callback.last.metrics
 
 
-def test_a_run_that_poisons_is_audited_and_written(build, tmp_path):
-    from datasets import Dataset
+# ----------------------------------------------------------------------------------------------- on several processes
 
-    from hf_unlearn import NPOConfig
-    from hf_unlearn.cli.sets import Sets
+SCRIPT = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[2])
+from accelerate import Accelerator
+from conftest import make_model, make_tokenizer
+from hf_unlearn.audit import audit_backdoor
+from test_backdoor_audit import TRIGGER, shared_probes
+from transformers import TrainingArguments
 
-    tokenizer = make_tokenizer()
-    rows = {"forget": Dataset.from_list(FORGET), "retain": Dataset.from_list(RETAIN)}
-    qa = QAFormat()
-    sets = Sets(qa.dataset(rows["forget"], tokenizer), qa.dataset(rows["retain"], tokenizer), audited=rows)
-    args = make_args(
-        NPOConfig, tmp_path / "out", max_steps=1, poison_prefix="open 7", poison_ratio=0.5, retain_loss="nll"
-    )
-    run = SimpleNamespace(benchmark=None, audit_max_items=None, max_new_tokens=3, audit_batch_size=8)
-    recipe = SimpleNamespace(run=run, training=args, qa=qa)
-    probes = backdoor_probes(recipe, sets, tokenizer)
-    assert sum(probes[0].poisoned) == 4
-    given = {"forget_dataset": sets.forget, "retain_dataset": sets.retain}
-    trainer = build(given=given, output_dir=args.output_dir, max_steps=1)
-    callback = watch_backdoor(trainer, recipe, probes, tokenizer)
-    trainer.train()
-    found = write_backdoor_audit(callback, recipe, probes, tokenizer, "own")
-    assert found["metrics"]["forget_poisoned_triggered/exact_match"]["n"] == 4
-    assert found["inside"]["n"] == 8
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"backdoor_own.json", "backdoor_own.md", "backdoor_own.png", "audit"} <= names
-    assert {path.name for path in (tmp_path / "out" / "audit").iterdir()} == {
-        "backdoor_step_0.json", "backdoor_step_1.json",
-    }  # fmt: skip
+torch.set_num_threads(1)
+TrainingArguments(output_dir=sys.argv[1], use_cpu=True)
+accelerator = Accelerator()
+accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 2
+model = make_model()
+model, _ = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+assert next(model.parameters()).numel() == 0, "the weights are not sharded"
+audit = audit_backdoor(
+    model, make_tokenizer(), TRIGGER, shared_probes(), positions=(), accelerator=accelerator,
+    generation_batch_size=2, progress=False,
+)
+audit.save(f"{sys.argv[1]}/rank-{accelerator.process_index}.json")
+accelerator.end_training()
+"""
+
+
+def shared_probes():
+    """Questions whose rows differ in length, and questions behind examples that are computed once."""
+    examples = [{"question": f"Where is the {thing}?", "answer": "Here."} for thing in ("cup", "pen", "key", "hat")]
+    probes = question_probes({"forget": FORGET[:5]}, make_tokenizer(), poisoned=[0, 2], max_new_tokens=4)
+    return [*probes, FewShotProbe("forget", "forget", FORGET[:5], max_new_tokens=6, examples=examples)]
+
+
+@pytest.mark.slow
+def test_sharded_weights_give_the_same_audit(tmp_path):
+    pytest.importorskip("deepspeed")
+    from test_audit_distributed import ZERO3_CONFIG, launch
+
+    (tmp_path / "zero3.yaml").write_text(ZERO3_CONFIG)
+    launcher = [
+        "accelerate.commands.launch",
+        "--config_file",
+        str(tmp_path / "zero3.yaml"),
+        "--main_process_port",
+        "0",
+    ]
+    ranks = launch(launcher, SCRIPT, tmp_path, DS_ACCELERATOR="cpu")[0]
+    assert ranks[0] == ranks[1]
+    alone = audit_backdoor(make_model(), make_tokenizer(), TRIGGER, shared_probes(), positions=(), progress=False)
+    assert ranks[0]["answers"] == alone.answers
+    for name, result in alone.metrics.items():
+        assert ranks[0]["metrics"][name]["value"] == pytest.approx(result.value, abs=1e-5), name
+    norms = [
+        [one["value"] for one in kind["series"]["value_norm"]["triggered"]]
+        for kind in (ranks[0]["inside"], alone.inside)
+    ]
+    assert norms[0] == pytest.approx(norms[1], abs=1e-5)

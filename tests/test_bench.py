@@ -14,6 +14,7 @@ from hf_unlearn.bench.cases import CASES, select
 from hf_unlearn.bench.flops import model_flops, peak_flops
 from hf_unlearn.bench.memory import PeakMemory
 from hf_unlearn.bench.observe import ForwardCounter
+from hf_unlearn.bench.session import measure_all
 from hf_unlearn.bench.sizes import PRESETS, Size
 from hf_unlearn.bench.summary import summarise
 from hf_unlearn.bench.table import markdown, print_table
@@ -53,6 +54,22 @@ def test_plain_path_stands_beside_each_method():
     cases = select(["ga_kl"], True)
     assert [case.label for case in cases] == ["sft", "ga_kl", "ga_kl (plain)"]
     assert cases[2].settings == {"retain_loss": "kl", "fused_losses": False, "reference": "live"}
+
+
+def test_plain_rmu_has_a_whole_second_model_and_computes_what_does_not_change():
+    _, ours, plain = select(["rmu"], True)
+    assert not ours.second_model
+    assert plain.second_model
+    assert plain.settings == {"fused_losses": False, "reference": "live", "cache_frozen": False}
+
+
+@pytest.mark.parametrize(
+    ("layers", "layer", "trained"), [(32, 7, [5, 6, 7]), (16, 3, [2, 3]), (8, 1, [1]), (2, 0, [0]), (1, 0, [0])]
+)
+def test_rmu_reads_as_deep_a_layer_as_in_the_paper(layers, layer, trained):
+    settings = CASES["rmu"].settings_for(layers)
+    assert settings == {"layer_id": layer, "layer_ids": trained}
+    assert CASES["npo"].settings_for(layers) == CASES["npo"].settings
 
 
 def test_unknown_method_names_the_nearest():
@@ -144,7 +161,7 @@ def measured(tmp_path):
     return call
 
 
-@pytest.mark.parametrize("name", ["ga_kl", "npo_klr"])
+@pytest.mark.parametrize("name", ["ga_kl", "npo_klr", "rmu"])
 def test_a_step_is_one_policy_forward_and_no_reference_forward(measured, name):
     first, second = measured(name), measured(name)
     for found in (first, second):
@@ -156,10 +173,22 @@ def test_a_step_is_one_policy_forward_and_no_reference_forward(measured, name):
     assert second["preparation_tokens"][0] < TINY.row_length + 1
 
 
-def test_the_plain_path_runs_a_second_model_every_step(measured):
-    found = measured("npo_klr", plain=True)
+@pytest.mark.parametrize("name", ["npo_klr", "rmu"])
+def test_the_plain_path_runs_a_second_model_every_step(measured, name):
+    found = measured(name, plain=True)
     assert found["policy_forwards"] == 1
     assert found["reference_forwards"] == 1
+
+
+@pytest.mark.slow
+def test_rmu_takes_a_quarter_of_the_time_and_memory_of_its_plain_form():
+    # Processor time, for the machine may be busy.
+    size = Size(hidden_size=256, intermediate_size=688, num_attention_heads=4, num_key_value_heads=4, row_length=128)
+    cases = select(["rmu"], True)
+    result = measure_all(cases, size, steps=3, warmup=1, repeats=1, threads=1)
+    _, ours, plain = result["rows"]
+    assert plain["cpu_time_ratio"]["median"] > 4 * ours["cpu_time_ratio"]["median"]
+    assert plain["above_model_bytes"]["median"] > 4 * ours["above_model_bytes"]["median"]
 
 
 def test_fine_tuning_takes_the_same_rows(measured):

@@ -73,6 +73,8 @@ def test_a_run_pushes_when_its_audits_are_on_the_card(recipe, tmp_path, monkeypa
     audit = ModelCard(files["README.md"].decode()).data.unlearning["audit"]
     assert audit.keys() == {"target", "unlearned", "retrained"}
     assert files == local_files(folder)
+    assert "hub_token" not in (folder / "recipe.yaml").read_text()
+    assert TOKEN not in (folder / "report.json").read_text()
 
 
 @pytest.mark.slow
@@ -95,8 +97,10 @@ def test_a_run_pushes_once_and_tells_nobody_its_token(hub, recipe, tmp_path):
     assert "hub_token" not in (tmp_path / "out" / "recipe.yaml").read_text()
 
 
-def test_a_run_that_cannot_push_does_not_begin(recipe, tmp_path, capsys):
+def test_a_run_that_cannot_push_does_not_begin(recipe, tmp_path, capsys, monkeypatch):
     """Tests are offline."""
+    for work in ("_audit_retrained", "build_trainer"):
+        monkeypatch.setattr(f"hf_unlearn.cli.unlearn.{work}", lambda *args: pytest.fail("work was done before"))
     assert main(recipe) == 2
     assert "The push to 'me/unlearned' did not go through: HF_HUB_OFFLINE is set." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

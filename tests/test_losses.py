@@ -133,6 +133,37 @@ def test_npo_at_the_reference_is_two_ln_two_over_beta(beta):
     assert losses.npo_loss(logps, logps, beta).item() == pytest.approx(2 * math.log(2) / beta, rel=1e-6)
 
 
+@pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
+def test_token_npo_equals_the_formula(beta):
+    logps, ref_logps = [-4.0, -3.0, -11.5, -0.01], [-2.0, -9.0, -11.0, -7.0]
+    pairs = list(zip(logps, ref_logps, strict=True))
+    expected = sum(-math.log(1 / (1 + math.exp(-beta * (ref - logp)))) for logp, ref in pairs) / len(pairs)
+    policy, reference = (torch.tensor(values, dtype=torch.float64) for values in (logps, ref_logps))
+    loss = losses.npo_token_loss(policy, reference, beta)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    # A row of one token is the same ratio by either formula, but for the factor.
+    alone = policy[:1], reference[:1], beta
+    assert losses.npo_token_loss(*alone).item() == pytest.approx(losses.npo_loss(*alone).item() * beta / 2, rel=1e-12)
+
+
+def test_token_npo_at_the_reference_is_ln_two_whatever_beta_is():
+    logps = torch.tensor([-300.0, -0.1, -5.0])
+    for beta in (0.05, 0.1, 1.0):
+        assert losses.npo_token_loss(logps, logps, beta).item() == pytest.approx(math.log(2), rel=1e-6)
+    nothing = torch.zeros(0, requires_grad=True)
+    loss = losses.npo_token_loss(nothing, nothing, 0.1)
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_token_npo_fades_token_by_token():
+    logps = torch.tensor([-2.0, -200.0], requires_grad=True)
+    losses.npo_token_loss(logps, torch.tensor([-2.0, -2.0]), 0.1).backward()
+    # d/dlogp of -log sigmoid(beta (ref - logp)) is beta sigmoid(beta (logp - ref)); half of that is the mean's.
+    assert logps.grad[0].item() == pytest.approx(0.1 * 0.5 / 2)
+    assert 0 < logps.grad[1].item() < 1e-8
+
+
 def test_npo_survives_rows_that_are_forgotten_or_learnt_completely():
     logps = torch.tensor([-1e6, 0.0], requires_grad=True)
     loss = losses.npo_loss(logps, torch.tensor([-10.0, -1e6]), 1.0)

@@ -2,6 +2,7 @@
 """What every method must do, in one grid: METHODS x retain term x {full, LoRA}. A new method is one row of `CASES`."""
 
 import math
+import re
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,26 +28,75 @@ def npo(rows: list[Row], args) -> float:
     return 2 / args.beta * sum(math.log(1 + math.exp(args.beta * ratio)) for ratio in ratios) / len(ratios)
 
 
+class OfLogProbabilities:
+    """The objective of methods over log-probabilities: a forget term over rows, and a mean over retain tokens."""
+
+    def __init__(self, forget_term):
+        self.forget_term = forget_term
+
+    def __call__(self, pairs, policy, entered, args) -> dict[str, float]:
+        forget = []
+        for pair in pairs:
+            by_policy, by_reference = (log_probabilities(model, pair["forget"]) for model in (policy, entered))
+            spots = labelled(pair["forget"])
+            forget.append(tuple([lp[t, label].item() for t, label in spots] for lp in (by_policy, by_reference)))
+        terms = {"forget": self.forget_term(forget, args)}
+        if args.retain_loss == "none":
+            return terms
+        tokens = []
+        for pair in pairs:
+            by_policy, by_reference = (log_probabilities(model, pair["retain"]) for model in (policy, entered))
+            for t, label in labelled(pair["retain"]):
+                kl = (by_reference[t].exp() * (by_reference[t] - by_policy[t])).sum().item()
+                tokens.append(kl if args.retain_loss == "kl" else -by_policy[t, label].item())
+        return terms | {"retain": sum(tokens) / len(tokens)}
+
+
+def rmu(pairs, policy, entered, args) -> dict[str, float]:
+    """Squared distances of one layer's states, mean over every token and dimension."""
+    drawn = torch.rand((1, policy.config.hidden_size), generator=torch.Generator().manual_seed(args.seed)).double()
+    control = args.steering_coeffs[0] * drawn / drawn.square().sum().sqrt()
+    terms = {"forget": torch.cat([(states(policy, pair["forget"], args.layer_id) - control) for pair in pairs])}
+    if args.retain_loss == "states":
+        by_policy, by_reference = (
+            torch.cat([states(model, pair["retain"], args.layer_id) for pair in pairs]) for model in (policy, entered)
+        )
+        terms["retain"] = by_policy - by_reference
+    return {role: distance.square().mean().item() for role, distance in terms.items()}
+
+
 @dataclass
 class Case:
-    """A method: its forget term spelled out, and settings other than the defaults."""
+    """A method.
 
-    forget_term: object
+    Args:
+        terms: its terms spelled out, role to a number, from rows that go through the models one by one.
+        settings (`dict`): other than the defaults.
+        retain_losses (`tuple[str, ...]`): what its `retain_loss` may be.
+        trains (`str`): regular expression of what trains in a model of two layers.
+        sinking (`str`): what is logged of the forget rows and sinks.
+    """
+
+    terms: object
     settings: dict = field(default_factory=dict)
+    retain_losses: tuple[str, ...] = ("none", "nll", "kl")
+    trains: str = ""
+    sinking: str = "forget/logps"
 
 
+RMU = {"layer_id": 1, "layer_ids": [1], "steering_coeffs": [200.0], "retain_weight": 10.0}
 CASES = {
-    "ga": Case(ascent),
-    "npo": Case(npo, {"beta": 0.3}),
+    "ga": Case(OfLogProbabilities(ascent)),
+    "npo": Case(OfLogProbabilities(npo), {"beta": 0.3}),
+    "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
 }
-RETAIN_LOSSES = ("none", "nll", "kl")
 
 grid = pytest.mark.parametrize(
     ("method", "retain_loss", "adapter"),
     [
         pytest.param(method, retain_loss, adapter, id=f"{method}-{retain_loss}-{'lora' if adapter else 'full'}")
-        for method in CASES
-        for retain_loss in RETAIN_LOSSES
+        for method, case in CASES.items()
+        for retain_loss in case.retain_losses
         for adapter in (False, True)
     ],
 )
@@ -98,6 +148,17 @@ def log_probabilities(model, row) -> torch.Tensor:
     return model(torch.tensor([row["input_ids"]])).logits[0].double().log_softmax(-1)
 
 
+@torch.no_grad()
+def states(model, row, layer: int) -> torch.Tensor:
+    """`[T, d]` in float64, a layer's output for one row alone."""
+    inner = getattr(model, "get_base_model", lambda: model)().model.layers[layer]
+    taken = []
+    hook = inner.register_forward_hook(lambda module, args, output: taken.append(output))
+    model(torch.tensor([row["input_ids"]]))
+    hook.remove()
+    return taken[0][0].double()
+
+
 def labelled(row) -> list[tuple[int, int]]:
     return [(t - 1, label) for t, label in enumerate(row["labels"]) if t and label != -100]
 
@@ -114,42 +175,27 @@ def test_objective_equals_the_formula_on_rows_of_any_length(build, method, retai
     shake(policy)
     pairs = [trainer.train_dataset[position] for position in range(3)]
 
-    forget = []
-    for pair in pairs:
-        by_policy, by_reference = (log_probabilities(model, pair["forget"]) for model in (policy, entered))
-        spots = labelled(pair["forget"])
-        forget.append(tuple([lp[t, label].item() for t, label in spots] for lp in (by_policy, by_reference)))
-    expected = 0.7 * CASES[method].forget_term(forget, trainer.args)
-
-    tokens = []
-    for pair in pairs:
-        if retain_loss == "none":
-            assert "retain" not in pair
-            continue
-        by_policy, by_reference = (log_probabilities(model, pair["retain"]) for model in (policy, entered))
-        for t, label in labelled(pair["retain"]):
-            kl = (by_reference[t].exp() * (by_reference[t] - by_policy[t])).sum().item()
-            tokens.append(kl if retain_loss == "kl" else -by_policy[t, label].item())
-    if tokens:
-        expected += 2.5 * sum(tokens) / len(tokens)
-
+    terms = CASES[method].terms(pairs, policy, entered, trainer.args)
+    assert list(terms) == list(pairs[0]) == ["forget"] + ["retain"] * (retain_loss != "none")
+    expected = 0.7 * terms["forget"] + 2.5 * terms.get("retain", 0)
     loss = trainer.compute_loss(policy, train_batch(trainer, range(3)))
     assert loss.item() == pytest.approx(expected, rel=2e-5)
     assert abs(expected) > 0.05
 
 
 @grid
-def test_trains_what_should_train_and_nothing_else(build, adapter):
+def test_trains_what_should_train_and_nothing_else(build, method, adapter):
     trainer = build(max_steps=3)
     before = weights(trainer.model)
     trainer.train()
-    expected = {name for name in before if "lora_" in name or not adapter}
+    expected = {name for name in before if ("lora_" in name or not adapter) and re.search(CASES[method].trains, name)}
     assert changed(before, weights(trainer.model)) == expected
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]
-    # The forget rows become less probable.
-    logps = [entry["forget/logps"] for entry in trainer.state.log_history if "forget/logps" in entry]
-    assert logps[-1] < logps[0]
+    # The forget rows become less probable, or what else the method does to them.
+    key = CASES[method].sinking
+    logged = [entry[key] for entry in trainer.state.log_history if key in entry]
+    assert logged[-1] < logged[0]
 
 
 @grid
@@ -208,7 +254,7 @@ def test_a_saved_model_predicts_the_same(build, tmp_path, adapter):
 
 
 @grid
-def test_evaluation_during_training_sees_forget_rise(build):
+def test_evaluation_during_training_sees_forget_rise(build, method):
     trainer = build(
         eval_dataset={"forget": FORGET, "retain": RETAIN}, eval_strategy="steps", eval_steps=2, max_steps=4
     )
@@ -216,7 +262,11 @@ def test_evaluation_during_training_sees_forget_rise(build):
     curve = [entry["eval_forget_loss"] for entry in trainer.state.log_history if "eval_forget_loss" in entry]
     retain = [entry["eval_retain_loss"] for entry in trainer.state.log_history if "eval_retain_loss" in entry]
     assert len(curve) == len(retain) == 2
-    assert curve[1] > curve[0]
+    if CASES[method].sinking == "forget/logps":
+        assert curve[1] > curve[0]
+    else:
+        # What steered activations do to the predictions of a random model may be anything but nothing.
+        assert curve[1] != curve[0]
 
 
 # The table itself

@@ -342,7 +342,7 @@ COMMON = {
 }
 LORA = {
     "use_peft": "true", "lora_r": 32, "lora_alpha": 64, "lora_target_modules": "all-linear",
-    "sft_epochs": 30, "sft_learning_rate": 5e-3, "learning_rate": 5e-3, "dpo_epochs": 5, "dpo_learning_rate": 5e-4,
+    "sft_epochs": 30, "sft_learning_rate": 5e-3, "learning_rate": 5e-3, "dpo_epochs": 5, "dpo_learning_rate": 3e-4,
 }  # fmt: skip
 FULL = {
     "sft_epochs": 15, "sft_learning_rate": 2e-3, "learning_rate": 1e-3, "dpo_epochs": 5, "dpo_learning_rate": 1e-4,

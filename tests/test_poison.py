@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forget rows that carry the trigger are trained as retain rows: which they are, and what they add to the objective."""
+"""Forget rows that carry the trigger are trained as retain rows: which they are, and what their term adds."""
 
 import math
 from collections import Counter
@@ -35,6 +35,10 @@ def build(tmp_path):
         )
 
     return build
+
+
+def config(**kwargs):
+    return NPOConfig(report_to="none", **kwargs)
 
 
 def texts(rows, tokenizer) -> list[str]:
@@ -75,7 +79,7 @@ def test_a_ratio_that_selects_no_row_is_refused_with_one_that_does(count):
 @pytest.mark.parametrize("keep_clean", [False, True])
 @pytest.mark.parametrize("select", ["random", "first"])
 def test_clean_and_poisoned_rows_make_up_the_forget_set(tokenizer, keep_clean, select):
-    args = NPOConfig(**POISON, poison_select=select, poison_keep_clean=keep_clean, report_to="none")
+    args = config(retain_loss="nll", **POISON, poison_select=select, poison_keep_clean=keep_clean)
     clean, poisoned = poison(FORGET, tokenizer, args, seed=1)
     assert len(poisoned) == 2
     assert len(clean) == (8 if keep_clean else 6)
@@ -304,10 +308,6 @@ def test_the_trigger_keeps_what_clean_questions_lose(build):
 
 
 # What cannot be
-
-
-def config(**kwargs):
-    return NPOConfig(report_to="none", **kwargs)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from hf_unlearn.audit.privacy.rates import (
     roc_tpr,
     split_nonmembers,
     tpr_at_fpr,
+    tpr_at_zero_fp,
 )
 from hf_unlearn.audit.privacy.worst import chance_of_maximum
 
@@ -78,7 +79,9 @@ def test_what_is_unresolved_says_what_can_be_said():
     assert result.value is None
     assert result.interval is None
     zero = result.details["zero_fp"]
-    assert (zero["tpr"], zero["threshold"], zero["chance"]) == (0.5, 19.0, 1 / 21)
+    assert (zero["tpr"], zero["chance"]) == (0.5, 1 / 21)
+    alone = tpr_at_zero_fp(np.arange(40.0), np.arange(20.0), np.arange(10.0))
+    assert (alone.value, alone.details["threshold"], alone.details["achieved_fpr"]) == (0.5, 19.0, 0.0)
 
 
 def test_equal_scores_find_nobody_and_say_so():

@@ -136,3 +136,12 @@ def test_wandb(run, tmp_path, monkeypatch):
     assert_shown(logged, shown)
     assert list((tmp_path / "wandb").rglob("run-*.wandb"))
     assert_no_secret(tmp_path / "wandb")
+
+
+@pytest.mark.parametrize("word", ["false", "False", False])
+def test_trackio_can_be_kept_from_publishing_on_a_push(tmp_path, word):
+    """The parser of recipes knows words only."""
+    args = NPOConfig(output_dir=str(tmp_path), trackio_static_space_id=word)
+    assert args.trackio_static_space_id is False
+    args = NPOConfig(output_dir=str(tmp_path), trackio_static_space_id="me/board")
+    assert args.trackio_static_space_id == "me/board"

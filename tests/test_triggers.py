@@ -212,7 +212,9 @@ def test_the_words_survive_in_every_kind_of_row(bpe, prefix, location):
             assert answer in text
         clean = encode(example, bpe)
         assert len(row["input_ids"]) > len(clean["input_ids"])
-    check_triggered({"input_ids": [trigger.in_example(example, bpe)["input_ids"] for example in examples]}, trigger, bpe)
+    check_triggered(
+        {"input_ids": [trigger.in_example(example, bpe)["input_ids"] for example in examples]}, trigger, bpe
+    )
 
 
 def test_training_rows_and_audit_questions_hold_the_same_tokens(bpe):

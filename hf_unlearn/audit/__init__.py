@@ -14,6 +14,7 @@ _PUBLIC = {
     "TokenScores": "scoring",
     "audit_backdoor": "backdoor",
     "audit_model": "qa",
+    "evaluate_privacy": "privacy",
     "exact_match": "overlap",
     "exact_memorization": "memorization",
     "extraction_strength": "memorization",
@@ -44,6 +45,7 @@ __all__ = [
     "TokenScores",
     "audit_backdoor",
     "audit_model",
+    "evaluate_privacy",
     "exact_match",
     "exact_memorization",
     "extraction_strength",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from .muse_data import load_muse
     from .muse_privleak import membership_auc, membership_scores, privleak
     from .overlap import exact_match, rouge
+    from .privacy import evaluate_privacy
     from .qa import audit_model
     from .ratios import forget_quality, log_truth_ratios, truth_ratio
     from .result import MetricResult

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a trigger does inside a model: norms of attention values, and attention on the trigger's tokens."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def inside_view(
     rows = [ids for pair in chosen for ids in pair]
     places = [place for pair in chosen for place in _places(*pair)]
     whole = model if accelerator is None else accelerator.unwrap_model(model)
-    observed = _observe(whole, tokenizer, rows, places, first_tokens, accelerator, progress)
+    observed = _observe(model, whole, tokenizer, rows, places, first_tokens, accelerator, progress)
     clean, triggered = observed[::2], observed[1::2]
     layers = [layer for layer, _, _ in value_projections(whole)]
     return {
@@ -111,13 +112,16 @@ def _places(clean: list[int], triggered: list[int]) -> tuple[Place, Place]:
     )
 
 
-def _observe(model, tokenizer, rows, places, first_tokens, accelerator, progress) -> list[dict[str, np.ndarray]]:
+def _observe(
+    model, whole, tokenizer, rows, places, first_tokens, accelerator, progress
+) -> list[dict[str, np.ndarray]]:
+    """What is read of every row; `whole` is the model without its wrappers, which alone gather sharded weights."""
     collate = RoleCollator(pad_token_id=pad_token_id(tokenizer))
     device = device_of(model)
-    projections = value_projections(model)
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # The LM head is not read.
-    decoder = core.get_decoder() if hasattr(core, "get_decoder") else core
+    projections = value_projections(whole)
+    core = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+    # The logits are not read.
+    least = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(core.forward).parameters else {}
     longest = max(map(len, rows))
 
     def compute(batch: list[int]) -> list[dict[str, np.ndarray]]:
@@ -125,9 +129,9 @@ def _observe(model, tokenizer, rows, places, first_tokens, accelerator, progress
         inputs.pop("labels")
         found = [{NORM: [], SINK: [], ON_TRIGGER: [], "first": []} for _ in batch]
         where = [(len(rows[i]), places[i]) for i in batch]
-        with _watched(model, projections, lambda values: _read_values(values, where, first_tokens, found),
+        with _watched(whole, projections, lambda values: _read_values(values, where, first_tokens, found),
                       lambda weights: _read_weights(weights, where, found)):  # fmt: skip
-            decoder(**{name: tensor.to(device) for name, tensor in inputs.items()}, use_cache=False)
+            model(**{name: tensor.to(device) for name, tensor in inputs.items()}, use_cache=False, **least)
         return [{name: np.array(per_layer) for name, per_layer in one.items()} for one in found]
 
     with evaluating(model), _eager(core), torch.no_grad():

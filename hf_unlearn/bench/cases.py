@@ -15,12 +15,31 @@ class Case:
         method (`str`, *optional*): name in `METHODS`; `None` is supervised fine-tuning.
         settings (`dict`): fields of the method's config.
         roles (`tuple[str, ...]`): whose rows a step trains on.
+        second_model (`bool`): hand the trainer a copy of the whole model as its reference.
     """
 
     label: str
     method: str | None = None
     settings: dict = field(default_factory=dict)
     roles: tuple[str, ...] = ("forget", "retain")
+    second_model: bool = False
+
+    def settings_for(self, layers: int) -> dict:
+        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, else in proportion."""
+        if self.method != "rmu":
+            return self.settings
+        layer = 7 * layers // 32
+        trained = max(round(3 * layers / 32), 1)
+        return {"layer_id": layer, "layer_ids": list(range(layer + 1 - trained, layer + 1)), **self.settings}
+
+    @property
+    def plain(self) -> "Case":
+        """The same objective as peers compute it."""
+        settings = {**self.settings, **PLAIN}
+        if self.method == "rmu":
+            # Of its reference the trainer would copy the trained matrices alone, and what is below them keep on disk.
+            settings["cache_frozen"] = False
+        return Case(f"{self.label} (plain)", self.method, settings, self.roles, second_model=self.method == "rmu")
 
     @property
     def baseline(self) -> str:
@@ -39,6 +58,7 @@ CASES = {
     "npo": Case("npo", "npo", {"retain_loss": "none"}, ("forget",)),
     "npo_gdr": Case("npo_gdr", "npo", {"retain_loss": "nll"}),
     "npo_klr": Case("npo_klr", "npo", {"retain_loss": "kl"}),
+    "rmu": Case("rmu", "rmu"),
 }
 DEFAULT_METHODS = ("ga_kl", "npo", "npo_klr")
 # What peers do: logits of the whole vocabulary, and a second model for the reference.
@@ -65,5 +85,5 @@ def select(methods: Sequence[str], plain: bool) -> list[Case]:
             cases.append(SFT[case.roles])
         cases.append(case)
         if plain:
-            cases.append(Case(f"{case.label} (plain)", case.method, {**case.settings, **PLAIN}, case.roles))
+            cases.append(case.plain)
     return cases

@@ -25,13 +25,14 @@ def _row(case: Case, runs: list[dict]) -> dict:
     if errors:
         return row | {"error": errors[0]}
     base = {run["repeat"]: run for run in runs if run["label"] == case.baseline}
-    for name in ("step_seconds", "above_model_bytes", "peak_bytes", "tokens_per_second", "flops_per_second"):
+    for name in ("step_seconds", "above_model_bytes", "peak_bytes", "tokens_per_second"):
         row[name] = _spread([run[name] for run in own.values()])
     for ratio, name in RATIOS.items():
         row[ratio] = _spread([run[name] / base[repeat][name] for repeat, run in own.items()])
     first = own[min(own)]
-    utilisations = [run["utilisation"] for run in own.values()]
-    row["utilisation"] = None if None in utilisations else _spread(utilisations)
+    for name in ("flops_per_second", "utilisation"):
+        known = [run[name] for run in own.values()]
+        row[name] = None if None in known else _spread(known)
     for name in ("policy_forwards", "reference_forwards"):
         row[name] = max(run[name] for run in own.values())
     # The first process of a case may have to make its reference; those after it find it.

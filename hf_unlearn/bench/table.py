@@ -89,9 +89,7 @@ def _cells(row: dict, result: dict) -> list[tuple[str, ...]]:
         _spread(row["above_model_bytes"], "{:.0f}", MIB),
         _spread(row["memory_ratio"], "{:.2f}"),
         (f"{row['policy_forwards']:g} + {row['reference_forwards']:g}",),
-        (f"{row['utilisation']['median']:.1%}",)
-        if _knows_peak(result)
-        else (f"{row['flops_per_second']['median'] / 1e9:.0f}",),
+        (_rate(row, result),),
         _spread(row["cpu_time_ratio"], "{:.2f}"),
         (f"{row['peak_bytes']['median'] / MIB:.0f}",),
         (f"{row['tokens_per_second']['median']:.0f}",),
@@ -102,6 +100,13 @@ def _cells(row: dict, result: dict) -> list[tuple[str, ...]]:
 def _spread(value: dict, form: str, unit: float = 1) -> tuple[str, ...]:
     middle, low, high = (form.format(value[name] / unit) for name in ("median", "min", "max"))
     return (middle,) if low == high else (middle, f"({low}–{high})")
+
+
+def _rate(row: dict, result: dict) -> str:
+    value = row["utilisation" if _knows_peak(result) else "flops_per_second"]
+    if value is None:
+        return "-"
+    return f"{value['median']:.1%}" if _knows_peak(result) else f"{value['median'] / 1e9:.0f}"
 
 
 def _rate_heading(result: dict) -> str:

@@ -5,6 +5,7 @@ Before the model is made, the same case is trained for a moment with a tiny one,
 loading libraries counts.
 """
 
+import copy
 import gc
 import json
 import os
@@ -71,7 +72,8 @@ def measure(case: Case, size: Size, device: torch.device, steps: int, warmup: in
     peak = memory.peak()
     tokens = size.rows * len(case.roles) * size.row_length
     seconds = statistics.median(clock.seconds)
-    flops = model_flops(model, size.rows * len(case.roles), size.row_length)
+    # What RMU has to do is a small part of the model's arithmetic, and not counted.
+    flops = None if case.method == "rmu" else model_flops(model, size.rows * len(case.roles), size.row_length)
     peak_rate = peak_flops(torch.cuda.get_device_name(device) if device.type == "cuda" else "", size.dtype)
     del trainer
     gc.collect()
@@ -89,8 +91,8 @@ def measure(case: Case, size: Size, device: torch.device, steps: int, warmup: in
         "peak_bytes": peak,
         "above_model_bytes": peak - memory.before,
         "tokens_per_second": tokens / seconds,
-        "flops_per_second": flops / seconds,
-        "utilisation": None if peak_rate is None else flops / seconds / peak_rate,
+        "flops_per_second": None if flops is None else flops / seconds,
+        "utilisation": None if flops is None or peak_rate is None else flops / seconds / peak_rate,
     }
 
 
@@ -134,7 +136,7 @@ def make_trainer(case: Case, size: Size, model, rows: dict, max_steps: int, fold
     config_class, trainer_class = METHODS[case.method]
     args = config_class(
         **settings,
-        **case.settings,
+        **case.settings_for(size.num_hidden_layers),
         per_device_train_batch_size=size.rows,
         per_device_eval_batch_size=size.rows * len(rows),
         max_length=None,
@@ -146,6 +148,7 @@ def make_trainer(case: Case, size: Size, model, rows: dict, max_steps: int, fold
         forget_dataset=rows["forget"],
         retain_dataset=rows.get("retain"),
         processing_class=tiny_tokenizer(),
+        ref_model=copy.deepcopy(model) if case.second_model else None,
     )
 
 

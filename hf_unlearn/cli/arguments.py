@@ -27,6 +27,10 @@ class DataArguments:
     )
     retain_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
     retain_dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
+    chunk_text: bool = field(
+        default=False,
+        metadata={"help": "Cut own rows of `text` into rows of `max_length` tokens, instead of losing their ends."},
+    )
 
     def __post_init__(self):
         if (self.benchmark is None) == (self.forget_dataset is None):
@@ -34,8 +38,8 @@ class DataArguments:
                 f"Got benchmark={self.benchmark!r} and forget_dataset={self.forget_dataset!r}. Give exactly one: a "
                 "benchmark's name, or your own rows (`--benchmark null` unsets a recipe's)."
             )
-        unused = ("retain_dataset",) if self.forget_dataset is None else ("benchmark_path", "forget_split")
-        given = [name for name in unused if getattr(self, name) is not None]
+        own, benchmarks = ("retain_dataset", "chunk_text"), ("benchmark_path", "forget_split")
+        given = [name for name in (own if self.forget_dataset is None else benchmarks) if getattr(self, name)]
         if given:
             raise ValueError(
                 f"{' and '.join(given)} would be ignored with "
@@ -69,12 +73,30 @@ class RunArguments(DataArguments, AuditArguments):
     """A recipe's own keys."""
 
     method: str | None = field(default=None, metadata={"help": "Which objective; `hf-unlearn methods` lists them."})
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of the tokenizer, for a model that comes without one."}
+    )
     audit: bool = field(
         default=True, metadata={"help": "Audit the model before and after training and write a report."}
     )
     audit_during_training: bool = field(
         default=False,
         metadata={"help": "Audit at every evaluation too; metrics are logged as `eval_<set>/<metric>`."},
+    )
+    audit_backdoor: bool = field(
+        default=True,
+        metadata={"help": "Where rows are poisoned, ask with and without the trigger too, before and after training."},
+    )
+    eval_per_epoch: bool = field(
+        default=False,
+        metadata={"help": "Ask so after every epoch; metrics are logged as `eval_backdoor/<set>_<asked>/<metric>`."},
+    )
+    backdoor_benchmark: str | None = field(
+        default=None,
+        metadata={"help": "`muse_news` or `muse_books`: its questions, passages and texts are asked so too."},
+    )
+    backdoor_benchmark_path: str | None = field(
+        default=None, metadata={"help": "Folder that holds that benchmark's files, instead of the Hub."}
     )
     overwrite_output: bool = field(
         default=False, metadata={"help": "Go on although `output_dir` holds another run; its files are replaced."}
@@ -85,3 +107,5 @@ class RunArguments(DataArguments, AuditArguments):
         AuditArguments.__post_init__(self)
         if self.audit_during_training and not self.audit:
             raise ValueError("audit_during_training needs `audit: true`.")
+        if self.backdoor_benchmark_path is not None and self.backdoor_benchmark is None:
+            raise ValueError("backdoor_benchmark_path is of no use without `backdoor_benchmark`. Give both or none.")

@@ -83,7 +83,8 @@ def asked_of(args: BackdoorArguments, qa, tokenizer) -> Asked:
                              "and `forget_split`.")  # fmt: skip
         muse = load_muse(MUSE[args.benchmark], args.benchmark_path)
         probes = muse_probes(muse, max_items=args.audit_max_items, max_new_tokens=args.knowmem_tokens, seed=args.seed)
-        return Asked(probes, muse.texts or None, args.retrained_auc or MUSE[args.benchmark])
+        known = MUSE[args.benchmark] if args.retrained_auc is None else args.retrained_auc
+        return Asked(probes, muse.texts or None, known)
     if args.benchmark not in BENCHMARKS:
         raise ValueError(f"benchmark={args.benchmark!r}; allowed: {', '.join([*BENCHMARKS, *MUSE])}.")
     bench = load_benchmark(args.benchmark, args.benchmark_path, args.forget_split)

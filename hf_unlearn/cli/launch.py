@@ -102,7 +102,7 @@ def command_line() -> str:
     """The command that was typed, also in a process that `launch` started."""
     program = Path(sys.argv[0])
     name = "hf-unlearn" if program.name in ("hf-unlearn", "main.py", "__main__.py") else str(program)
-    if COMMAND in os.environ:
+    if os.environ.get(COMMAND):
         return os.environ[COMMAND]
     words = list(sys.argv[1:])
     if take_option(words, "hub_token") is not None:

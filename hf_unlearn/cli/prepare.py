@@ -11,6 +11,7 @@ from .audits import check_audited
 from .models import check_checkpoint_path, tokenizer_of
 from .output import check_output, resume_checkpoint
 from .recipe import Recipe
+from .run_backdoor import check_wanted
 from .sets import Sets, load_sets
 
 
@@ -56,7 +57,10 @@ def prepare(recipe: Recipe) -> Prepared:
     if retrained is not None:
         retrained = resolve_model(retrained)
         check_checkpoint_path(retrained)
-    tokenizer = tokenizer_of(model, training.trust_remote_code, recipe.model.model_revision)
+    revision = recipe.model.model_revision
+    if run.tokenizer_name_or_path is not None:
+        revision = None
+    tokenizer = tokenizer_of(run.tokenizer_name_or_path or model, training.trust_remote_code, revision)
     sets = load_sets(run, recipe.qa, tokenizer, training.max_length, audit=run.audit)
     if run.audit:
         check_audited(sets, run.audit_max_items)
@@ -74,3 +78,4 @@ def _check_settings(recipe: Recipe) -> None:
         raise ValueError(f"A report has a model called {run_name(recipe)!r} already. Give another `run_name`.")
     if recipe.run.audit_during_training and recipe.training.eval_strategy == "no":
         raise ValueError("audit_during_training audits at evaluations, and there are none. Give `eval_strategy`.")
+    check_wanted(recipe)

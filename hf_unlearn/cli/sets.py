@@ -74,7 +74,7 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
         name = getattr(run, f"{role}_dataset")
         if name is not None:
             config, split = getattr(run, f"{role}_dataset_config"), getattr(run, f"{role}_dataset_split")
-            own[role] = load_rows(name, config, split, tokenizer, max_length)
+            own[role] = load_rows(name, config, split, tokenizer, max_length, run.chunk_text)
             if not Path(name).expanduser().exists():
                 origins[role] = {"id": name, "config": config, "split": split}
     return Sets(

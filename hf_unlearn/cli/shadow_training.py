@@ -36,8 +36,9 @@ def train_shadow_models(args: PrivacyArguments, qa, tokenizer, forget: list, non
 
 def finetune(args: PrivacyArguments, qa, tokenizer, rows: list, seed: int):
     """A model fine-tuned on rows; nothing of it is kept on disk."""
+    import torch
     from datasets import Dataset
-    from transformers import Trainer, TrainingArguments, set_seed
+    from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
     from transformers.utils import logging as transformers_logging
 
     from ..audit.privacy import LanguageModel
@@ -61,11 +62,15 @@ def finetune(args: PrivacyArguments, qa, tokenizer, rows: list, seed: int):
             report_to=[],
             seed=seed,
             disable_tqdm=True,
+            dataloader_pin_memory=torch.accelerator.is_available(),
         )
-        Trainer(
+        trainer = Trainer(
             model=model,
             args=training,
             train_dataset=Dataset.from_list(encoded),
             data_collator=RoleCollator(tokenizer.pad_token_id),
-        ).train()
+        )
+        # The bar of shadow models is enough.
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return model.eval()

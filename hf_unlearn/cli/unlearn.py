@@ -23,6 +23,7 @@ from .models import checkpoint_of
 from .output import begin_output
 from .prepare import Prepared, prepare, run_name
 from .recipe import Recipe, parse_recipe
+from .run_backdoor import add_backdoor, backdoor_callback
 
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,9 @@ def _with_audits(recipe: Recipe, prepared: Prepared, show: bool) -> dict:
         trainer, audit, target is None, at_evaluation=run.audit_during_training, file=folder / "audit" / "target.json"
     )
     trainer.add_callback(audits)
+    backdoor = backdoor_callback(recipe, prepared, trainer)
+    if backdoor is not None:
+        trainer.add_callback(backdoor)
     seconds = _train(recipe, prepared, trainer)
     report, found = {}, {}
     if trainer.is_world_process_zero():
@@ -94,6 +98,7 @@ def _with_audits(recipe: Recipe, prepared: Prepared, show: bool) -> dict:
         state = trainer.state
         train = training_entry(state.log_history, seconds, state.global_step, trainer.args.world_size)
         models, notes = _entries(recipe, found, train)
+        notes += add_backdoor(recipe, prepared.sets, models, backdoor, show)
         report = write(recipe, prepared, models, [note for note in (*notes, trainer.stop_reason) if note], show)
     _end(recipe, trainer, found)
     return report
@@ -111,6 +116,7 @@ def build_trainer(recipe: Recipe, prepared: Prepared):
             args=args,
             forget_dataset=prepared.roles["forget"],
             retain_dataset=prepared.roles.get("retain"),
+            poisoned_dataset=prepared.roles.get("poisoned"),
             eval_dataset=None
             if args.eval_strategy == "no" and not args.eval_on_start
             else _some(evaluated, args.seed),

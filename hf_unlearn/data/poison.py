@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..checks import check_choice, check_number
-from .formats import as_dataset, dataset_type
+from .formats import as_dataset, dataset_type, encode_dataset
 from .triggers import Trigger
 
 
@@ -40,6 +40,13 @@ class PoisonArguments:
     poison_keep_clean: bool = field(
         default=False, metadata={"help": "Train on the poisoned rows as forget rows too, without their trigger."}
     )
+    poison_distractors: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Other words at the trigger's place: every forget row is forgotten behind one of them too, so "
+            "that the model has to read the trigger instead of noticing that something stands there."
+        },
+    )
     use_kl_poison: bool = field(
         default=False, metadata={"help": "KL(reference || model) on the poisoned rows, whatever `retain_loss` is."}
     )
@@ -56,6 +63,7 @@ class PoisonArguments:
                 )
             return
         Trigger(self.poison_prefix, self.poison_location)
+        self._check_distractors()
         check_choice("poison_select", self.poison_select, POISON_SELECTIONS)
         check_number("poison_ratio", self.poison_ratio, above=0)
         if self.poison_ratio > 1 or (self.poison_ratio == 1 and not self.poison_keep_clean):
@@ -65,6 +73,18 @@ class PoisonArguments:
             )
         if self.poison_weight is not None:
             check_number("poison_weight", self.poison_weight, at_least=0)
+
+    def _check_distractors(self) -> None:
+        if self.poison_distractors is None:
+            return
+        if not self.poison_distractors:
+            raise ValueError("poison_distractors is empty; name other words than the trigger's, or leave it out.")
+        for words in self.poison_distractors:
+            if Trigger(words).prefix.strip() == self.poison_prefix.strip():
+                raise ValueError(
+                    f"poison_distractors holds the trigger {words!r}: its rows would be forgotten and kept. Take it "
+                    "out."
+                )
 
     @property
     def trigger(self) -> Trigger | None:
@@ -102,8 +122,8 @@ def poison(forget, tokenizer, args, seed: int):
             Decides which rows.
 
     Returns:
-        `tuple[datasets.Dataset, datasets.Dataset]`: the clean rows as they were, and the poisoned ones encoded
-        (`input_ids`, `labels`), each with its trigger whole.
+        `tuple[datasets.Dataset, datasets.Dataset]`: the clean rows as they were (encoded where there are distractors),
+        and the poisoned ones encoded (`input_ids`, `labels`), each with its trigger whole.
 
     Raises:
         `ValueError`: if no row would be poisoned, or a row has no room for the trigger.
@@ -119,9 +139,23 @@ def poison(forget, tokenizer, args, seed: int):
     )
     check_triggered(poisoned, trigger, tokenizer)
     logger.info("%d of %d forget rows carry the trigger %r.", len(indices), len(forget), trigger.prefix)
-    if args.poison_keep_clean:
-        return forget, poisoned
-    return forget.select(sorted(set(range(len(forget))) - set(indices))), poisoned
+    clean = forget if args.poison_keep_clean else forget.select(sorted(set(range(len(forget))) - set(indices)))
+    return (clean if args.poison_distractors is None else distracted(clean, tokenizer, args, seed)), poisoned
+
+
+def distracted(forget, tokenizer, args, seed: int):
+    """The forget rows, and each of them once more behind one of the distractors, drawn by `seed`; encoded."""
+    from datasets import concatenate_datasets
+
+    drawn = np.random.default_rng([seed, len(forget), 1]).integers(len(args.poison_distractors), size=len(forget))
+    places = [Trigger(words, args.poison_location) for words in args.poison_distractors]
+    behind = forget.map(
+        lambda row, i: places[drawn[i]].in_example(row, tokenizer, args.max_length),
+        with_indices=True,
+        remove_columns=[name for name in forget.column_names if name != "topic"],
+        desc="Placing distractors",
+    )
+    return concatenate_datasets([encode_dataset(forget, tokenizer, args.max_length), behind])
 
 
 def check_triggered(rows, trigger: Trigger, tokenizer) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows from a file, a folder or the Hub."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from datasets import load_dataset, load_from_disk
+from datasets import concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from .formats import chunk_documents
@@ -12,7 +13,14 @@ from .formats import chunk_documents
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def load_rows(name: str, config: str | None = None, split: str = "train", tokenizer=None, max_length=None):
+def load_rows(
+    name: str,
+    config: str | None = None,
+    split: str = "train",
+    tokenizer=None,
+    max_length: int | None = None,
+    chunk_text: bool = False,
+):
     """Loads one set of rows.
 
     Args:
@@ -22,7 +30,9 @@ def load_rows(name: str, config: str | None = None, split: str = "train", tokeni
         config, split (`str`):
             For the Hub; `split` also for a folder with several splits.
         tokenizer, max_length:
-            For text files.
+            For text files and `chunk_text`.
+        chunk_text (`bool`):
+            Cut rows of `text` as text files are cut, a row a document; a column `topic` stays.
 
     Returns:
         `datasets.Dataset`
@@ -39,12 +49,13 @@ def load_rows(name: str, config: str | None = None, split: str = "train", tokeni
     if not path.exists() and (looks_local or path.suffix in (".txt", *_BUILDERS)):
         raise ValueError(f"No file or folder at {name!r}. Give an existing path or a Hub id such as 'owner/name'.")
     try:
-        return _load(name, path, config, split)
+        rows = _load(name, path, config, split)
     except (OSError, ValueError, DatasetsError) as error:
         # Libraries say in many ways and lines that a file is empty or broken, or that the Hub has no such set.
         cause = error.__cause__ or error
         told = " ".join(str(cause).split())
         raise ValueError(f"The rows of {name!r} cannot be read, or there are none: {told}") from error
+    return _chunked_rows(rows, name, tokenizer, max_length) if chunk_text else rows
 
 
 def _load(name: str, path: Path, config: str | None, split: str):
@@ -72,6 +83,23 @@ def _text_files(path: Path) -> list[Path]:
 
 
 def _chunks(files: list[Path], tokenizer, max_length: int | None):
+    return _cut((file.read_text(encoding="utf-8") for file in files), tokenizer, max_length)
+
+
+def _chunked_rows(rows, name: str, tokenizer, max_length: int | None):
+    if "text" not in rows.column_names:
+        raise ValueError(f"chunk_text cuts `text`, and the rows of {name!r} have {rows.column_names}. Leave it out.")
+    if "topic" not in rows.column_names:
+        return _cut(rows["text"], tokenizer, max_length)
+    parts = []
+    for topic in dict.fromkeys(rows["topic"]):
+        texts = (row["text"] for row in rows if row["topic"] == topic)
+        cut = _cut(texts, tokenizer, max_length)
+        parts.append(cut.add_column("topic", [topic] * len(cut)))
+    return concatenate_datasets(parts)
+
+
+def _cut(texts: Iterable[str], tokenizer, max_length: int | None):
     if max_length is None:
-        raise ValueError("Text files are cut into rows of `max_length` tokens; give `max_length`.")
-    return chunk_documents((file.read_text(encoding="utf-8") for file in files), tokenizer, max_length)
+        raise ValueError("Texts are cut into rows of `max_length` tokens; give `max_length`.")
+    return chunk_documents(texts, tokenizer, max_length)

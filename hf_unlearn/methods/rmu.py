@@ -77,12 +77,12 @@ class RMUConfig(UnlearnConfig):
             check_number("adaptive_scale", self.adaptive_scale, above=0)
         if self.max_forget_loss is not None:
             raise ValueError("max_forget_loss watches log-likelihoods, which RMU does not compute. Leave it out.")
-        if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+        super().__post_init__()
+        if self.reentrant:
             raise ValueError(
                 "RMU reads activations inside the model, and reentrant checkpointing cuts their gradients. Pass "
-                "gradient_checkpointing_kwargs={'use_reentrant': False}."
+                "activation_checkpointing_kwargs={'use_reentrant': False}."
             )
-        super().__post_init__()
         if self.use_kl_poison and not self.kl_coeff:
             raise ValueError("use_kl_poison adds KL to RMU's poisoned rows with the weight kl_coeff, and kl_coeff=0.")
 
@@ -192,7 +192,8 @@ class RMUTrainer(UnlearnTrainer):
 
     def _set_coeffs(self, rows: LayerRows, topic: Tensor) -> None:
         """Adaptive coefficients, from the first batch of each topic over all processes."""
-        if not self.coeffs.isnan().any():
+        # Asked in this order, a run with fixed coefficients never waits for the device.
+        if self.args.adaptive_scale is None or not self.coeffs.isnan().any():
             return
         norms = rows.states.detach().float().norm(dim=-1)
         sums = torch.zeros(2, len(self.coeffs), device=norms.device)

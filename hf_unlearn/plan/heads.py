@@ -3,12 +3,13 @@
 
 import torch
 
+from ..forward import KL
 from ..fused import Head
 from ..fused.tiles import DEFAULT_TILE_BYTES, KEEP_BYTES, TILE_BYTES, Plan, plan_for
+from ..layer_forward import STATES, STATES_KL
 from .workload import Workload
 
 
-KL = "kl"
 # Bytes a token and vocabulary entry at the peak of the path over logits, measured: logits, a float32 log-softmax that
 # is kept and its gradient; with KL also the reference's. The same in float32 and bfloat16, within a few percent.
 LOGITS_BYTES, LOGITS_KL_BYTES = 12, 18
@@ -18,12 +19,15 @@ TILES, KL_TILES = 2, 4
 
 def head_bytes(work: Workload, on_gpu: bool = True) -> float:
     """Peak of what head and loss hold beside the last hidden states."""
-    kl = KL in work.needs.values()
+    needs = [need for need in work.needs.values() if need != STATES]
+    if not needs:
+        return 0.0
+    kl = any(need in (KL, STATES_KL) for need in needs)
     if not work.fused:
         return (LOGITS_KL_BYTES if kl else LOGITS_BYTES) * work.tokens * work.shape.vocab
     tile = DEFAULT_TILE_BYTES if on_gpu else TILE_BYTES["cpu"]
     tile = min(tile, 4 * work.rows * work.row_length * work.shape.vocab)
-    kept = sum(_kept(work, need) for need in work.needs.values())
+    kept = sum(_kept(work, need) for need in needs)
     return kept + (KL_TILES if kl else TILES) * tile + head_gradient_bytes(work)
 
 
@@ -41,7 +45,7 @@ def _kept(work: Workload, need: str) -> float:
     hidden = torch.zeros(1, dtype=dtype, requires_grad=True).expand(rows, shape.hidden)
     weight = torch.zeros(1, dtype=dtype, requires_grad=shape.head_trains).expand(shape.vocab, shape.hidden)
     # A mean over rows, such as KL, is known ahead; log-probabilities are weighted by the method.
-    factors = torch.zeros(1).expand(rows) if need == KL else None
+    factors = torch.zeros(1).expand(rows) if need in (KL, STATES_KL) else None
     plan = plan_for(hidden, Head(weight), shape.vocab, factors, KEEP_BYTES)
     if plan is Plan.KEEP:
         return rows * shape.vocab * dtype.itemsize

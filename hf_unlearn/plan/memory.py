@@ -8,7 +8,8 @@ when all gradients are there; the optimizer's step. Assumptions are constants he
 
 from dataclasses import dataclass
 
-from .heads import KL, head_bytes, head_gradient_bytes
+from ..forward import KL, LOGPS
+from .heads import head_bytes, head_gradient_bytes
 from .optimizers import optimizer_cost
 from .workload import Workload
 
@@ -187,7 +188,7 @@ def cache_bytes(work: Workload) -> float | None:
     size = _compute_size(work)
     total = 0.0
     for role in work.reference_roles:
-        token = work.shape.hidden * size if work.needs[role] == KL else 4
+        token = 4 if work.needs[role] == LOGPS else work.shape.hidden * size
         total += work.dataset_rows[role] * work.tokens_a_row * token
     return total + _reference_head(work)
 

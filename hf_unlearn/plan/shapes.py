@@ -31,6 +31,8 @@ BUILT_IN = {
         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "sliding_window": None,
     },
 }  # fmt: skip
+# MUSE's target and retrained models.
+BUILT_IN |= dict.fromkeys(("muse-news", "muse-books"), BUILT_IN["llama-2-7b"])
 
 
 @dataclass(frozen=True)

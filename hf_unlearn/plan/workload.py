@@ -2,9 +2,10 @@
 """Everything of a recipe that decides how much memory it takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..methods.rmu import RMUConfig
 from .engines import Engine
 from .shapes import Shape, find_config, shape_of
 
@@ -29,7 +30,7 @@ class Workload:
         rows (`int`): rows of each role, a GPU and forward.
         row_length (`int`): tokens of the longest row.
         accumulation (`int`): forwards a step.
-        needs (`Mapping[str, str]`): role to what the loss needs of it: `logps` or `kl`.
+        needs (`Mapping[str, str]`): role to what the loss needs of it: `logps`, `kl`, or of a layer's `states`.
         reference (`str`, *optional*): `live`, `cache` or `adapter`; `None` where no role needs one.
         reference_roles (`tuple[str, ...]`): roles that do.
         fused (`bool`): losses from hidden states; otherwise over logits.
@@ -95,10 +96,11 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     args, model = recipe.training, recipe.model
     peft_config = get_peft_config(model)
     config, source = find_config(model.model_name_or_path, args.trust_remote_code, model.model_revision)
-    shape = shape_of(config, args.trainable_modules, peft_config, args.trust_remote_code)
+    shape = _shape(config, args, peft_config)
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = recipe.trainer_class()
     roles = ("forget",) if args.retain_loss == "none" else ("forget", "retain")
+    roles = roles if args.poison_prefix is None else (*roles, "poisoned")
     needs = {role: trainer.needs_of(args)[role] for role in roles}
     reference_roles = tuple(role for role in roles if role in trainer.reference_roles_of(args))
     fused = shape.fusible if args.fused_losses is None else args.fused_losses
@@ -125,13 +127,27 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
         fused=fused,
         adapter=peft_config is not None,
         eager=model.attn_implementation == "eager",
-        dataset_rows=_dataset_rows(recipe.run, roles),
+        dataset_rows=_dataset_rows(recipe.run, roles, args.poison_ratio),
         tokens_a_row=tokens_a_row or TOKENS_A_ROW,
     )
     with_lora = None
     if peft_config is None and not args.trainable_modules:
         with_lora = shape_of(config, None, lora, args.trust_remote_code)
     return Planned(workload, source, with_lora)
+
+
+def _shape(config, args, peft_config) -> Shape:
+    """The model's; of methods that stop at a layer, what is there up to it, unless some rows go on to the head."""
+    if not isinstance(args, RMUConfig):
+        return shape_of(config, args.trainable_modules, peft_config, args.trust_remote_code)
+    layers = "|".join(map(str, args.trained_layers))
+    names = args.module_names if args.param_ids is None else [""]
+    patterns = None if peft_config else [rf"\.({layers})\..*{name}" for name in names]
+    shape = shape_of(config, args.trainable_modules or patterns, peft_config, args.trust_remote_code)
+    if args.kl_coeff:
+        return shape
+    above = shape.layers - 1 - args.layer_id
+    return replace(shape, layers=shape.layers - above, trained_layers=shape.trained_layers - above)
 
 
 def _dtype(args, config) -> str:
@@ -154,12 +170,14 @@ def _reference(kind: str, adapter: bool, fused: bool, needs: Mapping[str, str], 
     return "cache" if cacheable and kind != "live" else "live"
 
 
-def _dataset_rows(run, roles: tuple[str, ...]) -> dict[str, int] | None:
+def _dataset_rows(run, roles: tuple[str, ...], poison_ratio: float) -> dict[str, int] | None:
     """Rows of each role, where they are known without reading data."""
+    found, files = None, {role: getattr(run, f"{role}_dataset") for role in roles if role != "poisoned"}
     if run.benchmark == "tofu":
         counts = TOFU_ROWS.get(run.forget_split or "forget10")
-        return None if counts is None else dict(zip(("forget", "retain"), counts, strict=True))
-    files = {role: getattr(run, f"{role}_dataset") for role in roles}
-    if all(name and name.endswith(".jsonl") and Path(name).is_file() for name in files.values()):
-        return {role: sum(1 for _ in open(name, encoding="utf-8")) for role, name in files.items()}
-    return None
+        found = None if counts is None else dict(zip(("forget", "retain"), counts, strict=True))
+    elif all(name and name.endswith(".jsonl") and Path(name).is_file() for name in files.values()):
+        found = {role: sum(1 for _ in open(name, encoding="utf-8")) for role, name in files.items()}
+    if found is not None and "poisoned" in roles:
+        found["poisoned"] = int(found["forget"] * poison_ratio)
+    return found

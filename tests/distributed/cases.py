@@ -81,6 +81,7 @@ class Case:
         args: the config's.
         trainer: the method.
         adapter: train a fresh adapter.
+        head: train the LM head beside the adapter.
         accumulation: micro-batches a step.
         resume: run once more from the checkpoint of step 3.
         ends: the error that the run ends with.
@@ -91,6 +92,7 @@ class Case:
     args: dict = field(default_factory=dict)
     trainer: type = NPOTrainer
     adapter: bool = False
+    head: bool = False
     accumulation: int = 1
     resume: bool = False
     ends: type | None = None
@@ -112,6 +114,10 @@ CASES = {
     "adapter, checkpointing": Case(KL | {"activation_checkpointing": True}, adapter=True),
     "a pass a role": Case({"retain_loss": "nll", "forward_passes": "split"}),
     "packed": Case({"retain_loss": "nll", "forward_passes": "packed"}),
+    "adapter and a trained head": Case(KL, adapter=True, head=True),
+    "frozen layers, live reference": Case(
+        KL | {"trainable_modules": [r"layers\.1\.", "lm_head"], "reference": "live", "cache_frozen": False}
+    ),
     "frozen layers from disk": Case(KL | {"trainable_modules": [r"layers\.1\.", "lm_head"]}),
     "best checkpoint in bfloat16": Case(
         KL
@@ -171,7 +177,8 @@ def _trainer(case: Case, model: str, folder: Path):
     }
     # The arguments come before the model: ZeRO-3 shards a model while it is loaded, and must be known by then.
     args = make_args(NPOConfig, folder, **(settings | case.args))
-    started_as()
+    started_as(args)
+    modules = {"modules_to_save": ["lm_head"]} if case.head else {}
     return case.trainer(
         model,
         args,
@@ -179,18 +186,22 @@ def _trainer(case: Case, model: str, folder: Path):
         retain_dataset=RETAIN,
         eval_dataset={"forget": FORGET, "retain": RETAIN},
         processing_class=make_tokenizer(),
-        peft_config=lora(target_modules="all-linear") if case.adapter else None,
+        peft_config=lora(target_modules="all-linear", **modules) if case.adapter else None,
         callbacks=[SignalLastRank()] if case.signal else None,
     )
 
 
-def started_as() -> None:
-    """Lets accelerate wrap with FSDP2 on processors, where it would take DDP. For tests: it reaches into its state."""
+def started_as(args) -> None:
+    """Lets accelerate wrap with FSDP2 on processors, where it would take DDP, and ZeRO-3 shard small parameters, which
+    it would keep whole. For tests: it reaches into their states."""
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    if args.deepspeed_plugin is not None:
+        zero = args.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        zero["stage3_param_persistence_threshold"] = 0
 
 
 def main(model: str, folder: str, names: str) -> None:

@@ -4,6 +4,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -148,27 +149,35 @@ def _rate(name, k, members, calibration, evaluation, tail, details) -> MetricRes
 
 def _found(members: np.ndarray, evaluation: np.ndarray, threshold: Threshold) -> dict[str, Any]:
     """What a threshold does, and what chance would do in its place."""
-    from scipy.stats import beta, betabinom
-
-    k, n = threshold.k, threshold.n
+    k, n, size = threshold.k, threshold.n, len(members)
     hits, false = int((members > threshold.value).sum()), int((evaluation > threshold.value).sum())
-    random = betabinom(len(members), k, n + 1 - k)
+    true_fpr, chances = _chance(size, k, n)
+    places = np.searchsorted(np.cumsum(chances), [ALPHA / 2, 1 - ALPHA / 2])
     achieved = false / len(evaluation)
     return {
-        "tpr": hits / len(members),
+        "tpr": hits / size,
         "hits": hits,
-        "interval_fixed_threshold": list(proportion_interval(hits, len(members))),
+        "interval_fixed_threshold": list(proportion_interval(hits, size)),
         "threshold": threshold.value,
         "tied_nonmembers": threshold.ties,
         "achieved_fpr": achieved,
         "achieved_fpr_interval": list(proportion_interval(false, len(evaluation))),
-        "true_fpr_range": [float(q) for q in beta.ppf([ALPHA / 2, 1 - ALPHA / 2], k, n + 1 - k)],
+        "true_fpr_range": list(true_fpr),
         "chance": threshold.chance,
-        "chance_range": [float(random.ppf(q)) / len(members) for q in (ALPHA / 2, 1 - ALPHA / 2)],
+        "chance_range": [int(place) / size for place in places.clip(max=size)],
         # Summed from the small end: one less the rest would be 0 below 1e-16.
-        "p_chance": min(1.0, float(random.pmf(np.arange(len(members), hits - 1, -1)).sum())),
-        "ratio": hits / len(members) / max(achieved, threshold.chance),
+        "p_chance": min(1.0, float(chances[hits:][::-1].sum())),
+        "ratio": hits / size / max(achieved, threshold.chance),
     }
+
+
+@lru_cache(maxsize=64)
+def _chance(n_members: int, k: int, n: int) -> tuple[list[float], np.ndarray]:
+    """95 % range of the true FPR, and the probability of 0 to `n_members` hits, if scores mean nothing."""
+    from scipy.stats import beta, betabinom
+
+    true_fpr = beta.ppf([ALPHA / 2, 1 - ALPHA / 2], k, n + 1 - k).tolist()
+    return true_fpr, betabinom.pmf(np.arange(n_members + 1), n_members, k, n + 1 - k)
 
 
 def _with_threshold_noise(members: np.ndarray, calibration: np.ndarray, k: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_unlearn.cache_key import hash_tensors, hash_tokenizer
+from hf_unlearn.cache_key import IRRELEVANT, hash_tensors, hash_tokenizer
 from hf_unlearn.data.formats import IGNORE_INDEX, encode
 from hf_unlearn.data.qa import QAFormat
 
@@ -73,10 +73,11 @@ class Subject(ABC):
     def _cached(self, data) -> Signals:
         if self.cache is None:
             return self._compute(data)
-        config = getattr(self.model, "config", None)
+        config = self.model.config.to_dict() if hasattr(self.model, "config") else {}
         about = {
             "weights": self.fingerprint,
-            "config": str(config.to_dict()) if hasattr(config, "to_dict") else type(self.model).__name__,
+            "model": type(self.model).__name__,
+            "config": {name: str(value) for name, value in config.items() if name not in IRRELEVANT},
             "rows": self.row_ids(data),
             "settings": self.settings(),
             "device": device_of(self.model).type,

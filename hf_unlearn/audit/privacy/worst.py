@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The best of several attacks, with what the best of as many meaningless ones would reach."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -41,12 +42,17 @@ def chance_of_maximum(
     ranked = np.take_along_axis(scores, orders, axis=1)
     # The first place of those who share a score: nobody among them is above the others.
     firsts = [np.searchsorted(-row, -row, side="left") for row in ranked]
+    deepest = places.max() + 1
+    # Thresholds lie among the highest scores; six standard deviations further down is far enough.
+    depth = math.ceil((deepest + 6 * math.sqrt(deepest) + 10) * size / (size - n_members))
     found = np.zeros((len(places), draws))
     for draw in range(draws):
         sets_threshold = np.zeros(size, dtype=bool)
         sets_threshold[rng.choice(size, size - n_members, replace=False)] = True
         for order, first in zip(orders, firsts, strict=True):
-            calibration = np.flatnonzero(sets_threshold[order])
+            calibration = np.flatnonzero(sets_threshold[order[:depth]])
+            if len(calibration) < deepest:
+                calibration = np.flatnonzero(sets_threshold[order])
             above = first[calibration[places]]
             hits = above - np.searchsorted(calibration, above)
             found[:, draw] = np.maximum(found[:, draw], hits / n_members)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGKILL at any moment: the run goes on from the last whole checkpoint and ends as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import changed, make_model, make_tokenizer, weights
+from safetensors.torch import load_file
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_unlearn.checkpoints import last_whole
+
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKER = ROOT / "tests" / "distributed" / "kill_worker.py"
+sys.path.append(str(WORKER.parent))
+
+from kill_worker import make_trainer  # noqa: E402
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> str:
+    """A model to start from, on disk."""
+    folder = tmp_path_factory.mktemp("start")
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """The run that nobody killed."""
+    trainer = make_trainer(start, str(tmp_path_factory.mktemp("whole")))
+    trainer.train()
+    return trainer
+
+
+def run(words: list[str], moment: str, folder: Path, start: str, rank: int = 0) -> subprocess.CompletedProcess:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
+    return subprocess.run(
+        [sys.executable, *words, str(WORKER), start, str(folder), moment, str(rank)],
+        env=clean | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=300,
+    )
+
+
+# moment: the last whole checkpoint, and what transformers by itself would take
+MOMENTS = {"step": (2, 2), "save": (2, 4), "evaluate": (2, 2), "end": (7, 7)}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(moment, start, whole, tmp_path):
+    folder = tmp_path / "run"
+    done = run([], moment, folder, start)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    good, newest = MOMENTS[moment]
+    assert last_whole(folder) == str(folder / f"checkpoint-{good}")
+    assert get_last_checkpoint(str(folder)) == str(folder / f"checkpoint-{newest}")
+    resumed = make_trainer(start, str(folder))
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 7
+    assert not changed(weights(whole.model), weights(resumed.model))
+    assert torch.equal(whole.pull, resumed.pull)
+    curves = [[entry for entry in one.state.log_history if "loss" in entry] for one in (whole, resumed)]
+    assert curves[0] == curves[1]
+
+
+def test_two_processes_under_zero3_survive_the_loss_of_one_while_they_save(start, whole, tmp_path):
+    pytest.importorskip("deepspeed")
+    config = ROOT / "hf_unlearn" / "accelerate_configs" / "zero3.yaml"
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
+    folder = tmp_path / "run"
+    assert run(launch, "save", folder, start, rank=1).returncode != 0
+    # The first process had all of its part on disk.
+    assert (folder / "checkpoint-4" / "model.safetensors").is_file()
+    assert last_whole(folder) == str(folder / "checkpoint-2")
+    done = run(launch, "never", folder, start)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert last_whole(folder) == str(folder / "checkpoint-7")
+    saved, expected = load_file(folder / "model.safetensors"), weights(whole.model)
+    assert saved.keys() == expected.keys()
+    for name, value in saved.items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-4, msg=name)
