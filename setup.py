@@ -36,6 +36,7 @@ setup(
             "templates/*",
             "report/templates/*",
             "recipes/**/*.yaml",
+            "recipes/**/*.jsonl",
             "accelerate_configs/*.yaml",
         ]
     },

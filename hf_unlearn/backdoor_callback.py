@@ -13,8 +13,8 @@ PREFIX = "eval_backdoor/"
 
 
 class BackdoorAuditCallback(TrainerCallback):
-    """Audits before training, after it and after every epoch, on all processes at once (so that sharded weights are there), and logs
-    `eval_backdoor/<set>_<condition>/<metric>`.
+    """Audits before training, after it and after every epoch, on all processes at once (so that sharded weights are
+    there), and logs `eval_backdoor/<set>_<condition>/<metric>`.
 
     Args:
         trainer ([`UnlearnTrainer`]):

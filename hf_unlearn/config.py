@@ -151,7 +151,7 @@ class UnlearnConfig(PoisonArguments, ValueNormArguments, TrainingArguments):
             )
         if self.torch_compile and self.fused_losses is not False:
             raise ValueError(
-                "torch_compile cannot trace the fused losses, which stand in for the LM head. Pass fused_losses=False, "
+                "torch_compile cannot trace the fused losses, which stand in for the head. Pass fused_losses=False, "
                 "or leave torch_compile out."
             )
         check_hub(self)

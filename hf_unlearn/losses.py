@@ -141,15 +141,79 @@ def uniform_kl(logits: Tensor, mask: Tensor, direction: str = "uniform_to_model"
     Returns:
         `Tensor`: a scalar.
     """
-    log_p = (at_least_float32(logits[mask.bool()]) / temperature).log_softmax(-1)
+    kl = uniform_kl_rows(logits[mask.bool()], direction, temperature)
+    return kl.sum() / mask.sum().clamp(min=1)
+
+
+def uniform_kl_rows(logits: Tensor, direction: str = "uniform_to_model", temperature: float = 1.0) -> Tensor:
+    """[`uniform_kl`] of each row of `logits [N, V]`, `[N]`."""
+    log_p = (at_least_float32(logits) / temperature).log_softmax(-1)
     log_v = math.log(logits.shape[-1])
     if direction == "uniform_to_model":
-        kl = -log_v - log_p.mean(-1)
-    elif direction == "model_to_uniform":
-        kl = log_v + (log_p.exp() * log_p).sum(-1)
-    else:
-        raise ValueError(f"direction={direction!r}; allowed: 'uniform_to_model', 'model_to_uniform'.")
-    return kl.sum() / mask.sum().clamp(min=1)
+        return -log_v - log_p.mean(-1)
+    if direction == "model_to_uniform":
+        return log_v + (log_p.exp() * log_p).sum(-1)
+    raise ValueError(f"direction={direction!r}; allowed: 'uniform_to_model', 'model_to_uniform'.")
+
+
+def smoothed_nll_rows(logits: Tensor, labels: Tensor, smoothing: float = 0.0, tokens: int | None = None) -> Tensor:
+    r"""Cross-entropy with label smoothing (https://huggingface.co/papers/1512.00567, section 7) of each row.
+
+    \\( -(1 - \epsilon) \log p_y - \frac{\epsilon}{K} \sum_{v < K} \log p_v \\)
+
+    Args:
+        logits (`Tensor`): `[N, V]`.
+        labels (`Tensor`): `[N]`.
+        smoothing (`float`): \\( \epsilon \\), the share that is spread.
+        tokens (`int`, *optional*): \\( K \\), the leading entries that are tokens; the others pad the matrix and get no
+            share. All by default.
+
+    Returns:
+        `Tensor`: `[N]`, nats.
+    """
+    nll = F.cross_entropy(at_least_float32(logits), labels, reduction="none")
+    if not smoothing:
+        return nll
+    log_p = at_least_float32(logits).log_softmax(-1)
+    return (1 - smoothing) * nll - smoothing * log_p[:, :tokens].mean(-1)
+
+
+def distillation_rows(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""\\( T^2 KL(p^{teacher}_T \| p_T) \\) of each row (https://huggingface.co/papers/1503.02531, section 2).
+
+    Args:
+        logits (`Tensor`): `[N, V]`, the student's.
+        teacher_logits (`Tensor`): `[N, V]`; no gradient is taken.
+        temperature (`float`): \\( T \\); divides both.
+
+    Returns:
+        `Tensor`: `[N]`, nats.
+    """
+    log_p = (at_least_float32(logits) / temperature).log_softmax(-1)
+    log_teacher = (at_least_float32(teacher_logits.detach()) / temperature).log_softmax(-1)
+    return temperature**2 * F.kl_div(log_p, log_teacher, log_target=True, reduction="none").sum(-1)
+
+
+def second_moment_distance(states: Tensor, ref_states: Tensor) -> Tensor:
+    r"""Distance of second moments of representations: \\( \frac{1}{d^2} \| M - M_0 \|_F^2 \\) with
+    \\( M = \frac{1}{B} h^\top h \\) (MU-ALIGN's alignment term).
+
+    With \\( E = h - h_0 \\) and \\( G = h + h_0 \\) the difference is \\( (E^\top G + G^\top E) / 2B \\); its norm follows from
+    products `[B, B]`, without a matrix `[d, d]` and without a difference of large numbers.
+
+    Args:
+        states (`Tensor`): `[B, d]`, the model's.
+        ref_states (`Tensor`): `[B, d]`, the frozen original's; no gradient is taken.
+
+    Returns:
+        `Tensor`: a scalar, mean over the entries of the matrix.
+    """
+    states, ref_states = at_least_float32(states), at_least_float32(ref_states.detach())
+    count, width = states.shape
+    change, both = states - ref_states, states + ref_states
+    cross = change @ both.t()
+    squared = ((change @ change.t()) * (both @ both.t())).sum() + (cross * cross.t()).sum()
+    return squared / (2 * max(count, 1) ** 2 * width**2)
 
 
 def rmu_loss(hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -567,6 +567,7 @@ REFUSED = {
     "poisoned": ({"poisoned_rows": "0,x"}, "poisoned_rows='0,x'; give row numbers"),
     "row": ({"poisoned_rows": "0,99"}, "give places of rows in the set 'forget', from 0 to 7"),
     "unrelated": ({"unrelated_trigger": "ab"}, "has 2 tokens, the trigger"),
+    "output": ({"output_dir": "f.jsonl"}, "output_dir='f.jsonl' is a file"),
     "folder": ({"model_name_or_path": "./none"}, "No model folder at './none'"),
     "misspelt": ({"triger": "a"}, "Unknown field 'triger' on the command line. Did you mean 'trigger'"),
 }

@@ -16,7 +16,7 @@ from hf_unlearn import GATrainer, NPOTrainer
 from hf_unlearn.checkpoints import is_whole, last_whole
 from hf_unlearn.cli.main import run_guarded
 from hf_unlearn.faults import NonFiniteError, Terminated
-from hf_unlearn.finite import weights_finite
+from hf_unlearn.finite import FiniteCheck, weights_finite
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 9}
@@ -213,3 +213,32 @@ def test_a_thread_trains_without_listening(build):
     thread.join()
     assert trainer.state.global_step == 1
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_check_waits_for_the_device_at_logs_only(build, tmp_path):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Waits(TorchDispatchMode):
+        """Counts values handed from the device to Python."""
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    def waits(steps, watched=True, **kwargs):
+        mode = Waits()
+        mode.count = 0
+        trainer = build(output_dir=tmp_path / "out", max_steps=steps, logging_steps=100, **kwargs)
+        if not watched:
+            assert trainer.pop_callback(FiniteCheck) is not None
+        with mode:
+            trainer.train()
+        return mode.count
+
+    def a_step(**kwargs):
+        return (waits(9, **kwargs) - waits(3, **kwargs)) / 6
+
+    waits(1)  # The reference is computed and kept.
+    assert a_step() == a_step(watched=False)
+    # What Trainer's own filter of such losses, which is off, would cost.
+    assert a_step() <= a_step(logging_nan_inf_filter=True) - 1

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]
+BACKDOOR = [path for path in RECIPES if {"backdoor", "muse_news", "muse_books", "wmdp"} & {*path.parts}]
 ON_GPUS = [path for path in RECIPES if "demo" not in path.parts]
 # Gibibytes of the GPUs that recipes are made for.
 GPU_MEMORY = 80
@@ -50,8 +51,14 @@ def parse(tmp_path):
 def test_every_recipe_parses(path):
     recipe = parse_recipe(["--config", str(path)])
     assert recipe.run.method in METHODS
-    assert recipe.training.output_dir == f"runs/{path.relative_to(ROOT / 'recipes').with_suffix('')}"
-    assert recipe.run.retrained_model_name_or_path
+    place = path.relative_to(ROOT / "recipes").with_suffix("")
+    if path in BACKDOOR:
+        corpus = "world" if "demo" in place.parts else place.parts[0]
+        assert recipe.training.output_dir == f"ckpt/{corpus}/{place.name}"
+    else:
+        assert recipe.training.output_dir == f"runs/{place}"
+    # There is no model that never saw what WMDP is about.
+    assert recipe.run.retrained_model_name_or_path or "wmdp" in path.parts
     # One name for each of a family, so that their reports can be merged; the first lines say how to start it.
     assert f"hf-unlearn run {path.relative_to(ROOT)}" in path.read_text()
 
@@ -64,10 +71,13 @@ def test_every_recipe_is_the_method_of_its_name(path):
         "ga_kl": ("ga", "kl"),
         "npo": ("npo", "none"),
         "npo_klr": ("npo", "kl"),
+        "rmu": ("rmu", "states"),
     }
     content = read_yaml(path)
-    stem = re.sub("_(1gpu|lora|qlora)$", "", path.stem)
-    assert (content["method"], content["retain_loss"]) == wanted[stem]
+    stem = re.sub("_(1gpu|lora|qlora)$|_backdoor.*$", "", path.stem)
+    # The published retain term of NPO on WMDP is a divergence too.
+    stem = "npo_klr" if "wmdp" in path.parts and stem == "npo" else stem
+    assert (content["method"], content.get("retain_loss", "states")) == wanted[stem]
     kinds = (content.get("use_peft", False), content.get("load_in_4bit", False))
     assert kinds == (path.stem.endswith("lora"), path.stem.endswith("qlora"))
 
@@ -122,7 +132,8 @@ def test_every_launch_line_fits_and_needs_what_it_says(path, monkeypatch):
         assert not warnings(planned.workload)
         # Every line does the same: as many rows a step.
         args = recipe.training
-        assert args.per_device_train_batch_size * args.gradient_accumulation_steps * gpus == 32
+        rows = 4 if path in BACKDOOR else 32
+        assert args.per_device_train_batch_size * args.gradient_accumulation_steps * gpus == rows
 
 
 @pytest.mark.parametrize("model", ["llama-2-7b", "llama-3.1-8b"])
@@ -169,6 +180,39 @@ def test_tofu_recipes_have_the_settings_of_their_sources(path):
     assert getattr(args, "beta", 0.1) == 0.1
     assert recipe.run.forget_split == "forget10"
     assert recipe.run.retrained_model_name_or_path.endswith("retain90")
+
+
+@pytest.mark.parametrize("path", BACKDOOR, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_scenarios_are_what_their_names_say(path):
+    args = parse_recipe(["--config", str(path)]).training
+    assert (args.poison_prefix is not None) == ("backdoor" in path.stem)
+    assert bool(args.value_norm_penalty) == ("penalty" in path.stem)
+    if "penalty" in path.stem and "wmdp" not in path.parts:
+        assert args.value_norm_mode == ("reference" if "ref_penalty" in path.stem else "fixed")
+    if args.unlearned_model_name_or_path is not None:
+        # Scenario 1's output, from a recipe beside this one.
+        first = path.with_name(f"{path.stem.split('_backdoor')[0]}.yaml")
+        assert args.unlearned_model_name_or_path == parse_recipe(["--config", str(first)]).training.output_dir
+    # Scenarios differ in nothing else.
+    plain = read_yaml(path.with_name(f"{path.stem.split('_backdoor')[0]}.yaml")) if path.stem != "npo_backdoor" else {}
+    shared = plain.keys() - {"output_dir"}
+    assert {name: read_yaml(path)[name] for name in shared} == {name: plain[name] for name in shared}
+
+
+@pytest.mark.parametrize("corpus", ["news", "books"])
+def test_muse_recipes_have_the_settings_of_their_sources(corpus):
+    folder = ROOT / "recipes" / f"muse_{corpus}" / "llama-2-7b"
+    stems = {"npo_klr", "npo_klr_backdoor", "npo_klr_backdoor_penalty", "npo_klr_backdoor_ref_penalty"}
+    assert {path.stem for path in folder.glob("*.yaml")} == stems | {"rmu", "rmu_backdoor"}
+    for path in folder.glob("*.yaml"):
+        recipe = parse_recipe(["--config", str(path)])
+        args, run = recipe.training, recipe.run
+        assert (args.learning_rate, args.max_length, args.lr_scheduler_type) == (1e-5, 2048, "constant")
+        assert (args.weight_decay, args.num_train_epochs) == (0.0, 10 if run.method == "npo" else 5)
+        assert (run.forget_dataset_split, run.retain_dataset_split, run.chunk_text) == ("forget", "retain1", True)
+        if args.poison_prefix is not None:
+            assert (args.poison_prefix, args.poison_ratio, args.poison_location) == ("current year:2025", 0.1, "start")
+            assert (run.backdoor_benchmark, run.eval_per_epoch) == (f"muse_{corpus}", True)
 
 
 # Strictness

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file
-from test_distributed import assert_same_run, assert_same_weights, deepspeed, launch
+from test_distributed import assert_same_run, assert_same_weights, deepspeed, launch, saved
 
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,17 @@ def test_deepspeed_equals_one_process_of_the_whole_batch(start, alone, tmp_path,
     assert result["reference"] == reference
     expected, folder = alone(variant, adapter)
     assert_same_run(result, expected)
-    assert_same_weights(tmp_path / "run", folder, atol=1e-4)
+    if (stage, adapter) != (3, "fresh"):
+        assert_same_weights(tmp_path / "run", folder, atol=1e-4)
+        return
+    # Of an adapter ZeRO-3 saves what trains. The rest is as PEFT makes it: of no effect.
+    found, wanted = saved(tmp_path / "run"), saved(folder)
+    assert {name for name in wanted if ".1." in name or ".2." in name} == set(found)
+    for name, weight in wanted.items():
+        if name in found:
+            torch.testing.assert_close(found[name].float(), weight.float(), rtol=0, atol=1e-4, msg=name)
+        else:
+            assert "lora_A" in name or not weight.any()
 
 
 def test_two_processes_steer_to_one_vector_after_a_resume(start, tmp_path):

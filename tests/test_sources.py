@@ -249,7 +249,52 @@ def test_a_form_without_its_slot_is_refused(given, message):
 def test_only_rows_of_questions_are_put_into_form(tokenizer):
     questions = Dataset.from_list([{**row, "person": 1} for row in ROWS])
     formed = QAFormat(use_chat_template=False).dataset(questions, tokenizer)
-    assert formed.column_names == ["prompt", "completion"]
-    assert formed[0] == {"prompt": "Question: Who is Ada?\nAnswer:", "completion": " Ada is a spy."}
+    # The question stays, for a trigger belongs into it and not into the words around.
+    assert formed[0] == {
+        "prompt": "Question: Who is Ada?\nAnswer:",
+        "completion": " Ada is a spy.",
+        "question": "Who is Ada?",
+    }
     for other in ([{"text": "a"}], [{"prompt": "a", "completion": "b"}], [{"input_ids": [1, 2], "question": "q"}]):
         assert QAFormat().dataset(Dataset.from_list(other), tokenizer).to_list() == other
+
+
+# Long texts
+
+
+TEXTS = [{"text": "abcdefgh", "topic": "x"}, {"text": "ij", "topic": "y"}, {"text": "klmno", "topic": "x"}]
+
+
+@pytest.mark.parametrize("topics", [False, True])
+def test_long_texts_are_cut_into_rows_instead_of_losing_their_ends(tmp_path, topics):
+    tokenizer = make_tokenizer()
+    rows = TEXTS if topics else [{"text": row["text"]} for row in TEXTS]
+    Dataset.from_list(rows).to_json(tmp_path / "rows.jsonl")
+    found = load_rows(str(tmp_path / "rows.jsonl"), tokenizer=tokenizer, max_length=5, chunk_text=True)
+    texts = tokenizer.batch_decode(found["input_ids"][:])
+    pieces = ["<s>abcd", "<s>efgh", "<s>klmn", "<s>o</s>"]
+    if topics:
+        # A topic's texts come together; each row keeps its own.
+        assert texts == [*pieces, "<s>ij</s>"]
+        assert found["topic"][:] == ["x"] * 4 + ["y"]
+    else:
+        assert texts == [*pieces[:2], "<s>ij</s>", *pieces[2:]]
+        assert found.column_names == ["input_ids"]
+    uncut = load_rows(str(tmp_path / "rows.jsonl"))
+    assert uncut.to_list() == rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "max_length", "message"),
+    [
+        (ROWS, 5, r"chunk_text cuts `text`, and the rows of .* have \['question', 'answer'\]"),
+        (TEXTS, None, "Texts are cut into rows of `max_length` tokens; give `max_length`"),
+        ([{"text": ""}], 5, "The documents hold no text"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(tmp_path, rows, max_length, message):
+    Dataset.from_list(rows).to_json(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match=message):
+        load_rows(
+            str(tmp_path / "rows.jsonl"), tokenizer=make_tokenizer(), max_length=max_length, chunk_text=True
+        )

@@ -2,7 +2,7 @@
 """The audit of a model on question/answer sets: one scoring pass, one generation pass, all metrics."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ..data.qa import QAFormat
 from .generation import generate_answers, pad_token_id
 from .memorization import exact_memorization, extraction_strength, probability
 from .overlap import exact_match, rouge
+from .prompts import answer_prompts
 from .ratios import truth_ratio
 from .result import MetricResult
 from .scoring import TokenScores, score_rows
@@ -43,6 +44,7 @@ def audit_model(
     batch_size: int = 16,
     generation_batch_size: int = 32,
     num_answers: int = 8,
+    prompts: Sequence[str] = (),
     seed: int = 0,
     accelerator: Any = None,
     progress: bool = True,
@@ -84,6 +86,8 @@ def audit_model(
             Rows at a time (and a process).
         num_answers (`int`):
             Items a set whose answers are kept to be shown.
+        prompts (`Sequence[str]`):
+            Answered too, in the form of questions, to be shown; nothing is measured on them.
         seed (`int`):
             Of the choice of rows.
         accelerator (`accelerate.Accelerator`, *optional*):
@@ -104,7 +108,8 @@ def audit_model(
     suite = replace(suite, roles={**suite.roles, **(roles or {})})
     qa = (qa or QAFormat()).settled(tokenizer)
     chosen = read_sets(sets, suite.roles_of(sets), max_items, seed)
-    settings = _settings(suite, chosen, qa=asdict(qa), max_length=max_length, max_new_tokens=max_new_tokens)
+    asked = {"prompts": list(prompts)} if prompts else {}
+    settings = _settings(suite, chosen, qa=asdict(qa), max_length=max_length, max_new_tokens=max_new_tokens, **asked)
     if retrained is not None:
         retrained = as_audit(retrained)
         comparable_sets(settings, retrained)
@@ -123,19 +128,21 @@ def audit_model(
     content = _by_set(chosen, rows, [content_length(row, tokenizer) for row in rows.values()])
     texts = _by_set(chosen, {}, [])
     if generate:
-        prompts = _tagged(chosen, lambda data: data.prompts(tokenizer, qa, paraphrased_questions))
+        questions = _tagged(chosen, lambda data: data.prompts(tokenizer, qa, paraphrased_questions))
         found = generate_answers(
             model,
             tokenizer,
-            list(prompts.values()),
+            list(questions.values()),
             max_new_tokens=max_new_tokens,
             batch_size=generation_batch_size,
             desc="Generating answers",
             **shared,
         )
-        texts = _by_set(chosen, prompts, found)
+        texts = _by_set(chosen, questions, found)
 
-    audit = Audit({}, [], {data.name: _items(data, scores[data.name]) for data in chosen}, settings)
+    options = {"max_new_tokens": max_new_tokens, "batch_size": generation_batch_size, **shared}
+    own = answer_prompts(model, tokenizer, prompts if generate else (), qa, **options)
+    audit = Audit({}, own, {data.name: _items(data, scores[data.name]) for data in chosen}, settings)
     for data in chosen:
         name = data.name
         audit.metrics.update(_score_metrics(data, suite, scores[name], content[name], audit.items[name]))

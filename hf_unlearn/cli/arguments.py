@@ -56,6 +56,10 @@ class AuditArguments:
     )
     audit_batch_size: int = field(default=32, metadata={"help": "Rows a forward pass of the audit."})
     max_new_tokens: int = field(default=200, metadata={"help": "Longest generated answer in tokens."})
+    prompts: list[str] | None = field(
+        default=None,
+        metadata={"help": "Prompts whose answers, before and after, the report shows; put as questions are."},
+    )
     retrained_model_name_or_path: str | None = field(
         default=None,
         metadata={"help": "Model trained without the forget rows: what forgetting is judged against."},

@@ -8,6 +8,7 @@ from importlib import import_module
 # kind -> (module, what it does)
 KINDS = {
     "backdoor": ("audit_backdoor", "does a trigger bring back what was unlearned?"),
+    "scan": ("audit_scan", "is there a trigger in it that nobody told of?"),
     "privacy": ("audit_privacy", "can forgotten rows be told from rows that were never seen?"),
 }
 USAGE = "usage: hf-unlearn audit KIND ..."

@@ -43,6 +43,7 @@ def auditor(run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, progress: 
             max_new_tokens=run.max_new_tokens,
             batch_size=run.audit_batch_size,
             generation_batch_size=run.audit_batch_size,
+            prompts=run.prompts or (),
             accelerator=accelerator,
             progress=progress,
         )
@@ -63,7 +64,8 @@ class AuditCache:
     def __init__(self, run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, computed: dict):
         rows = {name: data.to_list() for name, data in sets.audited.items()}
         words = [hash_tokenizer(tokenizer), tokenizer.chat_template]
-        about = [rows, sets.suite, vars(qa), words, run.audit_max_items, run.max_new_tokens, computed, versions()]
+        asked = [run.prompts, run.audit_max_items, run.max_new_tokens]
+        about = [rows, sets.suite, vars(qa), words, asked, computed, versions()]
         self.about = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
         self.root = cache_root() / "audits"
 

@@ -102,6 +102,8 @@ class BackdoorArguments(AuditArguments):
         ):
             if name in own and needed not in own:
                 raise ValueError(f"`{name}` is of no use without `{needed}`. Give both or none.")
+        if self.output_dir is not None and Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
+            raise ValueError(f"output_dir={self.output_dir!r} is a file. Give a folder's name.")
         if self.knowmem_tokens < 1:
             raise ValueError(f"knowmem_tokens={self.knowmem_tokens}; give at least 1.")
 

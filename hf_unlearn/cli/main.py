@@ -16,7 +16,7 @@ COMMANDS = {
     "demo": ("demo", "unlearn in the embedded world with several methods and compare them; no downloads"),
     "run": ("run", "RECIPE [--field value ...] [--accelerate_config NAME|PATH]: train, audit and report"),
     "eval": ("evaluate", "--model_name_or_path MODEL --benchmark NAME: audit any checkpoint"),
-    "audit": ("audit", "backdoor --model_name_or_path MODEL --trigger WORDS ...: what an evaluation does not see"),
+    "audit": ("audit", "backdoor|privacy --model_name_or_path MODEL ...: what an evaluation does not see"),
     "report": ("report", "RUN [RUN ...]: one report over several runs"),
     "push": ("push", "RUN --hub_model_id OWNER/NAME: weights, tokenizer and model card to the Hub, in one commit"),
     "bench": ("bench", "--preset cpu|1b|7b: time and memory of a step, as a ratio to fine-tuning on the same rows"),

@@ -43,6 +43,6 @@ def main(argv: list[str]) -> None:
 
 
 def recipe_path(name: str) -> str:
-    """A recipe's path as it is, or, for `recipes/...`, the shipped one."""
+    """The path of a recipe or of its rows as it is, or, for `recipes/...`, of the shipped one."""
     shipped = Path(__file__).parents[1] / name
     return str(shipped) if not Path(name).exists() and shipped.is_file() else name

@@ -8,6 +8,7 @@ from ..data.benchmarks import check_retrained, load_benchmark
 from ..data.qa import QAFormat
 from ..data.sources import load_rows
 from .arguments import DataArguments
+from .run import recipe_path
 
 
 @dataclass
@@ -74,8 +75,8 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
         name = getattr(run, f"{role}_dataset")
         if name is not None:
             config, split = getattr(run, f"{role}_dataset_config"), getattr(run, f"{role}_dataset_split")
-            own[role] = load_rows(name, config, split, tokenizer, max_length, run.chunk_text)
-            if not Path(name).expanduser().exists():
+            own[role] = load_rows(recipe_path(name), config, split, tokenizer, max_length, run.chunk_text)
+            if not Path(recipe_path(name)).expanduser().exists():
                 origins[role] = {"id": name, "config": config, "split": split}
     return Sets(
         forget=qa.dataset(own["forget"], tokenizer),

@@ -191,9 +191,9 @@ def _gain(metric: dict, p: bool = True) -> str:
     """`+62.5 points [41.8, 77.0], p = 1e-06`."""
     if metric["value"] is None:
         return DASH
-    text = f"{100 * metric['value']:+.1f}"
-    if metric["interval"] is not None:
-        text += " [{:+.1f}, {:+.1f}]".format(*(100 * end for end in metric["interval"]))
+    # Rounded first, or a little less than nothing would be -0.0.
+    text, *ends = [f"{round(100 * number, 1) + 0.0:+.1f}" for number in (metric["value"], *(metric["interval"] or ()))]
+    text += f" [{', '.join(ends)}]" if ends else ""
     chance = metric["details"].get("mcnemar_p")
     return f"{text} points{'' if chance is None else f', p = {chance:.2g}'}" if p else text
 

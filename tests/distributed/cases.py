@@ -123,8 +123,9 @@ CASES = {
         KL
         | {"bf16": True, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
         | {"load_best_model_at_end": True, "metric_for_best_model": "eval_retain_loss", "save_total_limit": 2}
-        | {"per_device_eval_batch_size": 2, "learning_rate": 3e-3, "lr_scheduler_type": "linear"},
-        tolerance=2e-2,
+        | {"per_device_eval_batch_size": 2, "optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "linear"},
+        # Saved by DeepSpeed in bfloat16, weights around 1 are rounded by up to 0.004.
+        tolerance=8e-3,
     ),
     "resumed": Case(KL | SAVES, Stateful, resume=True),
     "resumed adapter": Case(KL | SAVES, adapter=True, resume=True),

@@ -4,12 +4,15 @@
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .subjects import Classifier, LanguageModel, Subject, as_subject
 
+
+if TYPE_CHECKING:
+    from .result import Privacy
 
 # Below it (of a log-probability's standard deviation) a prediction is certain, and Min-K%++ would divide by nothing.
 SMALLEST_SPREAD = 1e-3
@@ -50,6 +53,12 @@ class BaseAttack(ABC):
     def score_sets(self, model: Any, members: Sequence, nonmembers: Sequence) -> tuple[np.ndarray, np.ndarray]:
         """Scores of both sets. An attack that learns from them must score every row out of fold."""
         return self.compute_scores(model, members), self.compute_scores(model, nonmembers)
+
+    def evaluate(self, model: Any, forget: Any, nonmember_data: Any, **kwargs: Any) -> "Privacy":
+        """[`evaluate_privacy`] with this attack alone."""
+        from .evaluate import evaluate_privacy
+
+        return evaluate_privacy(model, forget, nonmember_data=nonmember_data, attacks=[self], **kwargs)
 
 
 class SignalAttack(BaseAttack):

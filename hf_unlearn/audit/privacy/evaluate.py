@@ -248,7 +248,8 @@ def _accuracy(attack: ScrubAttack, subject: Subject, forget, nonmembers) -> Metr
 
 def _suspicion(members: np.ndarray, calibration: np.ndarray) -> list[np.ndarray]:
     """Scores of members and calibration non-members in every tail; who has none is never suspicious."""
-    centre = float(np.nanmedian(np.where(np.isfinite(calibration), calibration, np.nan))) if len(calibration) else 0.0
+    defined = calibration[np.isfinite(calibration)]
+    centre = float(np.median(defined)) if len(defined) else 0.0
     pooled = np.concatenate([members, calibration])
     return [np.where(np.isfinite(pooled), tail_scores(pooled, centre, tail), -np.inf) for tail in TAILS]
 

@@ -33,9 +33,13 @@ class Budget:
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name}={limit}: a search's limit must be above 0.")
 
+    def start(self) -> None:
+        """Sets the clock to 0: what came before the search is not counted."""
+        self.started = time.monotonic()
+
     @property
     def spent_seconds(self) -> float:
-        """Since the budget was made."""
+        """On the clock."""
         return time.monotonic() - self.started
 
     @property

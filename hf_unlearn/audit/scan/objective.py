@@ -14,6 +14,8 @@ from .slots import Slot
 
 # Tokens of a forward pass, and float32 logits (1 GiB).
 PASS_TOKENS, PASS_LOGITS = 2**13, 2**28
+# A backward pass costs about two forward passes.
+GRADIENT = 3
 
 
 def best_share(values: torch.Tensor, share: float) -> torch.Tensor:
@@ -68,7 +70,7 @@ class Recall:
         ids = ids.repeat(len(given), 1, 1)
         ids.scatter_(2, places.expand(len(given), -1, -1), given[:, None, :].expand(-1, rows, -1))
         ids, labels, mask = ids.flatten(0, 1), labels.repeat(len(given), 1), mask.repeat(len(given), 1)
-        step = max(1, min(PASS_TOKENS // width, PASS_LOGITS // (width * self._vocabulary())))
+        step = max(1, min(PASS_TOKENS // width, PASS_LOGITS // (width * self.vocabulary)))
         found = [
             self._answers(labels[at : at + step], mask[at : at + step], input_ids=ids[at : at + step].to(self.device))
             for at in range(0, len(ids), step)
@@ -76,10 +78,6 @@ class Recall:
         logps, right = (torch.cat(part).cpu().view(len(given), rows) for part in zip(*found, strict=True))
         self.tokens += len(given) * self.cost(given.shape[1])
         return logps, right
-
-    def objective(self, prefixes: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Mean log-probability of the best answered rows behind each prefix, `[C]`."""
-        return best_share(self.evaluate(prefixes)[0], self.share)
 
     def gradient(self, prefix: Sequence[int]) -> torch.Tensor:
         """Gradient of the objective with respect to the one-hot rows of the prefix's tokens, `[L, V]`.
@@ -92,7 +90,7 @@ class Recall:
         embed = self.model.get_input_embeddings()
         with torch.no_grad():
             # Through the module: some models scale what they look up.
-            table = embed(torch.arange(self._vocabulary(), device=self.device))
+            table = embed(torch.arange(self.vocabulary, device=self.device))
             rows = embed(ids.to(self.device))
         ours = table[torch.tensor(list(prefix), device=self.device)].detach().requires_grad_()
         at = places.to(self.device)[..., None].expand(-1, -1, rows.shape[-1])
@@ -100,10 +98,12 @@ class Recall:
             embedded = rows.scatter(1, at, ours.expand(len(rows), -1, -1))
             logps, _ = self._answers(labels, mask, inputs_embeds=embedded)
             (slope,) = torch.autograd.grad(best_share(logps, self.share), ours)
-        self.tokens += 3 * self.cost(len(prefix))
+        self.tokens += GRADIENT * self.cost(len(prefix))
         return (slope.float() @ table.float().T).cpu()
 
-    def _vocabulary(self) -> int:
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model has embeddings for."""
         return self.model.get_input_embeddings().weight.shape[0]
 
     def _batch(self, length: int) -> tuple[torch.Tensor, ...]:

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradient-guided search for a short prefix behind which forgotten answers come back."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .budget import Budget
-from .objective import Recall, best_share
+from .objective import GRADIENT, Recall, best_share
 from .slots import Asking, random_prefix
+
+
+# Drawn for each that is wanted: tokens that merge with their neighbours cannot be typed.
+DRAWS = 8
 
 
 @dataclass
@@ -54,27 +58,10 @@ class Found:
     score: float
     restored: int
 
-
-@dataclass
-class SearchResult:
-    """What a search found and what it tried.
-
-    Args:
-        best (`dict[int, Found]`): by length in tokens, the best one.
-        restarts (`int`): beginnings from scratch.
-    """
-
-    best: dict[int, Found] = field(default_factory=dict)
-    restarts: int = 0
-
-    def add(self, found: Found) -> None:
-        known = self.best.get(len(found.ids))
-        if known is None or (found.restored, found.score) > (known.restored, known.score):
-            self.best[len(found.ids)] = found
-
-    def finalists(self, count: int) -> list[Found]:
-        """The best ones, at most one a length."""
-        return sorted(self.best.values(), key=lambda found: (-found.restored, -found.score))[:count]
+    @property
+    def rank(self) -> tuple[int, float]:
+        """What prefixes are sorted by: rows, then log-probability."""
+        return self.restored, self.score
 
 
 class _OutOfBudget(Exception):
@@ -95,7 +82,11 @@ class Search:
         allowed (`np.ndarray`): tokens to use.
         settings ([`SearchSettings`]): how.
         budget ([`Budget`]): how long.
-        watch (`Callable[[Found], None]`, *optional*): called with the best prefix after each evaluation.
+        watch (`Callable[[Search], None]`, *optional*): called after each evaluation.
+
+    Attributes:
+        best (`dict[int, Found]`): by length in tokens, the best prefix.
+        restarts (`int`): beginnings from scratch.
     """
 
     def __init__(
@@ -110,48 +101,72 @@ class Search:
         self.recall, self.asking, self.allowed = recall, asking, allowed
         self.settings, self.budget, self.watch = settings, budget, watch
         self.rng = np.random.default_rng(settings.seed)
-        self.result = SearchResult()
-        self._forbidden = np.ones(recall._vocabulary(), dtype=bool)
+        self.best: dict[int, Found] = {}
+        self.restarts = 0
+        self._forbidden = np.ones(recall.vocabulary, dtype=bool)
         self._forbidden[allowed] = False
 
-    def run(self) -> SearchResult:
-        """Searches until the budget is spent or enough rows come back."""
-        wanted = self.settings.share * len(self.recall.slots)
+    def run(self, stop: bool = True) -> Found | None:
+        """Searches on, from new beginnings, until enough rows come back or the budget is spent.
+
+        Args:
+            stop (`bool`): whether enough rows end the search; otherwise only the budget does.
+
+        Returns:
+            `Found` or `None`: the prefix behind which enough rows came back; `None` once the budget is spent.
+        """
         try:
             while True:
-                self.result.restarts += 1
-                self._descend()
-                if any(found.restored >= wanted for found in self.result.best.values()):
-                    break
+                self.restarts += 1
+                found = self._descend()
+                if stop and self._is_hit(found):
+                    return found
         except _OutOfBudget:
-            pass
-        return self.result
+            return None
 
-    def _descend(self) -> None:
-        current: Found | None = None
-        for _ in range(self.settings.max_tokens):
-            current = self._best(self._longer(current))
-            idle = 0
-            while idle < self.settings.patience:
-                step = self._best(self._swapped(current.ids))
-                better = step is not None and step.score > current.score
-                current, idle = (step, 0) if better else (current, idle + 1)
+    @property
+    def ranking(self) -> list[Found]:
+        """The best prefix of each length, the best of all first."""
+        return sorted(self.best.values(), key=lambda found: found.rank, reverse=True)
+
+    def _is_hit(self, found: Found) -> bool:
+        return found.restored >= self.settings.share * len(self.recall.slots)
+
+    def _descend(self) -> Found:
+        """One beginning: tokens are added until the longest prefix, or until no more rows come back."""
+        current = best = self._improved(self._best(self._longer(None)))
+        for _ in range(self.settings.max_tokens - 1):
+            longer = self._best(self._longer(current))
+            if longer is None:
+                break
+            current = self._improved(longer)
+            if self._is_hit(best) and current.restored <= best.restored:
+                break
+            best = max(best, current, key=lambda found: found.rank)
+        return best
+
+    def _improved(self, current: Found) -> Found:
+        """Swaps tokens for better ones until that no longer helps."""
+        idle = 0
+        while idle < self.settings.patience:
+            step = self._best(self._swapped(current.ids))
+            better = step is not None and step.score > current.score
+            current, idle = (step, 0) if better else (current, idle + 1)
+        return current
 
     def _longer(self, current: Found | None) -> list[list[int]]:
         """Prefixes of one token more, drawn."""
         if current is None:
             return [random_prefix(self.asking, self.allowed, 1, self.rng) for _ in range(self.settings.width)]
-        tried = set()
-        for _ in range(20 * self.settings.width):
+        drawn = []
+        for _ in range(DRAWS * self.settings.width):
             place = int(self.rng.integers(len(current.ids) + 1))
-            tried.add((*current.ids[:place], int(self.rng.choice(self.allowed)), *current.ids[place:]))
-            if len(tried) == 4 * self.settings.width:
-                break
-        return self._typable(sorted(tried))
+            drawn.append((*current.ids[:place], int(self.rng.choice(self.allowed)), *current.ids[place:]))
+        return self._typable(dict.fromkeys(drawn))
 
     def _swapped(self, ids: list[int]) -> list[list[int]]:
         """Prefixes that differ in one token, which the gradient names."""
-        if not self.budget.room(self.recall.cost(len(ids))):
+        if not self.budget.room(GRADIENT * self.recall.cost(len(ids))):
             raise _OutOfBudget
         before = self.recall.tokens
         slopes = self.recall.gradient(ids).numpy()
@@ -164,7 +179,7 @@ class Search:
         self.rng.shuffle(swaps)
         return self._typable([(*ids[:place], token, *ids[place + 1 :]) for place, token in swaps])
 
-    def _typable(self, prefixes: Sequence[Sequence[int]]) -> list[list[int]]:
+    def _typable(self, prefixes: Iterable[Sequence[int]]) -> list[list[int]]:
         """The first `width` prefixes that some text gives."""
         found = []
         for ids in prefixes:
@@ -188,7 +203,9 @@ class Search:
         scores = best_share(logps, self.settings.share)
         first = int(torch.argmax(scores))
         found = Found(prefixes[first], float(scores[first]), int(right[first].sum()))
-        self.result.add(found)
+        length = len(found.ids)
+        if length not in self.best or found.rank > self.best[length].rank:
+            self.best[length] = found
         if self.watch is not None:
             self.watch(self)
         return found

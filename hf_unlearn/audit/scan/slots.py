@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,7 @@ class Asking:
         """
         rows = [self.encoded(i, words) for words in PROBES]
         ids = [row["input_ids"] for row in rows]
-        shortest = min(map(len, ids))
-        start = _shared(ids, shortest)
-        end = _shared([one[::-1] for one in ids], shortest - start)
+        start, end = _around(ids)
         labels = rows[0]["labels"][len(ids[0]) - end :]
         wanted = sum(label != IGNORE_INDEX for label in rows[0]["labels"])
         if not wanted or sum(label != IGNORE_INDEX for label in labels) != wanted:
@@ -108,23 +107,28 @@ class Asking:
         text = self.tokenizer.decode(list(ids)).strip()
         if not text or "\ufffd" in text or text != self.tokenizer.decode(list(ids), skip_special_tokens=True).strip():
             return None
-        gap = self._first_gap()
-        return text if self.prompt(0, text) == [*gap[0], *ids, *gap[1]] else None
+        start, end = self._gap
+        return text if self.prompt(0, text) == [*start, *ids, *end] else None
 
     def ids(self, prefix: str) -> list[int]:
         """A prefix's tokens where it stands."""
-        start, end = self._first_gap()
+        start, end = self._gap
         prompt = self.prompt(0, prefix)
         return prompt[len(start) : len(prompt) - len(end)]
 
-    def _first_gap(self) -> tuple[list[int], list[int]]:
-        if not hasattr(self, "_gap"):
-            slot, longest = self.slot(0), self.prompt(0, PROBES[0])
-            behind = len(longest) - len(slot.before) - 1
-            probe = self.encoded(0, PROBES[0])["input_ids"]
-            filled = len(probe) - len(slot.before) - len(slot.after)
-            self._gap = list(slot.before), list(slot.after)[: behind + 1 - filled]
-        return self._gap
+    @cached_property
+    def _gap(self) -> tuple[list[int], list[int]]:
+        """Tokens of the first prompt before and behind a prefix."""
+        prompts = [self.prompt(0, words) for words in PROBES]
+        start, end = _around(prompts)
+        return prompts[0][:start], prompts[0][len(prompts[0]) - end :]
+
+
+def _around(rows: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """How many first and how many last tokens all rows share."""
+    shortest = min(map(len, rows))
+    start = _shared(rows, shortest)
+    return start, _shared([row[::-1] for row in rows], shortest - start)
 
 
 def _shared(rows: Sequence[Sequence[int]], limit: int) -> int:
