@@ -10,6 +10,7 @@ from .methods import METHODS
 __version__ = "0.1.0.dev0"
 
 _PUBLIC = {
+    "MUAlign": "hf_unlearn.methods.mu_align_short",
     "UnlearnConfig": "hf_unlearn.config",
     "UnlearnTrainer": "hf_unlearn.trainer",
     "split_forget_retain": "hf_unlearn.data.preference",
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from .data.preference import split_forget_retain as split_forget_retain
     from .methods.ga import GAConfig as GAConfig
     from .methods.ga import GATrainer as GATrainer
+    from .methods.mu_align import MUAlignConfig as MUAlignConfig
+    from .methods.mu_align import MUAlignTrainer as MUAlignTrainer
+    from .methods.mu_align_short import MUAlign as MUAlign
     from .methods.npo import NPOConfig as NPOConfig
     from .methods.npo import NPOTrainer as NPOTrainer
     from .methods.rmu import RMUConfig as RMUConfig

@@ -7,9 +7,9 @@ head cannot be taken apart, and to check the first against.
 """
 
 import logging
-from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,18 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import fused, losses
-from .fused import Head
+from .fused import Head, TileRows
+from .fused.head import unwrapped
+from .needs import KL, LOGPS, Needs, RowFunction, of_whole_prediction
 from .passes import SHAPES, Parts, Pass
 from .predicted import Predicted
 
 
 if TYPE_CHECKING:
     from .frozen import FrozenPrefix
-
-# What a method may ask of a role's rows: token log-probabilities, or KL(reference || model) (and, for logging,
-# log-probabilities without a gradient).
-LOGPS, KL = "logps", "kl"
-Needs = Mapping[str, str]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +59,9 @@ class RoleRows:
         token_logps (`Tensor`): `[N]`; without a gradient where the method asked for `kl`.
         ref_token_logps (`Tensor`, *optional*): `[N]`, the reference's.
         kl_to_reference (`Tensor`, *optional*): KL(reference || model), mean over predicted tokens, a scalar.
+        value (`Tensor`, *optional*): a [`RowFunction`]'s, mean over a row's tokens, then over rows; a scalar.
+        stats (`Mapping[str, Tensor]`): its numbers to look at, name to `[N]`, without gradient.
+        states, ref_states (`Tensor`, *optional*): `[N, d]`, last hidden states, the model's and the reference's.
     """
 
     batch: Mapping[str, Tensor]
@@ -69,6 +69,10 @@ class RoleRows:
     token_logps: Tensor
     ref_token_logps: Tensor | None = None
     kl_to_reference: Tensor | None = None
+    value: Tensor | None = None
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+    states: Tensor | None = None
+    ref_states: Tensor | None = None
 
     @property
     def logps(self) -> Tensor:
@@ -138,8 +142,20 @@ class Forward:
 
     def rows_of(self, role: str, part, tokens, values, reference: ReferenceRows | None):
         """What a method sees of a role."""
-        ref_token_logps = None if reference is None else reference.token_logps
-        return RoleRows(part, tokens, values[f"{role}.logps"], ref_token_logps, values.get(f"{role}.kl"))
+        reference = reference or ReferenceRows()
+        own = {name.removeprefix(f"{role}."): x for name, x in values.items() if name.startswith(f"{role}.")}
+        stats = {name.removeprefix("stats."): x for name, x in own.items() if name.startswith("stats.")}
+        return RoleRows(
+            part,
+            tokens,
+            token_logps=stats["logps"] if "value" in own else own["logps"],
+            ref_token_logps=reference.token_logps,
+            kl_to_reference=own.get("kl"),
+            value=own.get("value"),
+            stats=stats,
+            states=own.get("states"),
+            ref_states=None if "states" not in own else reference.hidden,
+        )
 
     def probe(self, model: nn.Module) -> Tensor | None:
         """Tries the path on a few tokens, before the first step and on all ranks.
@@ -205,8 +221,10 @@ class FusedForward(Forward):
         def compute(hidden: Tensor, head: Head) -> dict[str, Tensor]:
             values = {}
             for role, picked in picked_rows(hidden, call):
-                labels = predicted[role].targets
-                if self.needs[role] == KL:
+                labels, need = predicted[role].targets, self.needs[role]
+                if isinstance(need, RowFunction):
+                    values |= self._function_values(role, picked, head, predicted[role], references.get(role))
+                elif need == KL:
                     ref = references[role]
                     loss, logps = fused.row_kl_to_reference(picked, head, ref.hidden, ref.head or head, labels)
                     values |= {f"{role}.kl": loss, f"{role}.logps": logps}
@@ -216,19 +234,42 @@ class FusedForward(Forward):
 
         return fused.head_forward(model, {**call.inputs, "use_cache": False}, compute)
 
+    def _function_values(self, role: str, hidden: Tensor, head: Head, tokens: Predicted, ref) -> dict[str, Tensor]:
+        need, compared = self.needs[role], {}
+        if need.compares:
+            compared = {"ref_hidden": ref.hidden, "ref_head": ref.head or head}
+
+        def apply(weights: Tensor | None = None):
+            return fused.row_values(
+                hidden,
+                head,
+                need.function,
+                tokens.targets,
+                **compared,
+                weights=weights,
+                columns=need.columns,
+                factors=tokens.row_weights,
+            )
+
+        return _named(role, apply, need, tokens, hidden)
+
     def _reference_rows(self, model, call, predicted):
         heads = []
 
         def compute(hidden: Tensor, head: Head) -> dict[str, Tensor]:
             heads.append(head)
             return {
-                role: picked if self.needs[role] == KL else fused.row_logps(picked, predicted[role].targets, head)
+                role: picked
+                if of_whole_prediction(self.needs[role])
+                else fused.row_logps(picked, predicted[role].targets, head)
                 for role, picked in picked_rows(hidden, call)
             }
 
         values = fused.head_forward(model, {**call.inputs, "use_cache": False}, compute)
         return {
-            role: ReferenceRows(hidden=value, head=heads[-1]) if self.needs[role] == KL else ReferenceRows(value)
+            role: ReferenceRows(hidden=value, head=heads[-1])
+            if of_whole_prediction(self.needs[role])
+            else ReferenceRows(value)
             for role, value in values.items()
         }
 
@@ -238,29 +279,77 @@ class LogitsForward(Forward):
 
     def _policy_values(self, model, call, predicted, references):
         values = {}
-        for role, logits in picked_rows(model(**call.inputs, use_cache=False).logits, call):
-            kl = self.needs[role] == KL
+        logits, states = self._logits_and_states(model, call)
+        for role, own in picked_rows(logits, call):
+            need = self.needs[role]
+            if isinstance(need, RowFunction):
+                ref = references.get(role)
+                values |= self._function_values(role, own, states.get(role), predicted[role], ref)
+                continue
+            kl = need == KL
             with torch.set_grad_enabled(torch.is_grad_enabled() and not kl):
-                values[f"{role}.logps"] = _row_logps(logits, predicted[role].targets)
+                values[f"{role}.logps"] = _row_logps(own, predicted[role].targets)
             if kl:
-                mask = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-                values[f"{role}.kl"] = losses.kl_to_reference(logits, references[role].logits, mask)
+                mask = torch.ones(len(own), dtype=torch.bool, device=own.device)
+                values[f"{role}.kl"] = losses.kl_to_reference(own, references[role].logits, mask)
         return values
 
+    def _function_values(self, role: str, logits: Tensor, states, tokens: Predicted, ref) -> dict[str, Tensor]:
+        need = self.needs[role]
+
+        def apply(weights: Tensor | None = None):
+            ref_logits = ref.logits[:, : need.columns] if need.compares else None
+            own = losses.at_least_float32(logits[:, : need.columns])
+            values, stats = need.function(own, TileRows(tokens.targets, ref_logits, weights))
+            return (values * tokens.row_weights).sum(), stats
+
+        return _named(role, apply, need, tokens, states)
+
     def _reference_rows(self, model, call, predicted):
-        found = picked_rows(model(**call.inputs, use_cache=False).logits, call)
+        logits, states = self._logits_and_states(model, call)
         return {
-            role: ReferenceRows(logits=logits)
-            if self.needs[role] == KL
-            else ReferenceRows(_row_logps(logits, predicted[role].targets))
-            for role, logits in found
+            role: ReferenceRows(logits=found, hidden=states.get(role))
+            if of_whole_prediction(self.needs[role])
+            else ReferenceRows(_row_logps(found, predicted[role].targets))
+            for role, found in picked_rows(logits, call)
         }
+
+    def _logits_and_states(self, model: nn.Module, call: Pass) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits `[B, T, V]`, and the head's inputs `[N, d]` of the roles that ask for states."""
+        asking = {role for role in call.picks if getattr(self.needs[role], "states", False)}
+        with _head_inputs(model) if asking else nullcontext([]) as inputs:
+            logits = model(**call.inputs, use_cache=False).logits
+        states = picked_rows(inputs[-1], call) if asking else ()
+        return logits, {role: found for role, found in states if role in asking}
 
 
 def picked_rows(values: Tensor, call: Pass) -> list[tuple[str, Tensor]]:
     """`[B, T, ...]` at the predicted tokens of each role, `[N, ...]`."""
     flat = values.flatten(0, 1)
     return [(role, flat.index_select(0, picks)) for role, picks in call.picks.items()]
+
+
+def _named(role: str, apply: Callable, need: RowFunction, tokens: Predicted, states) -> dict[str, Tensor]:
+    """What a role's function gives, by the names that [`Forward.rows_of`] looks for."""
+    weights = None
+    if need.weigh is not None:
+        with torch.no_grad():
+            weights = need.weigh(apply()[1], tokens)
+    value, stats = apply(weights)
+    named = {f"{role}.stats.{name}": found for name, found in stats.items()}
+    return named | {f"{role}.value": value} | ({f"{role}.states": states} if need.states else {})
+
+
+@contextmanager
+def _head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
+    """What the head is called with while entered."""
+    inputs: list[Tensor] = []
+    head = unwrapped(model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    try:
+        yield inputs
+    finally:
+        hook.remove()
 
 
 def _row_logps(logits: Tensor, targets: Tensor) -> Tensor:

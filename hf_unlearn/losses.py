@@ -165,17 +165,16 @@ def smoothed_nll_rows(logits: Tensor, labels: Tensor, smoothing: float = 0.0, to
         logits (`Tensor`): `[N, V]`.
         labels (`Tensor`): `[N]`.
         smoothing (`float`): \\( \epsilon \\), the share that is spread.
-        tokens (`int`, *optional*): \\( K \\), the leading entries that are tokens; the others pad the matrix and get no
-            share. All by default.
+        tokens (`int`, *optional*): \\( K \\), the leading entries that are tokens; the others pad the matrix and get
+            no share. All by default.
 
     Returns:
         `Tensor`: `[N]`, nats.
     """
-    nll = F.cross_entropy(at_least_float32(logits), labels, reduction="none")
     if not smoothing:
-        return nll
+        return F.cross_entropy(at_least_float32(logits), labels, reduction="none")
     log_p = at_least_float32(logits).log_softmax(-1)
-    return (1 - smoothing) * nll - smoothing * log_p[:, :tokens].mean(-1)
+    return -(1 - smoothing) * log_p.gather(-1, labels[:, None]).squeeze(-1) - smoothing * log_p[:, :tokens].mean(-1)
 
 
 def distillation_rows(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -198,8 +197,8 @@ def second_moment_distance(states: Tensor, ref_states: Tensor) -> Tensor:
     r"""Distance of second moments of representations: \\( \frac{1}{d^2} \| M - M_0 \|_F^2 \\) with
     \\( M = \frac{1}{B} h^\top h \\) (MU-ALIGN's alignment term).
 
-    With \\( E = h - h_0 \\) and \\( G = h + h_0 \\) the difference is \\( (E^\top G + G^\top E) / 2B \\); its norm follows from
-    products `[B, B]`, without a matrix `[d, d]` and without a difference of large numbers.
+    With \\( E = h - h_0 \\) and \\( G = h + h_0 \\) the difference is \\( (E^\top G + G^\top E) / 2B \\); its norm
+    follows from products `[B, B]`, without a matrix `[d, d]` and without a difference of large numbers.
 
     Args:
         states (`Tensor`): `[B, d]`, the model's.

@@ -31,6 +31,18 @@ class Predicted:
         row, column = mask.nonzero(as_tuple=True)
         return cls(row, column, targets[row, column], mask)
 
+    @property
+    def row_weights(self) -> Tensor:
+        """`[N]`, to sum with: a mean over each row's tokens, then over the rows of the batch."""
+        tokens = self.mask.sum(1)
+        return 1 / (tokens[self.row] * len(tokens)).float()
+
+    def row_means(self, values: Tensor) -> Tensor:
+        """`[N, ...]` to each row's mean over its tokens, `[B, ...]`; 0 for a row without any."""
+        tokens = self.mask.sum(1).clamp(min=1).to(values.dtype)
+        sums = values.new_zeros((len(tokens), *values.shape[1:])).index_add(0, self.row, values)
+        return sums / tokens.view(-1, *(1,) * (values.dim() - 1))
+
     def pick(self, hidden: Tensor) -> Tensor:
         """`[B, T, d]` to `[N, d]`.
 

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from .forward import KL, Forward, ReferenceRows
+from .forward import Forward, ReferenceRows
 from .fused import Head, gathered_head, head_of
 from .fused.head import is_sharded
 from .launch_check import asks_fsdp
 from .layer_forward import STATES_KL
 from .modeling import evaluating, is_peft_model
+from .needs import of_whole_prediction
 from .passes import Parts
 
 
@@ -264,11 +265,12 @@ def build_reference(request: ReferenceRequest) -> Reference:
     if is_peft_model(model) and kind in ("auto", "adapter"):
         switch_off = request.fresh_adapter and not _takes_from_base(model.peft_config[model.active_adapter])
         return AdapterReference(model, switch_off)
-    cacheable = request.forward.fused or not {KL, STATES_KL} & set(request.needs.values())
+    whole = any(of_whole_prediction(need) or need == STATES_KL for need in request.needs.values())
+    cacheable = request.forward.fused or not whole
     if kind == "cache" and not cacheable:
         raise ValueError(
-            "reference='cache' keeps hidden states for KL, which needs the fused losses, and they are off or cannot "
-            "take this model's head. Take reference='live'."
+            "reference='cache' keeps hidden states for whole predictions, which needs the fused losses, and they are "
+            "off or cannot take this model's head. Take reference='live'."
         )
     if kind == "live" or not cacheable:
         if _twin_is_enough(model, request.args):

@@ -13,16 +13,21 @@ from torch import Tensor
 
 from .cached_rows import CachedRows, Entry
 from .data.formats import IGNORE_INDEX
-from .forward import KL, LOGPS, ReferenceRows
+from .forward import ReferenceRows
 from .fused import gathered_head, head_of
 from .layer_forward import STATES, STATES_KL
+from .needs import KL, LOGPS, of_whole_prediction
 from .reference import Reference
 from .store import Layout, Rows
 
 
-# What is kept of a role's rows, by what its method asks: fields of `ReferenceRows`.
 KEPT = {LOGPS: ("token_logps",), KL: ("hidden",), STATES: ("states",), STATES_KL: ("states", "hidden")}
 HEAD = {"weight": "head.weight", "bias": "head.bias"}
+
+
+def kept_of(need) -> tuple[str, ...]:
+    """What is kept of a role's rows, by what its method asks: fields of `ReferenceRows`."""
+    return KEPT[KL] if of_whole_prediction(need) else KEPT[need]
 
 
 class CachedReference(CachedRows, Reference):
@@ -55,7 +60,7 @@ class CachedReference(CachedRows, Reference):
             )
         found = {}
         for role, part in parts.items():
-            kept = {name: self.values(role, name, part["index"]) for name in KEPT[self.needs[role]]}
+            kept = {name: self.values(role, name, part["index"]) for name in kept_of(self.needs[role])}
             found[role] = ReferenceRows(**kept, head=self.head if "hidden" in kept else None)
         return found
 
@@ -71,7 +76,7 @@ class CachedReference(CachedRows, Reference):
         rows = self.roles[role]
         predicted = [sum(label != IGNORE_INDEX for label in row[1:]) for row in rows["labels"]]
         real = [len(ids) for ids in rows["input_ids"]]
-        return {name: real if name == "states" else predicted for name in KEPT[self.needs[role]]}
+        return {name: real if name == "states" else predicted for name in kept_of(self.needs[role])}
 
     def like(self, trainer) -> dict[str, Tensor]:
         logps = torch.empty(0, dtype=torch.promote_types(trainer.model.dtype, torch.float32))
@@ -88,7 +93,7 @@ class CachedReference(CachedRows, Reference):
 
     def predict(self, trainer, role, batch):
         found = trainer.forward_path.reference(trainer.model_wrapped, {role: batch})[role]
-        return {name: getattr(found, name) for name in KEPT[self.needs[role]]}
+        return {name: getattr(found, name) for name in kept_of(self.needs[role])}
 
     def write_shared(self, trainer, writer) -> None:
         if not self._keeps_head(trainer):
@@ -100,5 +105,5 @@ class CachedReference(CachedRows, Reference):
                     writer.write(name, [0], tensor.detach().clone())
 
     def _keeps_head(self, trainer) -> bool:
-        divergence = any("hidden" in KEPT[need] for need in self.needs.values())
+        divergence = any("hidden" in kept_of(need) for need in self.needs.values())
         return divergence and head_of(trainer.model).weight.requires_grad

@@ -234,7 +234,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             role: self.forget_loss(found) if role == "forget" else self.retain_loss(found)
             for role, found in rows.items()
         }
-        loss = sum(self.args.weight_of(role) * term for role, term in terms.items())
+        loss = self.objective(terms)
         for role, term in terms.items():
             self.meters.add(f"{role}/loss", term)
             for name, value in rows[role].observed().items():
@@ -242,6 +242,10 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         if self.penalty is not None:
             loss = loss + self.penalty_of(model, inputs)
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def objective(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum of the roles' weighted terms."""
+        return sum(self.args.weight_of(role) * term for role, term in terms.items())
 
     def penalty_of(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The value-norm penalty of a batch, all roles' terms together."""

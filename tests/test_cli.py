@@ -184,7 +184,7 @@ def test_a_run_needs_a_recipe(refused):
 def test_a_field_that_is_misspelt_is_named(run_refused):
     assert "Unknown field 'betta'" in run_refused(betta=1)
     assert "invalid int value: 'x'" in run_refused("--max_steps", "x")
-    assert "method='npoo'; allowed: ga, npo. Did you mean 'npo'?" in run_refused(method="npoo")
+    assert f"method='npoo'; allowed: {', '.join(METHODS)}. Did you mean 'npo'?" in run_refused(method="npoo")
     assert "'two words' belongs to no field" in run_refused("two", "words")
 
 

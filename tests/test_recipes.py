@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]
+TARGETED = [path for path in RECIPES if path.stem == "targeted" or "targeted" in path.parts]
 BACKDOOR = [path for path in RECIPES if {"backdoor", "muse_news", "muse_books", "wmdp"} & {*path.parts}]
 ON_GPUS = [path for path in RECIPES if "demo" not in path.parts]
 # Gibibytes of the GPUs that recipes are made for.
@@ -57,8 +58,8 @@ def test_every_recipe_parses(path):
         assert recipe.training.output_dir == f"ckpt/{corpus}/{place.name}"
     else:
         assert recipe.training.output_dir == f"runs/{place}"
-    # There is no model that never saw what WMDP is about.
-    assert recipe.run.retrained_model_name_or_path or "wmdp" in path.parts
+    # There is no model that never saw what WMDP or the sentence on TinyLlama is about.
+    assert recipe.run.retrained_model_name_or_path or {"wmdp", "tinyllama-1.1b"} & {*path.parts}
     # One name for each of a family, so that their reports can be merged; the first lines say how to start it.
     assert f"hf-unlearn run {path.relative_to(ROOT)}" in path.read_text()
 
@@ -69,6 +70,7 @@ def test_every_recipe_is_the_method_of_its_name(path):
         "ga": ("ga", "none"),
         "grad_diff": ("ga", "nll"),
         "ga_kl": ("ga", "kl"),
+        "targeted": ("ga", "kl"),
         "npo": ("npo", "none"),
         "npo_klr": ("npo", "kl"),
         "rmu": ("rmu", "states"),
@@ -132,7 +134,7 @@ def test_every_launch_line_fits_and_needs_what_it_says(path, monkeypatch):
         assert not warnings(planned.workload)
         # Every line does the same: as many rows a step.
         args = recipe.training
-        rows = 4 if path in BACKDOOR else 32
+        rows = 4 if path in BACKDOOR + TARGETED else 32
         assert args.per_device_train_batch_size * args.gradient_accumulation_steps * gpus == rows
 
 

@@ -144,6 +144,10 @@ def test_chunks_of_texts_are_marked_too(recipe, tmp_path):
         ({"audit_backdoor": False, "backdoor_benchmark": "muse_news"}, "backdoor_benchmark would have no effect"),
         ({"backdoor_benchmark": "tofu"}, "backdoor_benchmark='tofu'; allowed: muse_news, muse_books"),
         ({"backdoor_benchmark_path": "x"}, "backdoor_benchmark_path is of no use without `backdoor_benchmark`"),
+        (
+            {"value_norm_penalty": 1, "value_norm_mode": "reference", "unlearned_model_name_or_path": "/nowhere"},
+            "'/nowhere'",
+        ),
         ({"tokenizer_name_or_path": "/nowhere"}, "No tokenizer can be loaded from '/nowhere'"),
     ],
 )

@@ -57,6 +57,8 @@ def prepare(recipe: Recipe) -> Prepared:
     if retrained is not None:
         retrained = resolve_model(retrained)
         check_checkpoint_path(retrained)
+    if training.unlearned_model_name_or_path is not None:
+        check_checkpoint_path(training.unlearned_model_name_or_path)
     revision = recipe.model.model_revision
     if run.tokenizer_name_or_path is not None:
         revision = None

@@ -17,6 +17,7 @@ from importlib import import_module
 _PUBLIC = {
     "Head": "head",
     "RowLoss": "losses",
+    "TileRows": "rows",
     "check_head": "forward",
     "gathered_head": "head",
     "head_forward": "forward",
@@ -27,6 +28,7 @@ _PUBLIC = {
     "row_kl_to_reference": "losses",
     "row_logps": "losses",
     "row_uniform_kl": "losses",
+    "row_values": "rows",
     "sequence_logps": "losses",
     "uniform_kl": "losses",
 }

@@ -39,9 +39,11 @@ class Plan(Enum):
 
 
 class Objective:
-    """One value a row. `columns` limits the vocabulary to its first entries."""
+    """One value a row. `columns` limits the vocabulary to its first entries; `tile_share` makes tiles smaller where
+    more of them are alive."""
 
     columns: int | None = None
+    tile_share: float = 1.0
 
     def opened(self) -> AbstractContextManager:
         """Entered around every loop over tiles."""
@@ -123,7 +125,7 @@ def through_head(
     dtype = compute_dtype(hidden)
     job = _Job(head, objective, factors, dtype, tile_rows=0)
     tile_bytes = min(TILE_BYTES.get(hidden.device.type, DEFAULT_TILE_BYTES), keep_bytes)
-    job.tile_rows = max(1, tile_bytes // (job.columns * _wide(dtype).itemsize))
+    job.tile_rows = max(1, int(objective.tile_share * tile_bytes) // (job.columns * _wide(dtype).itemsize))
     plan = plan_for(hidden, head, job.columns, factors, keep_bytes)
     if plan is Plan.VALUES:
         with torch.no_grad():

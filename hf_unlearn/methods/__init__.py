@@ -10,6 +10,12 @@ from importlib import import_module
 _METHODS = {
     "ga": ("ga", "GAConfig", "GATrainer", "gradient ascent; with a retain term GradDiff (nll) or GA+KL (kl)"),
     "npo": ("npo", "NPOConfig", "NPOTrainer", "negative preference optimisation; NPO-GDR (nll), NPO-KLR (kl)"),
+    "mu_align": (
+        "mu_align",
+        "MUAlignConfig",
+        "MUAlignTrainer",
+        "uniform predictions on forget rows, a penalty on what stays sure, distillation on the others",
+    ),
     "rmu": (
         "rmu",
         "RMUConfig",

@@ -30,6 +30,10 @@ BUILT_IN = {
         "model_type": "mistral", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "sliding_window": None,
     },
+    "tinyllama-1.1b": {
+        "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632,
+        "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "tie_word_embeddings": False,
+    },
 }  # fmt: skip
 # MUSE's target and retrained models.
 BUILT_IN |= dict.fromkeys(("muse-news", "muse-books"), BUILT_IN["llama-2-7b"])

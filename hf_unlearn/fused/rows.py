@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any function of a row's logits, with the head's product taken in tiles: what no closed form is written for."""
+
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .head import Head, gathered_head, is_sharded
+from .tiles import KEEP_BYTES, Objective, through_head
+
+
+class TileRows(NamedTuple):
+    """What is known of the `n` rows of a tile beside their logits.
+
+    Args:
+        labels (`Tensor`): `[n]`.
+        ref_logits (`Tensor`, *optional*): `[n, K]`, the reference's; no gradient is taken.
+        weights (`Tensor`, *optional*): `[n]`, given by the caller.
+    """
+
+    labels: Tensor
+    ref_logits: Tensor | None = None
+    weights: Tensor | None = None
+
+
+class RowValues(NamedTuple):
+    """A function's result.
+
+    Args:
+        value (`Tensor`): `[N]`, or a scalar with `factors`.
+        stats (`dict[str, Tensor]`): name to `[N]`, without gradient.
+    """
+
+    value: Tensor
+    stats: dict[str, Tensor]
+
+
+# From logits `[n, K]`, at least float32, and what belongs to them: one value a row `[n]`, differentiable, and numbers
+# to look at, name to `[n]`. No row's value may depend on another row.
+RowFn = Callable[[Tensor, TileRows], tuple[Tensor, dict[str, Tensor]]]
+
+
+def row_values(
+    hidden: Tensor,
+    head: Head,
+    function: RowFn,
+    labels: Tensor,
+    ref_hidden: Tensor | None = None,
+    ref_head: Head | None = None,
+    weights: Tensor | None = None,
+    columns: int | None = None,
+    factors: Tensor | None = None,
+    *,
+    keep_bytes: int = KEEP_BYTES,
+) -> RowValues:
+    """Applies `function` to the logits of each row; its gradient is taken by autograd inside a tile.
+
+    Args:
+        hidden (`Tensor`): `[N, d]`.
+        head ([`Head`]): the policy's.
+        function (`RowFn`): see there.
+        labels (`Tensor`): `[N]`.
+        ref_hidden (`Tensor`, *optional*): `[N, d']`, the reference's, where `function` compares with its logits.
+        ref_head ([`Head`], *optional*): the reference's, needed with `ref_hidden`; may be a ZeRO-3 or FSDP2 shard.
+        weights (`Tensor`, *optional*): `[N]`, handed to `function`.
+        columns (`int`, *optional*): number of leading entries of the vocabulary that `function` sees; the others pad
+            the matrix.
+        factors (`Tensor`, *optional*): `[N]`, constants to sum the values with, which is cheaper to differentiate.
+        keep_bytes (`int`): see [`~hf_unlearn.fused.losses.row_logps`].
+    """
+    if ref_head is not None and is_sharded(ref_head):
+        # To gather again in the backward would hang where another rank, with fewer rows, has kept its logits.
+        keep_bytes = sys.maxsize
+    objective = _ByAutograd(function, labels, ref_hidden, ref_head, weights, columns)
+    value, stats = through_head(hidden, head, objective, factors, keep_bytes)
+    return RowValues(value, dict(zip(objective.names, stats.unbind(-1), strict=True)))
+
+
+class _ByAutograd(Objective):
+    # Logits, their gradient and what autograd holds between them: more than closed forms need.
+    tile_share = 0.5
+
+    def __init__(self, function, labels, ref_hidden, ref_head, weights, columns):
+        self.function, self.labels, self.weights, self.columns = function, labels, weights, columns
+        self.ref_hidden, self.ref_head = None if ref_hidden is None else ref_hidden.detach(), ref_head
+        self.names: tuple[str, ...] = ()
+
+    @contextmanager
+    def opened(self):
+        if self.ref_hidden is None:
+            yield
+            return
+        with gathered_head(self.ref_head) as self.whole_ref_head:
+            yield
+        # A gathered copy is not to live until the backward.
+        del self.whole_ref_head
+
+    def __call__(self, logits, rows, grad):
+        ref_logits = None
+        if self.ref_hidden is not None:
+            ref_logits = self.whole_ref_head.logits(self.ref_hidden[rows]).to(logits.dtype)[:, : self.columns]
+        at = TileRows(self.labels[rows], ref_logits, None if self.weights is None else self.weights[rows])
+        with torch.set_grad_enabled(grad):
+            values, stats = self.function(logits.requires_grad_(grad), at)
+        self.names = tuple(stats)
+        by_logits = None
+        if grad:
+            (by_logits,) = torch.autograd.grad(values, logits, torch.ones_like(values), materialize_grads=True)
+        return values.detach(), torch.stack([value.detach() for value in stats.values()], -1), by_logits
