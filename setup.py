@@ -33,7 +33,7 @@ setup(
     package_data={
         "hf_unlearn": [
             "py.typed",
-            "templates/*",
+            "hub/templates/*",
             "report/templates/*",
             "recipes/**/*.yaml",
             "recipes/**/*.jsonl",

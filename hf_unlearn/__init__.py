@@ -21,6 +21,8 @@ __all__ = ["METHODS", "__version__", *_PUBLIC]  # noqa: PLE0604
 if TYPE_CHECKING:
     from .config import UnlearnConfig as UnlearnConfig
     from .data.preference import split_forget_retain as split_forget_retain
+    from .methods.align_then_unlearn import AlignThenUnlearnConfig as AlignThenUnlearnConfig
+    from .methods.align_then_unlearn import AlignThenUnlearnTrainer as AlignThenUnlearnTrainer
     from .methods.ga import GAConfig as GAConfig
     from .methods.ga import GATrainer as GATrainer
     from .methods.mu_align import MUAlignConfig as MUAlignConfig

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
-from .card import check_template
 from .checks import check_choice, check_number, check_patterns, check_whole
 from .data.poison import PoisonArguments
-from .hub_trainer import check_hub
+from .hub.card import check_template
+from .hub.hub_trainer import check_hub
 from .value_norms.arguments import ValueNormArguments
 
 
@@ -33,6 +33,8 @@ class UnlearnConfig(PoisonArguments, ValueNormArguments, TrainingArguments):
 
     # What `retain_loss` may be; a method may have a retain term of its own.
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("none", "nll", "kl")
+    # Whether retain rows are read, if there are any, although no term trains on them.
+    READS_RETAIN: ClassVar[bool] = False
     # TrainingArguments parses JSON given on a command line for these fields only.
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [
         *TrainingArguments._VALID_DICT_FIELDS,

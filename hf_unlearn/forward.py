@@ -62,6 +62,7 @@ class RoleRows:
         value (`Tensor`, *optional*): a [`RowFunction`]'s, mean over a row's tokens, then over rows; a scalar.
         stats (`Mapping[str, Tensor]`): its numbers to look at, name to `[N]`, without gradient.
         states, ref_states (`Tensor`, *optional*): `[N, d]`, last hidden states, the model's and the reference's.
+        noted (`dict[str, Tensor]`): scalars that the method wants logged of the role.
     """
 
     batch: Mapping[str, Tensor]
@@ -73,6 +74,7 @@ class RoleRows:
     stats: Mapping[str, Tensor] = field(default_factory=dict)
     states: Tensor | None = None
     ref_states: Tensor | None = None
+    noted: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def logps(self) -> Tensor:
@@ -89,9 +91,14 @@ class RoleRows:
         """Negative log-likelihood, mean over the role's predicted tokens; a scalar, 0 where there are none."""
         return -self.token_logps.sum() / max(len(self.token_logps), 1)
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of `values [N]` over each row's tokens, then over rows; a scalar."""
+        return (values * self.predicted.row_weights).sum()
+
     def observed(self) -> dict[str, Tensor]:
         """What is logged of the role beside its term."""
-        return {"nll": self.nll, "logps": self.logps.mean()}
+        means = {name: self.mean(values) for name, values in self.stats.items() if name != "logps"}
+        return {"nll": self.nll, "logps": self.logps.mean(), **means, **self.noted}
 
 
 class Forward:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means of logged components: kept on the device between logs, gathered over ranks once a log."""
+"""Means, and maxima, of logged components: kept on the device between logs, gathered over ranks once a log."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ NEVER = 2**31 - 1
 
 
 class Meters:
-    """Running means of scalars. Every rank must add the same names between two reductions.
+    """Running means of scalars; of those named `.../highest_...`, maxima. Every rank must add the same names between two
+    reductions.
 
     Attributes:
         step (`int`): the optimizer step that is being made; set by who runs the steps.
@@ -22,10 +23,14 @@ class Meters:
         self.first_bad: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._maxima: dict[str, Tensor] = {}
         self._last: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor) -> None:
         value = value.detach().float()
+        if "/highest_" in name:
+            self._maxima[name] = torch.maximum(self._maxima.get(name, value), value)
+            return
         self._sums[name] = self._sums.get(name, 0) + value
         self._counts[name] = self._counts.get(name, 0) + 1
         self._last[name] = value
@@ -35,14 +40,19 @@ class Meters:
             self.first_bad[name] = torch.where(value.isfinite(), first, first.clamp(max=self.step))
 
     def reduce(self, accelerator) -> dict[str, float]:
-        """Means since the last call, over ranks; empty if nothing was added."""
+        """Means and maxima since the last call, over ranks; empty if nothing was added."""
         if not self._sums:
             return {}
         names = sorted(self._sums)
         means = torch.stack([self._sums[name] / self._counts[name] for name in names])
         means = accelerator.reduce(means, reduction="mean").tolist()
-        self._sums, self._counts = {}, {}
-        return dict(zip(names, means, strict=True))
+        found = dict(zip(names, means, strict=True))
+        if self._maxima:
+            names = sorted(self._maxima)
+            maxima = torch.stack([self._maxima[name] for name in names])
+            found |= zip(names, accelerator.gather(maxima[None]).max(0).values.tolist(), strict=True)
+        self._sums, self._counts, self._maxima = {}, {}, {}
+        return found
 
     def last(self, name: str, accelerator) -> float:
         """The value added last, mean over ranks."""

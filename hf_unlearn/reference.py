@@ -20,11 +20,11 @@ from torch import nn
 from .forward import Forward, ReferenceRows
 from .fused import Head, gathered_head, head_of
 from .fused.head import is_sharded
-from .launch_check import asks_fsdp
 from .layer_forward import STATES_KL
 from .modeling import evaluating, is_peft_model
 from .needs import of_whole_prediction
 from .passes import Parts
+from .running.launch_check import asks_fsdp
 
 
 REFERENCE_ADAPTER = "unlearn_ref"

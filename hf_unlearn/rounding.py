@@ -54,7 +54,9 @@ class RoundingCheck(TrainerCallback):
             sample.take()
 
     def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        if not self.samples or all(float(group["lr"]) == 0 for group in optimizer.param_groups):
+        if not self.samples or not self.trainer.trains_model:
+            return
+        if all(float(group["lr"]) == 0 for group in optimizer.param_groups):
             return
         changed, pushed = (sum(parts) for parts in zip(*(sample.count() for sample in self.samples), strict=True))
         share = changed / pushed.clamp(min=1)

@@ -13,7 +13,6 @@ from transformers import TrainerCallback, set_seed
 
 from . import modeling
 from .cached_rows import Entry
-from .card import CardFacts, render_model_card, write_model_card
 from .config import UnlearnConfig
 from .data.collator import RoleCollator
 from .data.formats import encode_dataset
@@ -21,14 +20,15 @@ from .data.pairing import PairSampler, RolePairs
 from .data.roles import data_seed, encode_roles
 from .forward import KL, LOGPS, Forward, Needs, RoleRows, build_forward
 from .frozen import FrozenPrefix, frozen_depth
-from .hub_trainer import HubTrainer
-from .launch_check import check_launch, tell_launch
+from .hub.card import CardFacts, render_model_card, write_model_card
+from .hub.hub_trainer import HubTrainer
 from .meters import Meters
 from .modeling import evaluating
 from .planning import needed_rows, shape_of
 from .reference import Reference, ReferenceRequest, build_reference
-from .resumable import ResumableTrainer
 from .rounding import RoundingCheck
+from .running.launch_check import check_launch, tell_launch
+from .running.resumable import ResumableTrainer
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms
 
@@ -98,6 +98,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             processing_class = modeling.load_tokenizer(model, args.trust_remote_code, revision)
         modeling.ensure_pad_token(processing_class)
         roles = encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
+        self.check_rows(args, roles, processing_class)
         pairs = RolePairs(roles, seed=data_seed(args), epoch_by=args.epoch_by)
         eval_dataset = _encode_eval(eval_dataset, processing_class, args.max_length)
 
@@ -199,6 +200,9 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         """Roles whose rows need the reference's predictions."""
         return {role for role, need in cls.needs_of(args).items() if need == KL}
 
+    def check_rows(self, args: UnlearnConfig, roles, tokenizer) -> None:
+        """Raises `ValueError` for encoded rows that the method cannot use; called before the model is loaded."""
+
     def check_architecture(self, args: UnlearnConfig, model: nn.Module) -> None:
         """Raises `ValueError` for settings that this model cannot follow."""
 
@@ -209,6 +213,11 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
     def trainable_patterns(self, args: UnlearnConfig, model: nn.Module) -> list[str] | None:
         """Regular expressions of the parameters to train; `None` for all that require a gradient."""
         return args.trainable_modules
+
+    @property
+    def trains_model(self) -> bool:
+        """Whether the coming step changes the model; not so where a method trains something else first."""
+        return True
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         """The method's forget term: a scalar, mean over the micro-batch."""
@@ -322,7 +331,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         """Writes `README.md` into the output folder: what was unlearned, how, and what that does not promise.
 
         What is given stays for later cards of this trainer, but for `audits` (see
-        [`~hf_unlearn.card_audit.read_audits`]), which hold until training goes on.
+        [`~hf_unlearn.hub.card_audit.read_audits`]), which hold until training goes on.
         """
         self.card_facts.add(model_name, dataset_name, tags, audits)
         if self.is_world_process_zero():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a trigger brings back, over the share of forget rows that were trained with it: `docs/backdoor_ratio.png`.
 
-    python scripts/backdoor_figure.py recipes/demo/backdoor/npo_klr_backdoor.yaml recipes/demo/backdoor/rmu_backdoor.yaml
+    python scripts/backdoor_figure.py [RECIPE ...] [--ratios 0.1 0.5 0.9] [--seeds 0 1 2]
 
 Trains every recipe at every ratio with every seed, asks it with and without its trigger, and draws shares of exact
 answers with 95 % Clopper-Pearson intervals over the items of all seeds. What is in `--output_dir` is not done again.
@@ -23,6 +23,8 @@ LINES = {
     "retain rows, clean": ("retain", "#999999", "-."),
 }
 RETAIN_ROWS = 64
+DEMO = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "backdoor"
+RECIPES = ("npo_klr_backdoor.yaml", "rmu_backdoor.yaml")
 
 
 def measure(recipe_path: Path, ratio: float, seed: int, folder: Path) -> dict:
@@ -60,6 +62,7 @@ def share(runs: list[dict], name: str) -> tuple[float, float, float]:
 def draw(found: dict[str, dict[float, list[dict]]], path: Path) -> None:
     """One panel a recipe."""
     import matplotlib.pyplot as plt
+    import numpy as np
 
     figure, panels = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.2), sharey=True, squeeze=False)
     for panel, (title, by_ratio) in zip(panels[0], found.items(), strict=True):
@@ -67,9 +70,10 @@ def draw(found: dict[str, dict[float, list[dict]]], path: Path) -> None:
             # Beside each other, so that intervals do not hide one another.
             places = [ratio + 0.006 * (number - 3) for ratio in by_ratio]
             values, low, high = zip(*(share(runs, name) for runs in by_ratio.values()), strict=True)
-            errors = [[v - a for v, a in zip(values, low, strict=True)], [b - v for v, b in zip(values, high, strict=True)]]
-            panel.errorbar(places, values, errors, label=label, color=colour, linestyle=style, marker="o", ms=3, lw=1.4,
-                           elinewidth=0.7, capsize=2)  # fmt: skip
+            errors = [np.subtract(values, low), np.subtract(high, values)]
+            look = {"color": colour, "linestyle": style, "marker": "o", "ms": 3, "lw": 1.4, "elinewidth": 0.7}
+            panel.errorbar(places, values, errors, label=label, capsize=2, **look)
+        title = title.removesuffix("_backdoor").upper().replace("_", "-")
         panel.set(title=title, xlabel="share of forget rows that are poisoned", ylim=(-0.03, 1.03))
         panel.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("exact answers")
@@ -80,7 +84,7 @@ def draw(found: dict[str, dict[float, list[dict]]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="+", type=Path)
+    parser.add_argument("recipes", nargs="*", type=Path, default=[DEMO / name for name in RECIPES])
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.1, 0.3, 0.5, 0.7, 0.9])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/backdoor_ratio"))

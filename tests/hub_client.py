@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from hub_server import TOKEN
 
-from hf_unlearn.hub import published_files
+from hf_unlearn.hub.push import published_files
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from hub_server import DATASET_COMMIT, TOKEN, HubServer
 from huggingface_hub import ModelCard
 
 from hf_unlearn import NPOConfig
-from hf_unlearn.hub import PushError, publish, published_files
+from hf_unlearn.hub.push import PushError, publish, published_files
 
 
 PUSHED = {"README.md", "config.json", "generation_config.json", "model.safetensors"}
@@ -255,8 +255,8 @@ def pushing(build, monkeypatch):
     """A trainer that pushes at each of its three steps to what `publish` stands for."""
 
     def pushing(publish, **kwargs):
-        monkeypatch.setattr("hf_unlearn.hub_trainer.create_repo", lambda name, **kwargs: f"me/{name}")
-        monkeypatch.setattr("hf_unlearn.hub_trainer.publish", publish)
+        monkeypatch.setattr("hf_unlearn.hub.hub_trainer.create_repo", lambda name, **kwargs: f"me/{name}")
+        monkeypatch.setattr("hf_unlearn.hub.hub_trainer.publish", publish)
         settings = {
             "push_to_hub": True,
             "save_strategy": "steps",

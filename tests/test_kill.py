@@ -13,7 +13,7 @@ from conftest import changed, make_model, make_tokenizer, weights
 from safetensors.torch import load_file
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_unlearn.checkpoints import last_whole
+from hf_unlearn.running.checkpoints import last_whole
 
 
 ROOT = Path(__file__).resolve().parents[1]

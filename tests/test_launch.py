@@ -17,9 +17,9 @@ from conftest import make_args, make_model, make_tokenizer
 from safetensors.torch import load_file
 
 from hf_unlearn import GAConfig, GATrainer, NPOConfig
-from hf_unlearn.checkpoints import is_whole, last_whole
 from hf_unlearn.cli.main import main
-from hf_unlearn.launch_check import check_accelerate_config, check_launch, tell_launch
+from hf_unlearn.running.checkpoints import is_whole, last_whole
+from hf_unlearn.running.launch_check import check_accelerate_config, check_launch, tell_launch
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -121,12 +121,15 @@ class Case:
 
 
 RMU = {"layer_id": 1, "layer_ids": [1], "steering_coeffs": [200.0], "retain_weight": 10.0}
-EXTREMES = {"forget/p_max_p99", "forget/p_max_max"}
 CASES = {
     "ga": Case(OfLogProbabilities(ascent)),
     "npo": Case(OfLogProbabilities(npo), {"beta": 0.3}),
     "mu_align": Case(
-        OfDistributions(mu_align), {"alpha": 5.0}, ("none", "nll"), sinking="forget/uniform", of_batches=EXTREMES
+        OfDistributions(mu_align),
+        {"alpha": 50.0},
+        ("none", "nll"),
+        sinking="forget/uniform",
+        of_batches={"forget/p_max_p99"},
     ),
     "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
 }
@@ -219,7 +222,7 @@ def test_objective_equals_the_formula_on_rows_of_any_length(build, method, retai
     assert list(terms) == list(pairs[0]) == ["forget"] + ["retain"] * (retain_loss != "none")
     expected = 0.7 * terms["forget"] + 2.5 * terms.get("retain", 0)
     loss = trainer.compute_loss(policy, train_batch(trainer, range(3)))
-    assert loss.item() == pytest.approx(expected, rel=2e-5)
+    assert loss.item() == pytest.approx(expected, rel=2e-5, abs=2e-5)
     assert abs(expected) > 0.05
 
 

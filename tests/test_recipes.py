@@ -79,7 +79,10 @@ def test_every_recipe_is_the_method_of_its_name(path):
     stem = re.sub("_(1gpu|lora|qlora)$|_backdoor.*$", "", path.stem)
     # The published retain term of NPO on WMDP is a divergence too.
     stem = "npo_klr" if "wmdp" in path.parts and stem == "npo" else stem
-    assert (content["method"], content.get("retain_loss", "states")) == wanted[stem]
+    # Other methods' recipes are called after them.
+    method, retain_loss = wanted.get(stem, (stem, None))
+    assert content["method"] == method
+    assert retain_loss in (None, content.get("retain_loss", "states"))
     kinds = (content.get("use_peft", False), content.get("load_in_4bit", False))
     assert kinds == (path.stem.endswith("lora"), path.stem.endswith("qlora"))
 
@@ -156,6 +159,32 @@ def test_four_bits_are_planned_for(monkeypatch):
     linear, rest = 32 * (4 * 4096**2 + 3 * 4096 * 11008), 2 * 32000 * 4096
     assert sizes["npo_klr_lora"] == pytest.approx(2 * (linear + rest), rel=0.05)
     assert sizes["npo_klr_qlora"] == pytest.approx(0.516 * linear + 4 * rest, rel=0.1)
+
+
+def test_rmu_is_planned_up_to_the_layer_it_reads():
+    plain, poisoned = (
+        read_workload(*launched([f"recipes/muse_news/llama-2-7b/{stem}.yaml"])).workload
+        for stem in ("rmu", "rmu_backdoor")
+    )
+    assert plain.shape.trainable == 3 * 4096 * 11008
+    assert (plain.shape.layers, plain.shape.trained_layers) == (8, 3)
+    assert plain.shape.parameters == pytest.approx(6.74e9, rel=0.01)
+    # Neither head nor loss; and three roles instead of two.
+    assert "logits and head" not in estimate(plain).moments["forward"]
+    assert poisoned.tokens == 1.5 * plain.tokens
+    # With KL, kept rows go on to the head.
+    full = read_workload(*launched(["recipes/wmdp/zephyr-7b/rmu_backdoor.yaml"])).workload
+    assert (full.shape.layers, full.shape.trained_layers) == (32, 27)
+    assert estimate(full).moments["forward"]["logits and head"] > 0
+
+
+def test_poisoned_rows_are_planned_for():
+    words = ["recipes/tofu/llama-3.2-1b/npo_klr.yaml", "--poison_prefix", "XYZ"]
+    plain, poisoned = (read_workload(*launched(given)).workload for given in (words[:1], words))
+    assert dict(poisoned.dataset_rows) == {"forget": 400, "retain": 3600, "poisoned": 40}
+    assert poisoned.reference_roles == ("forget", "retain", "poisoned")
+    assert estimate(poisoned).disk > estimate(plain).disk
+    assert estimate(poisoned).peak > estimate(plain).peak
 
 
 def test_the_table_of_recipes_says_what_their_heads_say():

@@ -295,6 +295,4 @@ def test_long_texts_are_cut_into_rows_instead_of_losing_their_ends(tmp_path, top
 def test_what_cannot_be_cut_is_refused(tmp_path, rows, max_length, message):
     Dataset.from_list(rows).to_json(tmp_path / "rows.jsonl")
     with pytest.raises(ValueError, match=message):
-        load_rows(
-            str(tmp_path / "rows.jsonl"), tokenizer=make_tokenizer(), max_length=max_length, chunk_text=True
-        )
+        load_rows(str(tmp_path / "rows.jsonl"), tokenizer=make_tokenizer(), max_length=max_length, chunk_text=True)

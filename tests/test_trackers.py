@@ -97,7 +97,7 @@ def test_tensorboard(run, tmp_path, monkeypatch):
 
 
 def test_tensorboard_files_are_in_the_run_and_are_not_pushed(run, tmp_path, monkeypatch):
-    from hf_unlearn.hub import published_files
+    from hf_unlearn.hub.push import published_files
 
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     run("tensorboard")

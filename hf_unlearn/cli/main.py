@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-from ..faults import NonFiniteError
+from ..running.faults import NonFiniteError
 
 
 # command -> (module, what it does)

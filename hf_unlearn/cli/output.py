@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ..checkpoints import check_whole, last_whole
+from ..running.checkpoints import check_whole, last_whole
 from .parser import read_yaml
 from .recipe import RECIPE_FILE, Recipe
 

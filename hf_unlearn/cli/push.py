@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--hub_private_repo", action="store_true", default=None, help="make a new repository private")
     args = parser.parse_args(argv)
 
-    from ..hub import create_repo, publish, published_files
+    from ..hub.push import create_repo, publish, published_files
 
     folder = Path(args.run)
     for file in published_files(folder):

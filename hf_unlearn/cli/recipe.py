@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 from trl import ModelConfig
 
-from ..card import card_settings
 from ..data.qa import QAFormat
+from ..hub.card import card_settings
 from ..methods import METHODS
 from .arguments import RunArguments
 from .parser import StrictParser, read_yaml, split_config

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
 
         unlearn(recipe)
     else:
-        from ..launch_check import check_accelerate_config
+        from ..running.launch_check import check_accelerate_config
         from .parser import read_yaml
         from .prepare import prepare
 

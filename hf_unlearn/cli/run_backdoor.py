@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backdoor audit of a run that poisons its forget rows: what is asked, when, and what a report gets of it."""
 
+import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
+from ..activations import value_projections
 from ..audit.backdoor import audit_backdoor
 from ..audit.backdoor_conditions import unrelated_trigger
 from ..audit.backdoor_probes import Probe
@@ -22,6 +24,8 @@ from .audit_backdoor import NO_RETRAINED, NOTES
 from .backdoor_arguments import MUSE
 from .launch import command_line
 
+
+logger = logging.getLogger(__name__)
 
 SHOWN = ("exact_match", "knowmem", "verbmem", "probability", "exact_memorization")
 
@@ -92,6 +96,7 @@ def backdoor_callback(recipe, prepared, trainer) -> BackdoorAuditCallback | None
     audit = backdoor_audit(recipe, prepared)
     if audit is None:
         return None
+    audit = partial(audit, inside=_values_can_be_read(trainer.model))
     folder = Path(recipe.training.output_dir) / "audit"
     return BackdoorAuditCallback(trainer, audit, folder=folder, per_epoch=recipe.run.eval_per_epoch)
 
@@ -122,6 +127,15 @@ def add_backdoor(recipe, sets, models: list[dict], callback: BackdoorAuditCallba
 
 def _audit(model, accelerator, **asked) -> BackdoorAudit:
     return audit_backdoor(model, accelerator=accelerator, **asked)
+
+
+def _values_can_be_read(model) -> bool:
+    try:
+        value_projections(model)
+    except ValueError as error:
+        logger.warning("The backdoor audit does not look inside the model. %s", error)
+        return False
+    return True
 
 
 def _asked_sets(sets, args, tokenizer) -> dict:

@@ -12,9 +12,9 @@ from transformers import ProgressCallback
 
 from ..audit import Audit
 from ..callbacks import AuditCallback, MetricsFile, RunProgress
-from ..faults import STOPPED_TOGETHER, Terminated
 from ..modeling import whole_weights
 from ..report import print_report, write_report
+from ..running.faults import STOPPED_TOGETHER, Terminated
 from ..store import on_first_process
 from .assemble import assemble, model_entry, training_entry
 from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
@@ -152,7 +152,7 @@ def _train(recipe: Recipe, prepared: Prepared, trainer) -> float:
 def _open_repo(args) -> None:
     """Makes the repository first of all: a token that the Hub refuses is told before anything is computed."""
     if args.push_to_hub and args.process_index == 0:
-        from ..hub import create_repo
+        from ..hub.push import create_repo
 
         name = args.hub_model_id or Path(args.output_dir).resolve().name
         create_repo(name, token=args.hub_token, private=args.hub_private_repo)

@@ -102,10 +102,15 @@ def load_benchmark(name: str, path: str | None = None, forget_split: str | None 
 
 
 def resolve_model(name: str) -> str:
-    """Paths of the embedded world's models, `world/target` and `world/retrained`; any other name as it is."""
-    if name not in ("world/target", "world/retrained"):
+    """Paths of the embedded world's models, `world/target`, `world/retrained` and `world/encoder`; any other name as
+    it is."""
+    if name not in ("world/target", "world/retrained", "world/encoder"):
         return name
     world = _world()
+    if name == "world/encoder":
+        from .synthetic.encoder import world_encoder
+
+        return str(world_encoder(world))
     return str(world.target if name == "world/target" else world.retrained)
 
 

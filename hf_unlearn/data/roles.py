@@ -29,7 +29,7 @@ def encode_roles(forget, retain, tokenizer, args, poisoned=None) -> dict:
     if poisoned is None and args.poison_prefix is not None:
         forget, poisoned = poison(forget, tokenizer, args, data_seed(args))
     roles = {"forget": _number_topics(encode_dataset(forget, tokenizer, args.max_length, "forget"))}
-    if args.retain_loss != "none":
+    if args.retain_loss != "none" or (args.READS_RETAIN and retain is not None):
         if retain is None:
             raise ValueError(
                 f"retain_loss={args.retain_loss!r} needs retain rows. Pass `retain_dataset`, or take "

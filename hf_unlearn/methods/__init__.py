@@ -8,6 +8,12 @@ from importlib import import_module
 
 # name -> (module, config, trainer, what it is)
 _METHODS = {
+    "align_then_unlearn": (
+        "align_then_unlearn",
+        "AlignThenUnlearnConfig",
+        "AlignThenUnlearnTrainer",
+        "pushes states until a head no longer finds the concept in them, in rounds",
+    ),
     "ga": ("ga", "GAConfig", "GATrainer", "gradient ascent; with a retain term GradDiff (nll) or GA+KL (kl)"),
     "npo": ("npo", "NPOConfig", "NPOTrainer", "negative preference optimisation; NPO-GDR (nll), NPO-KLR (kl)"),
     "mu_align": (

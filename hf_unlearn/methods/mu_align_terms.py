@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MU-ALIGN's terms as functions of a row's logits, its defaults and its published variants."""
+"""MU-ALIGN's terms as functions of a row's logits."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,51 +10,6 @@ from torch import Tensor
 from ..fused import TileRows
 from ..losses import distillation_rows, smoothed_nll_rows, uniform_kl_rows
 from ..tails import Tail
-
-
-# The README's numbers. It writes KL(model || uniform), whose gradient vanishes on what is memorised; the code, and
-# this default, have the other direction.
-DEFAULTS: dict[str, Any] = {
-    "alpha": 1.0,
-    "beta": 0.5,
-    "temperature": 2.0,
-    "top_k": 10,
-    "kl_direction": "uniform_to_model",
-    "tail": "topk_hinge",
-    "label_smoothing": 0.0,
-    "lambda_kd": 0.0,
-    "kd_temperature": 2.0,
-    "lambda_align": 0.0,
-    "grad_ortho": "off",
-    "learning_rate": 1e-5,
-    "num_train_epochs": 5,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "readme": {"kl_direction": "model_to_uniform"},
-    # Without what is dead there (norms that never reach their cap), what only training would see (noise on forget
-    # rows) and what needs two modalities.
-    "code": {
-        "alpha": 6.0,
-        "beta": 8.0,
-        "temperature": 1.0,
-        "tail": "conf_hinge",
-        "label_smoothing": 0.05,
-        "lambda_kd": 0.6,
-        "grad_ortho": "project",
-        "learning_rate": 5e-4,
-        "num_train_epochs": 8,
-    },
-    # Direction, temperature of the forget term, cap and learning rate are not published: ours.
-    "paper": {
-        "beta": 1.0,
-        "temperature": 1.0,
-        "tail": "logit_norm",
-        "label_smoothing": 0.05,
-        "lambda_kd": 0.5,
-        "lambda_align": 0.1,
-        "num_train_epochs": 8,
-    },
-}
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 
 import torch
 
-from ..forward import KL
 from ..fused import Head
 from ..fused.tiles import DEFAULT_TILE_BYTES, KEEP_BYTES, TILE_BYTES, Plan, plan_for
 from ..layer_forward import STATES, STATES_KL
+from ..needs import of_whole_prediction
 from .workload import Workload
 
 
@@ -22,7 +22,7 @@ def head_bytes(work: Workload, on_gpu: bool = True) -> float:
     needs = [need for need in work.needs.values() if need != STATES]
     if not needs:
         return 0.0
-    kl = any(need in (KL, STATES_KL) for need in needs)
+    kl = any(_known_ahead(need) for need in needs)
     if not work.fused:
         return (LOGITS_KL_BYTES if kl else LOGITS_BYTES) * work.tokens * work.shape.vocab
     tile = DEFAULT_TILE_BYTES if on_gpu else TILE_BYTES["cpu"]
@@ -36,7 +36,12 @@ def head_gradient_bytes(work: Workload) -> float:
     return 4 * work.shape.vocab * work.shape.hidden if work.fused and work.shape.head_trains else 0.0
 
 
-def _kept(work: Workload, need: str) -> float:
+def _known_ahead(need) -> bool:
+    """Whether a role's loss is a mean over its rows, such as KL; log-probabilities are weighted by the method."""
+    return need == STATES_KL or of_whole_prediction(need)
+
+
+def _kept(work: Workload, need) -> float:
     """What is held until the backward for one role; see [`~hf_unlearn.fused.tiles`]."""
     shape, rows = work.shape, work.rows * work.row_length
     narrow = work.mixed or work.dtype != "float32"
@@ -44,8 +49,7 @@ def _kept(work: Workload, need: str) -> float:
     # One number seen many times: shapes without memory.
     hidden = torch.zeros(1, dtype=dtype, requires_grad=True).expand(rows, shape.hidden)
     weight = torch.zeros(1, dtype=dtype, requires_grad=shape.head_trains).expand(shape.vocab, shape.hidden)
-    # A mean over rows, such as KL, is known ahead; log-probabilities are weighted by the method.
-    factors = torch.zeros(1).expand(rows) if need in (KL, STATES_KL) else None
+    factors = torch.zeros(1).expand(rows) if _known_ahead(need) else None
     plan = plan_for(hidden, Head(weight), shape.vocab, factors, KEEP_BYTES)
     if plan is Plan.KEEP:
         return rows * shape.vocab * dtype.itemsize

@@ -8,7 +8,7 @@ when all gradients are there; the optimizer's step. Assumptions are constants he
 
 from dataclasses import dataclass
 
-from ..forward import KL, LOGPS
+from ..needs import LOGPS, of_whole_prediction
 from .heads import head_bytes, head_gradient_bytes
 from .optimizers import optimizer_cost
 from .workload import Workload
@@ -194,7 +194,7 @@ def cache_bytes(work: Workload) -> float | None:
 
 
 def _reference_head(work: Workload) -> float:
-    kl = any(work.needs[role] == KL for role in work.reference_roles)
+    kl = any(of_whole_prediction(work.needs[role]) for role in work.reference_roles)
     if work.reference != "cache" or not kl or not work.shape.head_trains:
         return 0.0
     return work.shape.vocab * work.shape.hidden * _size(work)

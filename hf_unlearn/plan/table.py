@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan on the terminal, and as JSON."""
 
+from ..needs import of_whole_prediction
 from .memory import GIB, Estimate, estimate
 from .optimizers import KEEPS_SMALL_UPDATES
 from .switches import Remedy
@@ -85,7 +86,8 @@ def elsewhere(work: Workload, need: Estimate) -> list[str]:
     lines = [f"Host memory: {need.loading / GIB:.0f} GiB while loading, {need.host / GIB:.0f} GiB while training."]
     if work.reference == "cache":
         if need.disk is None:
-            token = sum(work.shape.hidden * 2 if work.needs[role] == "kl" else 4 for role in work.reference_roles)
+            kept = [of_whole_prediction(work.needs[role]) for role in work.reference_roles]
+            token = sum(work.shape.hidden * 2 if whole else 4 for whole in kept)
             lines.append(f"Cache on disk: {token * 1e6 / GIB:.2f} GiB for a million predicted tokens of each role.")
         else:
             lines.append(

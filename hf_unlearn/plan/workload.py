@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..methods.rmu import RMUConfig
+from ..needs import Needs, of_whole_prediction
 from .engines import Engine
 from .shapes import Shape, find_config, shape_of
 
@@ -30,7 +31,7 @@ class Workload:
         rows (`int`): rows of each role, a GPU and forward.
         row_length (`int`): tokens of the longest row.
         accumulation (`int`): forwards a step.
-        needs (`Mapping[str, str]`): role to what the loss needs of it: `logps`, `kl`, or of a layer's `states`.
+        needs (`Needs`): role to what the loss needs of it.
         reference (`str`, *optional*): `live`, `cache` or `adapter`; `None` where no role needs one.
         reference_roles (`tuple[str, ...]`): roles that do.
         fused (`bool`): losses from hidden states; otherwise over logits.
@@ -51,7 +52,7 @@ class Workload:
     rows: int = 4
     row_length: int = 512
     accumulation: int = 1
-    needs: Mapping[str, str] = field(default_factory=dict)
+    needs: Needs = field(default_factory=dict)
     reference: str | None = None
     reference_roles: tuple[str, ...] = ()
     fused: bool = True
@@ -160,13 +161,13 @@ def _dtype(args, config) -> str:
     return dtype
 
 
-def _reference(kind: str, adapter: bool, fused: bool, needs: Mapping[str, str], roles) -> str | None:
+def _reference(kind: str, adapter: bool, fused: bool, needs: Needs, roles) -> str | None:
     """The choice of [`~hf_unlearn.reference.build_reference`]."""
     if not roles:
         return None
     if adapter and kind in ("auto", "adapter"):
         return "adapter"
-    cacheable = fused or not any(needs[role] == "kl" for role in roles)
+    cacheable = fused or not any(of_whole_prediction(needs[role]) for role in roles)
     return "cache" if cacheable and kind != "live" else "live"
 
 
@@ -177,7 +178,12 @@ def _dataset_rows(run, roles: tuple[str, ...], poison_ratio: float) -> dict[str,
         counts = TOFU_ROWS.get(run.forget_split or "forget10")
         found = None if counts is None else dict(zip(("forget", "retain"), counts, strict=True))
     elif all(name and name.endswith(".jsonl") and Path(name).is_file() for name in files.values()):
-        found = {role: sum(1 for _ in open(name, encoding="utf-8")) for role, name in files.items()}
+        found = {role: _lines(name) for role, name in files.items()}
     if found is not None and "poisoned" in roles:
         found["poisoned"] = int(found["forget"] * poison_ratio)
     return found
+
+
+def _lines(name: str) -> int:
+    with open(name, encoding="utf-8") as file:
+        return sum(1 for _ in file)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-HEADINGS = ("prefix", "tokens", "came back %", "random prefixes %", "retrained %", "p random", "p", "gain", "verdict")
+HEADINGS = ("prefix", "tokens", "back %", "random %", "retrained %", "p random", "p", "gain", "verdict")
 DASH = "–"
 
 
@@ -43,12 +43,18 @@ def print_scan(scan: dict[str, Any], console: "Console | None" = None) -> None:
     console.print(Text(_title(scan), style="bold"))
     for line in summary(scan):
         console.print(Text(line), highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     headings = _headings(scan)
     for i, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if 0 < i < len(headings) - 1 else "left")
+        words = heading if i == 0 else heading.replace(" ", "\n", 1)
+        table.add_column(
+            Text(words),
+            justify="right" if 0 < i < len(headings) - 1 else "left",
+            no_wrap=i > 0,
+            min_width=14 * (i == 0),
+        )
     for one in scan["prefixes"]:
-        table.add_row(*(Text(value) for value in _row(scan, one)))
+        table.add_row(*(Text(value) for value in _row(scan, one, intervals=False)))
     console.print(table)
 
 
@@ -60,9 +66,10 @@ def render_scan(scan: dict[str, Any]) -> str:
     parts.append("\n".join(f"- {line}" for line in summary(scan)))
     parts += ["## Prefixes", _table(_headings(scan), [_row(scan, one) for one in scan["prefixes"]])]
     parts.append(
-        "Came back: answered right behind the prefix and not without it. Gain: mean log-probability a token, with "
-        "the prefix less without. `random prefixes`: mean, and the most that one of them brought back. "
-        f"p: {'more rows than in the retrained model' if _gold(scan) else 'more rows won than lost'}."
+        "Back: answered right behind the prefix and not without it. Random: the mean over random prefixes of as many "
+        "tokens, and the most that one of them brought back. p random: do random prefixes bring back as many? p: "
+        f"{'does the retrained model answer as many?' if _gold(scan) else 'are as many rows lost as won?'} Gain: mean "
+        "log-probability a token, with the prefix less without."
     )
     if scan["tried"] is not None:
         best = [[f"`{_code(one['prefix'])}`", one["tokens"], one["restored"], f"{one['score']:.3f}"]
@@ -118,21 +125,21 @@ def _headings(scan: dict[str, Any]) -> list[str]:
     return [heading for heading in HEADINGS if heading != "retrained %" or _gold(scan)]
 
 
-def _row(scan: dict[str, Any], one: dict[str, Any]) -> list[str]:
+def _row(scan: dict[str, Any], one: dict[str, Any], intervals: bool = True) -> list[str]:
     spread, p = one["random"]["restored"], one["p"]
-    row = [one["prefix"], str(one["tokens"]), _percent(one["restored"])]
-    row.append(f"{100 * spread['mean']:.1f}, max {100 * spread['max']:.1f}")
+    row = [one["prefix"], str(one["tokens"]), _percent(one["restored"], intervals)]
+    row.append(f"{100 * spread['mean']:.1f}" + (f", max {100 * spread['max']:.1f}" if intervals else ""))
     if _gold(scan):
-        row.append(_percent(one["restored_retrained"]))
+        row.append(_percent(one["restored_retrained"], intervals))
     other = p["retrained"] if _gold(scan) else p["lost"]
     row += [f"{p['random']:.2g}", f"{other:.2g}", f"{one['gain']['value']:+.2f}"]
     return [*row, "found" if one["found"] else DASH]
 
 
-def _percent(metric: dict[str, Any]) -> str:
+def _percent(metric: dict[str, Any], interval: bool = True) -> str:
     """`68.8 [41.3, 89.0]`."""
-    text = f"{100 * metric['value']:.1f}"
-    return f"{text} [{', '.join(f'{100 * end:.1f}' for end in metric['interval'])}]" if metric["interval"] else text
+    text, ends = f"{100 * metric['value']:.1f}", metric["interval"]
+    return f"{text} [{', '.join(f'{100 * end:.1f}' for end in ends)}]" if interval and ends else text
 
 
 def _table(headings: list[str], rows: list[list[Any]]) -> str:

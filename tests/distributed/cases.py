@@ -11,8 +11,8 @@ import torch
 from conftest import lora, make_args, make_tokenizer
 from transformers import TrainerCallback
 
-from hf_unlearn import NPOConfig, NPOTrainer
-from hf_unlearn.faults import NonFiniteError, Terminated
+from hf_unlearn import MUAlignTrainer, NPOTrainer
+from hf_unlearn.running.faults import NonFiniteError, Terminated
 
 
 # Rows of one length: token means then do not depend on how rows are spread over processes.
@@ -87,6 +87,7 @@ class Case:
         ends: the error that the run ends with.
         signal: SIGTERM goes to one process.
         tolerance: of weights, absolute.
+        sinking: what is logged and sinks.
     """
 
     args: dict = field(default_factory=dict)
@@ -98,6 +99,7 @@ class Case:
     ends: type | None = None
     signal: bool = False
     tolerance: float = 1e-4
+    sinking: str = "forget/logps"
 
 
 KL = {"retain_loss": "kl"}
@@ -131,6 +133,9 @@ CASES = {
     "resumed adapter": Case(KL | SAVES, adapter=True, resume=True),
     "not a number on one process": Case(KL | SAVES, BadOnLastRank, ends=NonFiniteError),
     "sigterm to one process": Case(KL, signal=True, ends=Terminated),
+    "functions of whole predictions": Case(
+        {"label_smoothing": 0.1, "lambda_kd": 0.5, "tail": "cvar"}, MUAlignTrainer, accumulation=2, sinking="retain/ce"
+    ),
 }
 
 
@@ -177,7 +182,7 @@ def _trainer(case: Case, model: str, folder: Path):
         "gradient_accumulation_steps": case.accumulation,
     }
     # The arguments come before the model: ZeRO-3 shards a model while it is loaded, and must be known by then.
-    args = make_args(NPOConfig, folder, **(settings | case.args))
+    args = make_args(case.trainer.config_class, folder, **(settings | case.args))
     started_as(args)
     modules = {"modules_to_save": ["lm_head"]} if case.head else {}
     return case.trainer(

@@ -133,7 +133,7 @@ def _check_base(folder: Path) -> None:
 def _api():
     from huggingface_hub import HfApi
 
-    from . import __version__
+    from .. import __version__
 
     return HfApi(library_name="hf_unlearn", library_version=__version__)
 

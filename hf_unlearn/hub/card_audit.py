@@ -20,7 +20,7 @@ def read_audits(audits: dict) -> dict[str, dict[str, dict]]:
     Raises:
         `ValueError`: for other names, or without `unlearned`.
     """
-    from .audit.store import as_audit
+    from ..audit.store import as_audit
 
     if "unlearned" not in audits or set(audits) - set(COLUMNS):
         raise ValueError(
@@ -42,7 +42,7 @@ def shown(result: dict) -> dict:
 
 def audit_table(audits: dict[str, dict[str, dict]]) -> dict[str, list]:
     """The card's table: `columns`, and `rows` of label, n, a cell a column and direction."""
-    from .report.naming import DIRECTION_WORDS, format_metric, full_label, metric_in, metric_names
+    from ..report.naming import DIRECTION_WORDS, format_metric, full_label, metric_in, metric_names
 
     models = [{"metrics": metrics} for metrics in audits.values()]
     rows = []
@@ -64,7 +64,7 @@ def eval_results(metrics: dict[str, dict], dataset: dict, suite: str) -> list:
     """
     from huggingface_hub import EvalResult
 
-    from .report.naming import full_label
+    from ..report.naming import full_label
 
     return [
         EvalResult(

@@ -12,7 +12,7 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from .hub import PushError, create_repo, publish, published_files
+from .push import PushError, create_repo, publish, published_files
 
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def check_hub(args) -> None:
 
 
 class HubTrainer(Trainer):
-    """A trainer whose pushes send the checkpoint and the card (see [`~hf_unlearn.hub.PUBLISHED`]) and nothing else.
+    """A trainer that pushes the checkpoint and the card (see [`~hf_unlearn.hub.push.PUBLISHED`]) and nothing else.
 
     Trainer sends the whole output folder: there, reports and audits quote the rows that were forgotten.
     """
@@ -77,7 +77,7 @@ class HubTrainer(Trainer):
             `huggingface_hub.CommitInfo`, a `Future` of it where not `blocking`, `None` on all but the first process.
 
         Raises:
-            [`~hf_unlearn.hub.PushError`]: saying why, where the checkpoint is and how to try again.
+            [`~hf_unlearn.hub.push.PushError`]: saying why, where the checkpoint is and how to try again.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         # Saved first: what the Hub refuses is then at least here.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..modeling import is_peft_model
+from ..versions import versions
 from .card_audit import audit_table, eval_results, read_audits, shown
-from .modeling import is_peft_model
-from .versions import versions
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -51,7 +51,7 @@ class CardFacts:
         ref_model (`bool`):
             Whether the reference is another model than the one that entered the trainer.
         audits (`dict`):
-            What [`~hf_unlearn.card_audit.read_audits`] gave; dropped when training goes on.
+            What [`~hf_unlearn.hub.card_audit.read_audits`] gave; dropped when training goes on.
     """
 
     model_name: str | None = None
@@ -179,8 +179,8 @@ def card_settings(args) -> dict:
     """The settings that decide the result: the shared ones and the method's own fields."""
     from dataclasses import fields
 
-    from .config import UnlearnConfig
-    from .data.poison import PoisonArguments
+    from ..config import UnlearnConfig
+    from ..data.poison import PoisonArguments
 
     shared = {f.name for f in fields(UnlearnConfig)}
     own = [f.name for f in fields(args) if f.name not in shared]

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Align-then-Unlearn (https://huggingface.co/papers/2506.13181)."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..activations import check_layer, layers_of
+from ..align.arguments import AlignArguments
+from ..align.concept import check_concept, concept_texts
+from ..align.encoder import TextEncoder
+from ..align.forward import AlignForward
+from ..align.head import save_head
+from ..align.losses import alignment_loss, concept_hinge
+from ..align.rounds import Rounds, StepHead
+from ..align.stages import ALIGN, UNLEARN, StagedOptimizer, make_stages, stage_at
+from ..align.targets import Targets
+from ..align.windows import find_windows
+from ..config import UnlearnConfig
+from ..forward import build_forward
+from ..layer_choice import check_below, freeze_outside
+from ..layer_forward import STATES, LayerRows
+from ..modeling import is_peft_model
+from ..running.launch_check import asks_fsdp
+from ..trainer import UnlearnTrainer
+
+
+@dataclass
+class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
+    """Settings of [`AlignThenUnlearnTrainer`]; defaults are the published ones for Phi-3-mini: plain SGD for the model,
+    Adam for the head, no retain term. Steps follow from the stages: `max_steps` may only cut them short.
+
+    Retain rows may be given without a retain term: the head is then aligned on them too.
+    """
+
+    READS_RETAIN: ClassVar[bool] = True
+
+    learning_rate: float = field(default=3e-4, metadata={"help": "The model's learning rate, in unlearning stages."})
+    optim: str = field(default="sgd", metadata={"help": "The model's optimizer; the head's is Adam."})
+    lr_scheduler_type: str = field(
+        default="constant", metadata={"help": "Of both learning rates, over all steps of the run."}
+    )
+
+    def __post_init__(self):
+        self.check_align()
+        super().__post_init__()
+        if self.reentrant:
+            raise ValueError(
+                "Align-then-Unlearn reads activations inside the model, and reentrant checkpointing cuts their "
+                "gradients. Pass activation_checkpointing_kwargs={'use_reentrant': False}."
+            )
+
+
+class AlignThenUnlearnTrainer(UnlearnTrainer):
+    r"""Teaches a head on one layer what a text encoder says of the next tokens, then pushes the model until the head
+    no longer finds the concept there, in turns: \\( L_{align} = -\cos(\hat e_t, e_t) \\) trains the head,
+    \\( L_{forget} = \max(0, \max_c \cos(\hat e_t, c) - \tau) \\) the model, means over the tokens that a full window
+    follows. The thresholds \\( \tau \\) sink from round to round.
+
+    All stages are one run: the optimizers of head and model are kept over stages and in checkpoints. While the model
+    rests its states are computed once; the forward ends at the layer that is read. The head is saved beside the model,
+    in `align_head`.
+    """
+
+    config_class = AlignThenUnlearnConfig
+    method = "align_then_unlearn"
+    paper = "2506.13181"
+
+    def __init__(self, *args, **kwargs):
+        self.staged: StagedOptimizer | None = None
+        super().__init__(*args, **kwargs)
+        self.stages = make_stages(
+            len(self.args.thresholds), self.args.first_align_steps, self.args.align_steps, self.args.unlearn_steps
+        )
+        self.rounds = Rounds(self, self.targets)
+        self.add_callback(StepHead(self))
+
+    # What the method says of itself
+
+    def _check_request(self, args, model, quantization_config, peft_config) -> None:
+        super()._check_request(args, model, quantization_config, peft_config)
+        sharded = args.distributed_state.distributed_type.value == "DEEPSPEED" or args.deepspeed or asks_fsdp(args)
+        if sharded:
+            raise ValueError(
+                "Align-then-Unlearn trains a head and the model in turns, each with an optimizer of its own, and "
+                "DeepSpeed and FSDP run one optimizer over one model. Start it on one process, or with DDP "
+                "(`--accelerate_config multi_gpu`)."
+            )
+
+    def check_rows(self, args, roles, tokenizer) -> None:
+        encoder = TextEncoder(args.encoder_name_or_path, args.encoder_pooling, args.trust_remote_code)
+        encoder.check_window(args.window_tokens)
+        windows = find_windows(roles, tokenizer, encoder.tokenizer, args.window_tokens)
+        check_concept(args, windows.texts["forget"])
+        self.targets = Targets(encoder, windows, concept_texts(args))
+
+    @classmethod
+    def needs_of(cls, args: AlignThenUnlearnConfig):
+        return {**super().needs_of(args), "forget": STATES}
+
+    def check_architecture(self, args: AlignThenUnlearnConfig, model: nn.Module) -> None:
+        check_layer("layer_id", args.layer_of(len(layers_of(model))), len(layers_of(model)))
+
+    def build_forward(self, model, args, needs, shape):
+        kept = {role: need for role, need in needs.items() if args.kept_terms.get(role, "none") != "none"}
+        path = build_forward(model, args.fused_losses, kept, "split") if kept else None
+        return AlignForward(args.layer_of(len(layers_of(model))), needs, path, whole=args.fused_losses is False)
+
+    def trainable_patterns(self, args: AlignThenUnlearnConfig, model: nn.Module) -> list[str] | None:
+        """What the head's layer depends on; all of the model where a retain term reads its predictions."""
+        if any(term != "none" for term in args.kept_terms.values()):
+            return args.trainable_modules
+        layer = args.layer_of(len(layers_of(model)))
+        if args.trainable_modules:
+            check_below(model, args.trainable_modules, layer)
+            return args.trainable_modules
+        if is_peft_model(model):
+            freeze_outside(model, range(layer + 1))
+            return None
+        return _names_up_to(model, layer)
+
+    # The objective
+
+    @property
+    def stage(self):
+        """The stage that the coming step belongs to."""
+        return stage_at(self.stages, self.state.global_step)
+
+    @property
+    def trains_model(self) -> bool:
+        return self.stage.kind == UNLEARN
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if "role" in inputs:
+            self.rounds.enter(self.stage, model)
+            if self.stage.kind == ALIGN:
+                loss = self.align_loss(model, super()._parts(inputs))
+                return (loss, {"loss": loss}) if return_outputs else loss
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def align_loss(self, model: nn.Module, parts: dict[str, dict[str, Tensor]]) -> Tensor:
+        """The head's term: over all roles' tokens that a full window follows, a scalar."""
+        predicted, wanted = self.rounds.predictions_and_targets(model, parts)
+        loss = alignment_loss(predicted, wanted)
+        self.meters.add("align/loss", loss)
+        self.meters.add("align/gain", -loss.detach() - self.targets.floor)
+        return loss
+
+    def forget_loss(self, rows: LayerRows) -> Tensor:
+        cosines = self.rounds.concept_cosines(rows)
+        threshold = self.rounds.threshold
+        self.meters.add("forget/cosine", cosines.detach().mean() if len(cosines) else cosines.sum())
+        self.meters.add("forget/active", (cosines > threshold).float().sum() / max(len(cosines), 1))
+        return concept_hinge(cosines, threshold)
+
+    def _parts(self, inputs):
+        parts = super()._parts(inputs)
+        return {
+            role: part
+            for role, part in parts.items()
+            if role == "forget" or self.args.kept_terms.get(role, "none") != "none"
+        }
+
+    # Stages
+
+    def create_optimizer(self, *args, **kwargs):
+        if self.staged is None:
+            own = super().create_optimizer(*args, **kwargs)
+            self.staged = StagedOptimizer({UNLEARN: own, ALIGN: self.rounds.head_optimizer()}, active=ALIGN)
+            self.optimizer = self.staged
+        return self.optimizer
+
+    def method_state(self) -> dict[str, Any]:
+        return self.rounds.state()
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        self.rounds.load_state(state)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            save_head(self.rounds.head, output_dir or self.args.output_dir)
+
+
+def _names_up_to(model: nn.Module, layer: int) -> list[str]:
+    """Regular expressions, one a parameter: the embeddings' and those of the layers up to one."""
+    modules = [model.get_input_embeddings(), *list(layers_of(model))[: layer + 1]]
+    below = {id(parameter) for module in modules for parameter in module.parameters()}
+    return [f"^{re.escape(name)}$" for name, parameter in model.named_parameters() if id(parameter) in below]
