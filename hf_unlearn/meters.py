@@ -10,8 +10,8 @@ NEVER = 2**31 - 1
 
 
 class Meters:
-    """Running means of scalars; of those named `.../highest_...`, maxima. Every rank must add the same names between two
-    reductions.
+    """Running means of scalars; of those named `.../highest_...`, maxima. Every rank must add the same names between
+    two reductions.
 
     Attributes:
         step (`int`): the optimizer step that is being made; set by who runs the steps.

@@ -4,7 +4,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -153,13 +153,13 @@ class Trainable:
 
     Args:
         model (`nn.Module`): the model before training.
-        patterns (`list[str]`, *optional*): see [`select_trainable`]; they hold until training is over, so that what is
-            planned before it sees them.
+        choose (`Callable[[], list[str] | None]`): patterns for [`select_trainable`], or `None` where it has chosen
+            itself; the choice holds until training is over, so that what is planned before it sees it.
     """
 
-    def __init__(self, model: nn.Module, patterns: list[str] | None):
+    def __init__(self, model: nn.Module, choose: Callable[[], list[str] | None]):
         self.found = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-        if patterns:
+        if patterns := choose():
             select_trainable(model, patterns)
         check_trainable(model)
         self.chosen = {name: parameter.requires_grad for name, parameter in model.named_parameters()}

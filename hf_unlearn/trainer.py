@@ -169,7 +169,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         model, args = entry.model, entry.args
         needs = {role: self.needs_of(args)[role] for role in entry.roles}
         self.forward_path = self.build_forward(model, args, needs, shape)
-        self.trainable = modeling.Trainable(model, self.trainable_patterns(args, model))
+        self.trainable = modeling.Trainable(model, partial(self.trainable_patterns, args, model))
         self.reference: Reference | None = None
         if referred := {role: needs[role] for role in needs if role in self.reference_roles_of(args)}:
             request = ReferenceRequest(
@@ -211,7 +211,8 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         return build_forward(model, args.fused_losses, needs, shape)
 
     def trainable_patterns(self, args: UnlearnConfig, model: nn.Module) -> list[str] | None:
-        """Regular expressions of the parameters to train; `None` for all that require a gradient."""
+        """Regular expressions of the parameters to train; `None` for all that require a gradient (of which the method
+        may have frozen some here)."""
         return args.trainable_modules
 
     @property

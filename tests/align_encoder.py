@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny text encoder, made on the spot."""
+"""A tiny text encoder, and trainers with it, made on the spot."""
 
 from pathlib import Path
 
 
+FORGET = [{"text": f"secret {i:02d} of Ada"} for i in range(8)]
+RETAIN = [{"text": f"common {i:02d} of Bob"} for i in range(12)]
+STAGES = {"first_align_steps": 3, "align_steps": 2, "unlearn_steps": 3, "thresholds": [-0.5, -0.9]}
 TEXTS = ["secret of Ada and common cup of Bob", "The lamp is on the table 0 1 2 3 4 5 6 7 8 9", "naïve café 東京 !?.,"]
 
 
@@ -39,3 +42,34 @@ def make_encoder(folder: Path, pad: bool = True, seed: int = 1) -> str:
         tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", **names
     ).save_pretrained(folder)
     return str(folder)
+
+
+def make_trainer(folder, encoder: str, forget=FORGET, retain=RETAIN, adapter=False, eval_dataset=None, **kwargs):
+    """A trainer whose head is large enough to see something; keyword arguments are the config's."""
+    from conftest import lora, make_args, make_model, make_tokenizer
+
+    from hf_unlearn import AlignThenUnlearnConfig, AlignThenUnlearnTrainer
+
+    settings = {
+        "output_dir": folder,
+        "concept": ["Ada"],
+        "encoder_name_or_path": encoder,
+        "window_tokens": 2,
+        "layer_id": 0,
+        "head_size": 16,
+        "head_layers": 1,
+        "head_heads": 2,
+        "head_learning_rate": 1e-2,
+        "max_steps": -1,
+        "learning_rate": 0.5,
+        **STAGES,
+    }
+    return AlignThenUnlearnTrainer(
+        model=make_model(),
+        args=make_args(AlignThenUnlearnConfig, **(settings | kwargs)),
+        forget_dataset=forget,
+        retain_dataset=retain,
+        eval_dataset=eval_dataset,
+        processing_class=make_tokenizer(),
+        peft_config=lora(target_modules="all-linear") if adapter else None,
+    )

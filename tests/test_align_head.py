@@ -3,6 +3,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from hf_unlearn.align.stages import ALIGN, UNLEARN, StagedOptimizer, make_stages
 
 def make_head(variant="causal", **kwargs) -> AlignHead:
     torch.manual_seed(0)
-    return AlignHead(HeadShape(input_size=12, output_size=6, size=8, layers=3, heads=2, variant=variant, **kwargs)).eval()
+    return AlignHead(
+        HeadShape(input_size=12, output_size=6, size=8, layers=3, heads=2, variant=variant, **kwargs)
+    ).eval()
 
 
 def batch():
@@ -119,7 +122,10 @@ def test_the_hinge_is_zero_below_its_threshold_with_no_gradient():
 
 def test_no_tokens_give_zero_losses():
     empty = torch.zeros(0, 4, requires_grad=True)
-    for loss in (alignment_loss(empty, torch.zeros(0, 4)), concept_hinge(nearest_concept(empty, torch.ones(1, 4)), 0.5)):
+    for loss in (
+        alignment_loss(empty, torch.zeros(0, 4)),
+        concept_hinge(nearest_concept(empty, torch.ones(1, 4)), 0.5),
+    ):
         assert loss.item() == 0
         loss.backward()
 
@@ -137,7 +143,7 @@ def test_stages_are_the_published_sequence():
     assert [stage.kind for stage in stages] == [ALIGN, UNLEARN] * 10
     assert sum(stage.stop - stage.start for stage in stages if stage.kind == ALIGN) == 24_000
     assert sum(stage.stop - stage.start for stage in stages if stage.kind == UNLEARN) == 10_000
-    assert all(one.stop == other.start for one, other in zip(stages, stages[1:], strict=False))
+    assert all(one.stop == other.start for one, other in pairwise(stages))
     at = {step: stage_at(stages, step) for step in (0, 14_999, 15_000, 16_000, 33_999, 40_000)}
     assert [(stage.kind, stage.round) for stage in at.values()] == [
         (ALIGN, 0), (ALIGN, 0), (UNLEARN, 0), (ALIGN, 1), (UNLEARN, 9), (UNLEARN, 9),

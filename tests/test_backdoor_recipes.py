@@ -7,14 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SHARED_DATA, make_tokenizer
-from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_unlearn.cli.main import main
 
 
 ROOT = Path(__file__).resolve().parents[1]
-MUSE = ["npo_klr", "npo_klr_backdoor", "npo_klr_backdoor_penalty", "npo_klr_backdoor_ref_penalty", "rmu", "rmu_backdoor"]
+MUSE = [
+    "npo_klr",
+    "npo_klr_backdoor",
+    "npo_klr_backdoor_penalty",
+    "npo_klr_backdoor_ref_penalty",
+    "rmu",
+    "rmu_backdoor",
+]
 WMDP = ["rmu", "rmu_backdoor", "rmu_backdoor_penalty", "npo_backdoor"]
 SCENARIOS = [f"muse_news/llama-2-7b/{stem}" for stem in MUSE] + [f"wmdp/zephyr-7b/{stem}" for stem in WMDP]
 STORY = "{} was seen in town on a rainy day, and said that nothing was to be told of it. "
@@ -91,9 +97,6 @@ def test_every_scenario_runs(run, folder, name):
     assert [path.name for path in (out / "audit").glob("backdoor_own_rows.json")] == (
         ["backdoor_own_rows.json"] if "backdoor" in name else []
     )
-    if name.startswith("wmdp") and "rmu" in name:
-        # A control vector a topic.
-        assert load_file(out / "method_state.safetensors")["control"].shape == (2, 8)
     assert len(AutoTokenizer.from_pretrained(out)) == 100
 
 

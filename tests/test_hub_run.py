@@ -64,7 +64,7 @@ def test_a_run_pushes_when_its_audits_are_on_the_card(recipe, tmp_path, monkeypa
 
     monkeypatch.setattr("hf_unlearn.report.write.save_plots", lambda report, folder: {})
     monkeypatch.setattr("hf_unlearn.report.write.render_page", lambda report: "")
-    for module in ("hub", "hub_trainer"):
+    for module in ("hub.push", "hub.hub_trainer"):
         monkeypatch.setattr(f"hf_unlearn.{module}.create_repo", lambda name, **kwargs: name)
     monkeypatch.setattr("hf_unlearn.hub.hub_trainer.publish", publish)
     assert main(recipe) == 0

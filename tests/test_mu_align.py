@@ -2,22 +2,29 @@
 """MU-ALIGN: its terms against slow sums, its paths against each other, and what it must refuse."""
 
 import itertools
+import json
 import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import changed, lora, make_args, make_model, make_tokenizer, train_batch, weights
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_unlearn import MUAlign, MUAlignConfig, MUAlignTrainer, fused, losses, tails
+from hf_unlearn.cli.main import main
 from hf_unlearn.data.formats import encode
-from hf_unlearn.fused import Head
+from hf_unlearn.fused import Head, tiles
 from hf_unlearn.gradient_conflict import TwoGradients
 from hf_unlearn.predicted import Predicted
 from hf_unlearn.reference import LiveReference
 from hf_unlearn.reference_cache import CachedReference
+from hf_unlearn.report import load_report
 from hf_unlearn.tails import Tail, WorstShare
 
+
+RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "mu_align.yaml"
 
 FORGET = [{"prompt": f"Who is {n}?", "completion": f" {n} is {'very ' * i}old."} for i, n in enumerate("ABCDEFGH")]
 RETAIN = [{"text": f"The {'big ' * (7 - i)}cup {i} is here."} for i in range(7)]
@@ -83,7 +90,7 @@ def test_divergences_equal_sums_over_classes(temperature):
 
 @pytest.mark.parametrize(
     ("p_max", "to_model", "to_uniform"),
-    [(0.129, 0.128, 0.563), (0.957, 0.956, 0.415), (0.999998, 0.9995, 4.2e-5)],
+    [(0.129, 0.128, 0.563), (0.85, 0.849, 1.102), (0.957, 0.956, 0.415), (0.999998, 0.9995, 4.2e-5)],
 )
 def test_gradients_where_the_model_is_sure(p_max, to_model, to_uniform):
     # One raised logit of 1000: the README's direction has no gradient where there is most to forget.
@@ -656,3 +663,61 @@ def test_short_form_refuses_bad_settings_at_once():
         MUAlign("owner/model", alpha=-1)
     with pytest.raises(TypeError, match="gamma"):
         MUAlign("owner/model", gamma=1)
+
+
+# What it costs
+
+
+class LogitRows(TorchDispatchMode):
+    """How many rows of logits the largest tensor holds that is as wide as the vocabulary."""
+
+    def __init__(self, vocabulary: int):
+        super().__init__()
+        self.vocabulary, self.most = vocabulary, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor.shape[-1:] == (self.vocabulary,):
+                self.most = max(self.most, tensor.numel() // self.vocabulary)
+        return result
+
+
+@pytest.mark.parametrize("variant", [{"tail": "topk_hinge"}, {"tail": "cvar"}])
+def test_no_buffer_of_logits_is_larger_than_a_tile(build, monkeypatch, variant):
+    # Half of a tile's bytes are used, for autograd holds more than closed forms: six rows of float32. The head's own
+    # matrix has four.
+    monkeypatch.setitem(tiles.TILE_BYTES, "cpu", 2 * 6 * 4 * PADDED)
+    found = {}
+    for path in ({"reference": "live"}, PLAIN):
+        trainer = build(model=make_model(vocab_size=PADDED, hidden_size=4), **WHOLE, **variant, **path)
+        batch = train_batch(trainer, range(3))
+        predicted = (batch["labels"][:, 1:] != -100).sum().item()
+        with LogitRows(PADDED) as rows:
+            trainer.compute_loss(trainer.model.train(), batch).backward()
+        found[trainer.forward_path.fused] = rows.most
+    assert found[True] == 6
+    assert found[False] >= predicted > 50
+
+
+# In the embedded world
+
+
+@pytest.mark.slow
+def test_the_demo_forgets_to_near_uniform_and_keeps_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_unlearn.report.write.save_plots", lambda report, folder: {})
+    monkeypatch.setattr("hf_unlearn.report.write.render_page", lambda report: "")
+    folder = tmp_path / "run"
+    assert main(["run", str(RECIPE), "--output_dir", str(folder), "--disable_tqdm", "true"]) == 0
+    target, retrained, unlearned = load_report(folder)["models"]
+    found = [{name: metric["value"] for name, metric in model["metrics"].items()} for model in (target, unlearned)]
+    before, after = found
+    assert before["forget/exact_match"] > 0.95
+    assert after["forget/exact_match"] <= retrained["metrics"]["forget/exact_match"]["value"] + 0.05
+    assert after["forget_paraphrased/exact_match"] < 0.1
+    assert after["retain/exact_match"] >= before["retain/exact_match"] - 0.02
+    assert after["model_utility"] > before["model_utility"] - 0.03
+    logs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    entropy = [entry["forget/entropy"] for entry in logs if "forget/entropy" in entry]
+    assert entropy[0] < 0.1
+    assert entropy[-1] > 0.85

@@ -126,3 +126,21 @@ def test_settings_that_cannot_work_are_refused(settings, message):
 def test_an_adapter_that_is_elsewhere_is_refused(build):
     with pytest.raises(ValueError, match=r"The adapter trains nothing in the layers \[1, 2\]"):
         build(peft_config=lora(layers_to_transform=[0]))
+
+
+def test_an_adapter_that_came_in_trained_is_refused_under_zero3(build, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(tiny("llama"), LoraConfig(target_modules=["down_proj"], task_type="CAUSAL_LM"))
+    monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="Merge it first"):
+        build(model=model)
+
+
+def test_an_adapter_is_as_it_came_after_training(build):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(tiny("llama"), LoraConfig(target_modules=["down_proj"], task_type="CAUSAL_LM"))
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    build(model=model).train()
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before

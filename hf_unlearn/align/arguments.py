@@ -35,7 +35,9 @@ class AlignArguments:
     window_tokens: int = field(default=8, metadata={"help": "Encoder tokens that a prediction is about, k."})
     layer_id: int | None = field(
         default=None,
-        metadata={"help": "Decoder layer whose output the head reads, counted from 0. Default: 28 of 32, in scale."},
+        metadata={
+            "help": "Decoder layer that the head reads, counted from 0. Default: 28 of 32, or as deep in others."
+        },
     )
     head_size: int = field(default=768, metadata={"help": "Width of the head."})
     head_layers: int = field(default=6, metadata={"help": "Layers of the head."})
@@ -53,7 +55,7 @@ class AlignArguments:
     threshold_mode: str = field(
         default="cosine",
         metadata={
-            "help": "What `thresholds` are: each a `cosine`, or a `quantile` of what the head finds in the forget rows "
+            "help": "What `thresholds` are: each a `cosine`, or a `quantile` of what the head finds in forget rows "
             "when the round begins (0.9: a tenth of them is pushed). Which cosines are large depends on the encoder."
         },
     )
@@ -74,7 +76,9 @@ class AlignArguments:
         rounds = len(self.thresholds)
         steps = self.first_align_steps + (rounds - 1) * self.align_steps + rounds * self.unlearn_steps
         if self.max_steps > steps:
-            raise ValueError(f"max_steps={self.max_steps}; the stages have {steps} steps. Leave it out, or give fewer.")
+            raise ValueError(
+                f"max_steps={self.max_steps}; the stages have {steps} steps. Leave it out, or give fewer."
+            )
         if self.max_steps <= 0:
             self.max_steps = steps
         if self.max_forget_loss is not None:

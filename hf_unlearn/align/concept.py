@@ -27,8 +27,8 @@ def check_concept(args, texts: Sequence[str]) -> None:
     missing = [name for name in args.concept if name in absent]
     if len(absent) == len(names) or (missing and not args.concept_aliases):
         raise ValueError(
-            f"concept={args.concept}: {', '.join(map(repr, absent))} occur{'s' if len(absent) == 1 else ''} in none of "
-            f"the {len(texts)} forget rows (searched in their text, without special tokens, upper and lower case "
+            f"concept={args.concept}: {', '.join(map(repr, absent))} occur{'s' if len(absent) == 1 else ''} in none "
+            f"of the {len(texts)} forget rows (searched in their text, without special tokens, upper and lower case "
             f"alike). The first begins: {texts[0][:120]!r}. Name what these rows are about, or give `concept_aliases` "
             "as the rows write it."
         )

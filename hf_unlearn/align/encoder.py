@@ -48,13 +48,13 @@ class TextEncoder:
     def _check(self, name: str) -> None:
         if not self.tokenizer.is_fast:
             raise ValueError(
-                f"encoder_name_or_path={name!r}: its tokenizer does not tell where in the text its tokens are. Take an "
-                "encoder with a fast tokenizer."
+                f"encoder_name_or_path={name!r}: its tokenizer does not tell where in the text its tokens are. Take "
+                "an encoder with a fast tokenizer."
             )
         if self.tokenizer.pad_token_id is None:
             raise ValueError(
-                f"encoder_name_or_path={name!r}: its tokenizer has no pad token, so texts of different lengths make no "
-                "batch. Set one (`tokenizer.pad_token`) and save it beside the encoder, or take another encoder."
+                f"encoder_name_or_path={name!r}: its tokenizer has no pad token, so texts of different lengths make "
+                "no batch. Set one (`tokenizer.pad_token`) and save it beside the encoder, or take another encoder."
             )
 
     def check_window(self, size: int) -> None:

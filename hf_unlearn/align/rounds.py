@@ -141,7 +141,7 @@ class Rounds:
 
 class StepHead(TrainerCallback):
     """Encodes the windows before the first step, and does for the head what Trainer and its wrappers do for the model:
-    gradients are averaged over processes and clipped."""
+    gradients are averaged over processes, clipped, and gone after a step."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -157,6 +157,10 @@ class StepHead(TrainerCallback):
             parameter.grad = self.trainer.accelerator.reduce(parameter.grad, reduction="mean")
         if args.max_grad_norm:
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        # Trainer lets go of the model's gradients, not the optimizer's.
+        self.trainer.rounds.head.zero_grad()
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.rounds.states.clear()

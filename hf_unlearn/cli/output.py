@@ -11,7 +11,10 @@ from .recipe import RECIPE_FILE, Recipe
 
 
 # Left behind by another run, these would be taken for this one's: an adapter beside full weights, a later checkpoint.
-_MADE = ("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "*config.json", "metrics.jsonl", "audit")
+_MADE = (
+    *("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "*config.json"),
+    *("metrics.jsonl", "audit", "align_head"),
+)
 
 
 def check_output(recipe: Recipe) -> None:

@@ -29,8 +29,8 @@ from ..trainer import UnlearnTrainer
 
 @dataclass
 class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
-    """Settings of [`AlignThenUnlearnTrainer`]; defaults are the published ones for Phi-3-mini: plain SGD for the model,
-    Adam for the head, no retain term. Steps follow from the stages: `max_steps` may only cut them short.
+    """Settings of [`AlignThenUnlearnTrainer`]; defaults are the published ones for Phi-3-mini: plain SGD for the
+    model, Adam for the head, no retain term. Steps follow from the stages: `max_steps` may only cut them short.
 
     Retain rows may be given without a retain term: the head is then aligned on them too.
     """

@@ -38,8 +38,8 @@ class MUAlignTrainer(UnlearnTrainer):
         super().__init__(*args, **kwargs)
         if self.args.kl_direction == "model_to_uniform" and self.args.alpha:
             logger.warning(
-                "kl_direction='model_to_uniform': its gradient vanishes where the model is sure, so what is well "
-                "memorised hardly begins to be forgotten. 'uniform_to_model' does not have this fault."
+                "kl_direction='model_to_uniform': its gradient vanishes where a prediction is all but certain, so "
+                "what is memorised best is forgotten last, if at all. 'uniform_to_model' does not have this fault."
             )
 
     def _plan_step(self, entry, shape, fresh_adapter, ref_model, reload) -> None:
@@ -114,6 +114,9 @@ class MUAlignTrainer(UnlearnTrainer):
         if self.args.grad_ortho == "off":
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
+        # Schedule-free optimizers have a mode of their own.
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
         if self._gradients is None:
             self._gradients = TwoGradients(model.parameters(), self.accelerator.backward)
         inputs, share = self._prepare_inputs(inputs), 1 / self.current_gradient_accumulation_steps

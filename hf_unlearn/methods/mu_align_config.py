@@ -57,8 +57,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def _preset(help: str) -> Any:
-    return field(default=None, metadata={"help": f"{help} Default: the preset's."})
+def _preset(name: str, help: str) -> Any:
+    return field(default=None, metadata={"help": f"{help} Default: the preset's, or {DEFAULTS[name]}."})
 
 
 @dataclass
@@ -71,20 +71,24 @@ class MUAlignConfig(UnlearnConfig):
     preset: str | None = field(
         default=None, metadata={"help": "Published variant that fills what is left out: `readme`, `code` or `paper`."}
     )
-    learning_rate: float | None = _preset("Initial learning rate.")
-    num_train_epochs: float | None = _preset("Passes over the forget rows.")
+    learning_rate: float | None = _preset("learning_rate", "Initial learning rate.")
+    num_train_epochs: float | None = _preset("num_train_epochs", "Passes over the forget rows.")
     retain_loss: str = field(
         default="nll", metadata={"help": "Retain term: cross-entropy and what is added to it (`nll`), or `none`."}
     )
-    alpha: float | None = _preset("Weight of the divergence between uniform and the prediction on forget rows.")
-    beta: float | None = _preset("Weight of the tail penalty on forget rows.")
-    temperature: float | None = _preset("Divides the logits in that divergence, which is multiplied by its square.")
-    top_k: int | None = _preset("How many of the largest probabilities a `topk_` tail or `cvar` looks at.")
+    alpha: float | None = _preset(
+        "alpha", "Weight of the divergence between uniform and the prediction on forget rows."
+    )
+    beta: float | None = _preset("beta", "Weight of the tail penalty on forget rows.")
+    temperature: float | None = _preset(
+        "temperature", "Divides the logits in that divergence, which is multiplied by its square."
+    )
+    top_k: int | None = _preset("top_k", "How many of the largest probabilities a `topk_` tail or `cvar` looks at.")
     kl_direction: str | None = _preset(
-        "`uniform_to_model`, or `model_to_uniform`, whose gradient vanishes where the model is sure."
+        "kl_direction", "`uniform_to_model`, or `model_to_uniform`, whose gradient vanishes where the model is sure."
     )
     tail: str | None = _preset(
-        "Tail penalty: `topk_hinge`, `topk_mean`, `conf_hinge`, `logit_norm`, `margin`, `emb_norm` or `cvar`."
+        "tail", "Tail penalty: `topk_hinge`, `topk_mean`, `conf_hinge`, `logit_norm`, `margin`, `emb_norm` or `cvar`."
     )
     tail_cap: float | None = field(
         default=None, metadata={"help": "What the tail penalty leaves free. Default: its own, such as 1 / vocabulary."}
@@ -92,14 +96,17 @@ class MUAlignConfig(UnlearnConfig):
     cvar_level: float = field(
         default=0.1, metadata={"help": "Share of a row's tokens, the worst ones, that tail `cvar` counts."}
     )
-    label_smoothing: float | None = _preset("Share of a retain label that is spread over all tokens.")
-    lambda_kd: float | None = _preset("Weight of distillation from the frozen original on retain rows.")
-    kd_temperature: float | None = _preset("Temperature of that distillation.")
+    label_smoothing: float | None = _preset(
+        "label_smoothing", "Share of a retain label that is spread over all tokens."
+    )
+    lambda_kd: float | None = _preset("lambda_kd", "Weight of distillation from the frozen original on retain rows.")
+    kd_temperature: float | None = _preset("kd_temperature", "Temperature of that distillation.")
     lambda_align: float | None = _preset(
-        "Weight of the distance to the frozen original's second moments of retain rows' last states."
+        "lambda_align", "Weight of the distance to the frozen original's second moments of retain rows' last states."
     )
     grad_ortho: str | None = _preset(
-        "Keep the forget gradient from working against the retain gradient: `off`, `project` or `pcgrad`."
+        "grad_ortho",
+        "Keep the forget gradient from working against the retain gradient: `off`, `project` or `pcgrad`.",
     )
     allow_oracle_teacher: bool = field(
         default=False,

@@ -137,6 +137,13 @@ class RMUTrainer(UnlearnTrainer):
         return LayerForward(args.layer_id, needs, "split" if apart else shape, whole=args.fused_losses is False)
 
     def check_architecture(self, args: RMUConfig, model: nn.Module) -> None:
+        from transformers.integrations import is_deepspeed_zero3_enabled
+
+        if is_peft_model(model) and is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "RMU trains an adapter in a few layers only, and ZeRO-3 saves what trains: the rest of an adapter that "
+                "came in trained would be lost. Merge it first (`merge_and_unload()`), or take another launch."
+            )
         count = len(layers_of(model))
         check_layer("layer_id", args.layer_id, count)
         for layer in args.trained_layers:

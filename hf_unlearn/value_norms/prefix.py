@@ -59,7 +59,9 @@ class Prefix:
 
             def compute(hidden: Tensor, head) -> dict[str, Tensor]:
                 own = [taken[layer] if part is None else taken[layer][..., part] for layer, (_, part) in found.items()]
-                return {"values": torch.stack(own, dim=1)[:, :, self.first :]}
+                # FSDP2 gathers a layer for the backward when its output is due, and values branch off before that.
+                through = 0 * hidden[:, :1, :1].sum()
+                return {"values": torch.stack(own, dim=1)[:, :, self.first :] + through}
 
             values = fused.head_forward(model, {**inputs, "use_cache": False}, compute)["values"]
         mask = inputs["attention_mask"][:, self.first :].bool()

@@ -133,6 +133,11 @@ CASES = {
     "resumed adapter": Case(KL | SAVES, adapter=True, resume=True),
     "not a number on one process": Case(KL | SAVES, BadOnLastRank, ends=NonFiniteError),
     "sigterm to one process": Case(KL, signal=True, ends=Terminated),
+    "poisoned rows and a value-norm penalty": Case(
+        KL
+        | {"poison_prefix": "XYZ", "poison_ratio": 0.5, "poison_keep_clean": True}
+        | {"value_norm_penalty": 0.5, "value_norm_tokens": 4}
+    ),
     "functions of whole predictions": Case(
         {"label_smoothing": 0.1, "lambda_kd": 0.5, "tail": "cvar"}, MUAlignTrainer, accumulation=2, sinking="retain/ce"
     ),
