@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer that every method inherits: roles, one shared forward pass, retain terms, logging."""
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,13 +26,11 @@ from .modeling import evaluating
 from .planning import needed_rows, shape_of
 from .reference import Reference, ReferenceRequest, build_reference
 from .rounding import RoundingCheck
-from .running.launch_check import check_launch, tell_launch
+from .run_control import RunControl
+from .running.launch_check import check_launch
 from .running.resumable import ResumableTrainer
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms
-
-
-logger = logging.getLogger(__name__)
 
 
 class UnlearnTrainer(ResumableTrainer, HubTrainer):
@@ -137,7 +134,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.add_callback(_RunControl(self))
+        self.add_callback(RunControl(self))
         self.add_callback(RoundingCheck(self))
         self.watch_faults(self.meters)
         if args.model_card_template:
@@ -346,41 +343,6 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         # Trainer drops what the model's forward does not take; a pair's columns are its roles.
         super()._set_signature_columns_if_needed()
         self._signature_columns += [role for role in self.train_dataset.roles if role not in self._signature_columns]
-
-
-class _RunControl(TrainerCallback):
-    """Prepares what needs the wrapped model, keeps the sampler's epoch right after a resume, and stops an ascent that
-    runs away."""
-
-    def __init__(self, trainer: UnlearnTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        tell_launch(self.trainer)
-        self.trainer.states_like = self.trainer.forward_path.probe(self.trainer.model_wrapped)
-        if self.trainer.forward_path.shape == "packed":
-            self.trainer.check_packing()
-        for kept in (self.trainer.forward_path.prefix, self.trainer.reference, self.trainer.penalty):
-            if kept is not None:
-                kept.prepare(self.trainer)
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        # accelerate does not hand the epoch through the wrapper it puts around skipped batches on several processes.
-        self.trainer.pair_sampler.set_epoch(int(state.epoch or 0))
-
-    def on_step_end(self, args, state, control, **kwargs):
-        limit = args.max_forget_loss
-        if limit is None:
-            return
-        nll = self.trainer.meters.last("forget/nll", self.trainer.accelerator)
-        # Written so that NaN, of which no comparison holds, stops too.
-        if not nll <= limit:
-            self.trainer.stop_reason = (
-                f"Stopped at step {state.global_step}: the forget rows' loss is {nll:.4g} nats a token, above "
-                f"max_forget_loss={limit}."
-            )
-            logger.warning(self.trainer.stop_reason)
-            control.should_training_stop = True
 
 
 def _encode_eval(eval_dataset, tokenizer, max_length):

@@ -78,7 +78,8 @@ def test_unknown_method_names_the_nearest():
 
 
 def test_every_method_has_a_case():
-    assert {case.method for case in CASES.values()} == set(METHODS)
+    # Align-then-Unlearn's steps are of two kinds, with a text encoder beside: no ratio to one step of fine-tuning.
+    assert {case.method for case in CASES.values()} == set(METHODS) - {"align_then_unlearn"}
 
 
 def test_the_large_presets_are_the_published_models():

@@ -59,6 +59,7 @@ CASES = {
     "npo_gdr": Case("npo_gdr", "npo", {"retain_loss": "nll"}),
     "npo_klr": Case("npo_klr", "npo", {"retain_loss": "kl"}),
     "rmu": Case("rmu", "rmu"),
+    "mu_align": Case("mu_align", "mu_align"),
 }
 DEFAULT_METHODS = ("ga_kl", "npo", "npo_klr")
 # What peers do: logits of the whole vocabulary, and a second model for the reference.

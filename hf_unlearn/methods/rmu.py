@@ -141,8 +141,8 @@ class RMUTrainer(UnlearnTrainer):
 
         if is_peft_model(model) and is_deepspeed_zero3_enabled():
             raise ValueError(
-                "RMU trains an adapter in a few layers only, and ZeRO-3 saves what trains: the rest of an adapter that "
-                "came in trained would be lost. Merge it first (`merge_and_unload()`), or take another launch."
+                "RMU trains an adapter in a few layers only, and ZeRO-3 saves what trains: the rest of an adapter "
+                "that came in trained would be lost. Merge it first (`merge_and_unload()`), or take another launch."
             )
         count = len(layers_of(model))
         check_layer("layer_id", args.layer_id, count)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that can be killed at any moment and go on: launches, whole checkpoints, signals, losses that are not finite."""
+"""A run that can be killed at any moment and go on: launches, whole checkpoints, signals, faults."""
