@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet --constraint 
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-all quality style clean
+.PHONY: demo test test-slow test-all quality style clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/hf-unlearn demo
@@ -14,8 +14,11 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n 2
 
-test-all: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -m "" -n 2
+# What starts several processes, is killed on purpose, or trains until there is something to see.
+test-slow: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest -m slow -n 2
+
+test-all: test test-slow
 
 quality: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -101,14 +101,14 @@ def test_deepspeed_equals_one_process_of_the_whole_batch(start, alone, tmp_path,
     if (stage, adapter) != (3, "fresh"):
         assert_same_weights(tmp_path / "run", folder, atol=1e-4)
         return
-    # Of an adapter ZeRO-3 saves what trains. The rest is as PEFT makes it: of no effect.
+    # What RMU does not train of a fresh adapter is as PEFT makes it, of no effect.
     found, wanted = saved(tmp_path / "run"), saved(folder)
-    assert {name for name in wanted if ".1." in name or ".2." in name} == set(found)
+    assert found.keys() == wanted.keys()
     for name, weight in wanted.items():
-        if name in found:
+        if ".1." in name or ".2." in name:
             torch.testing.assert_close(found[name].float(), weight.float(), rtol=0, atol=1e-4, msg=name)
         else:
-            assert "lora_A" in name or not weight.any()
+            assert "lora_A" in name or not (weight.any() or found[name].any())
 
 
 def test_two_processes_steer_to_one_vector_after_a_resume(start, tmp_path):

@@ -8,6 +8,7 @@ written), `evaluate` (at step 3), `end` (all steps are done), `never`.
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 
@@ -32,9 +33,19 @@ def half_written_optimizer() -> None:
             if len(count) == 2:
                 with open(file, "r+b") as written:
                     written.truncate(os.path.getsize(file) // 2)
+                wait_for_weights(Path(file))
                 die()
 
     torch.save = saved
+
+
+def wait_for_weights(optimizer: Path) -> None:
+    """Until the first process has written its part: the launcher ends it as soon as this one is dead."""
+    checkpoint = next(folder for folder in optimizer.parents if folder.name.startswith("checkpoint-"))
+    for _ in range(600):
+        if (checkpoint / "model.safetensors").is_file():
+            return
+        time.sleep(0.1)
 
 
 def make_trainer(model: str, folder: str, callbacks=()):
