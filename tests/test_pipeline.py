@@ -249,6 +249,8 @@ def test_the_plain_trainer_goes_on_from_ours(build, tmp_path, model):
 @pytest.mark.parametrize("method", METHODS)
 def test_trl_parses_our_configs_beside_its_own(method, tmp_path):
     recipe = {"learning_rate": 2e-5, "retain_weight": 0.5, "use_peft": True, "lora_r": 4, "dataset_name": "rows"}
+    # What a method cannot do without.
+    recipe |= {"concept": ["Ada"]} if method == "align_then_unlearn" else {}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": str(tmp_path), "use_cpu": True}))
     parser = TrlParser((ScriptArguments, METHODS[method][0], ModelConfig))
     words = ["--config", str(tmp_path / "recipe.yaml"), "--model_name_or_path", "owner/model", "--lora_r", "8"]
