@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import fused, losses
@@ -284,6 +283,9 @@ class FusedForward(Forward):
 class LogitsForward(Forward):
     """From the model's logits."""
 
+    # How labels are read.
+    rows_type = TileRows
+
     def _policy_values(self, model, call, predicted, references):
         values = {}
         logits, states = self._logits_and_states(model, call)
@@ -294,11 +296,11 @@ class LogitsForward(Forward):
                 values |= self._function_values(role, own, states.get(role), predicted[role], ref)
                 continue
             kl = need == KL
+            at = self.rows_type(predicted[role].targets, references[role].logits if kl else None)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not kl):
-                values[f"{role}.logps"] = _row_logps(own, predicted[role].targets)
+                values[f"{role}.logps"] = -at.nll(own)
             if kl:
-                mask = torch.ones(len(own), dtype=torch.bool, device=own.device)
-                values[f"{role}.kl"] = losses.kl_to_reference(own, references[role].logits, mask)
+                values[f"{role}.kl"] = at.distillation(own).sum() / max(len(own), 1)
         return values
 
     def _function_values(self, role: str, logits: Tensor, states, tokens: Predicted, ref) -> dict[str, Tensor]:
@@ -307,7 +309,7 @@ class LogitsForward(Forward):
         def apply(weights: Tensor | None = None):
             ref_logits = ref.logits[:, : need.columns] if need.compares else None
             own = losses.at_least_float32(logits[:, : need.columns])
-            values, stats = need.function(own, TileRows(tokens.targets, ref_logits, weights))
+            values, stats = need.function(own, self.rows_type(tokens.targets, ref_logits, weights))
             return (values * tokens.row_weights).sum(), stats
 
         return _named(role, apply, need, tokens, states)
@@ -317,7 +319,7 @@ class LogitsForward(Forward):
         return {
             role: ReferenceRows(logits=found, hidden=states.get(role))
             if of_whole_prediction(self.needs[role])
-            else ReferenceRows(_row_logps(found, predicted[role].targets))
+            else ReferenceRows(-self.rows_type(predicted[role].targets).nll(found))
             for role, found in picked_rows(logits, call)
         }
 
@@ -357,10 +359,6 @@ def _head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
         yield inputs
     finally:
         hook.remove()
-
-
-def _row_logps(logits: Tensor, targets: Tensor) -> Tensor:
-    return -F.cross_entropy(losses.at_least_float32(logits), targets, reduction="none")
 
 
 def build_forward(model: nn.Module, fused_losses: bool | None, needs: Needs, shape: str) -> Forward:

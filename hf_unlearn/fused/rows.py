@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import losses
 from .head import Head, gathered_head, is_sharded
 from .tiles import KEEP_BYTES, Objective, through_head
 
 
 class TileRows(NamedTuple):
-    """What is known of the `n` rows of a tile beside their logits.
+    """What is known of the `n` rows of a tile beside their logits, and what their labels mean: one of K each.
 
     Args:
         labels (`Tensor`): `[n]`.
@@ -25,6 +26,14 @@ class TileRows(NamedTuple):
     labels: Tensor
     ref_logits: Tensor | None = None
     weights: Tensor | None = None
+
+    def nll(self, logits: Tensor, smoothing: float = 0.0, tokens: int | None = None) -> Tensor:
+        """Negative log-likelihood of the labels, `[n]`; see [`~hf_unlearn.losses.smoothed_nll_rows`]."""
+        return losses.smoothed_nll_rows(logits, self.labels, smoothing, tokens)
+
+    def distillation(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
+        """Divergence from the reference, `[n]`; see [`~hf_unlearn.losses.distillation_rows`]."""
+        return losses.distillation_rows(logits, self.ref_logits, temperature)
 
 
 class RowValues(NamedTuple):

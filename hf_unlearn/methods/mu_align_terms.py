@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..fused import TileRows
-from ..losses import distillation_rows, smoothed_nll_rows, uniform_kl_rows
+from ..losses import uniform_kl_rows
 from ..tails import Tail
 
 
@@ -30,7 +30,7 @@ class ForgetTerms:
 
     def __call__(self, logits: Tensor, at: TileRows) -> tuple[Tensor, dict[str, Tensor]]:
         uniform = self.temperature**2 * uniform_kl_rows(logits, self.direction, self.temperature)
-        values, stats = self.alpha * uniform, self.confidence(logits.detach(), at.labels) | {"uniform": uniform}
+        values, stats = self.alpha * uniform, self.confidence(logits.detach(), at) | {"uniform": uniform}
         if self.tail is not None:
             tail = self.tail(logits)
             stats["tail"] = tail if at.weights is None else tail * at.weights
@@ -39,12 +39,11 @@ class ForgetTerms:
 
     @staticmethod
     @torch.no_grad()
-    def confidence(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def confidence(logits: Tensor, at: TileRows) -> dict[str, Tensor]:
         """How sure the model is: log-probability of the label, largest probability, entropy over log K, each `[n]`."""
         log_p = logits.log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1) / math.log(log_p.shape[-1])
-        logps = log_p.gather(-1, labels[:, None]).squeeze(-1)
-        return {"logps": logps, "p_max": log_p.amax(-1).exp(), "entropy": entropy}
+        return {"logps": -at.nll(logits), "p_max": log_p.amax(-1).exp(), "entropy": entropy}
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,14 @@ class RetainTerms:
     tokens: int | None = None
 
     def __call__(self, logits: Tensor, at: TileRows) -> tuple[Tensor, dict[str, Tensor]]:
-        values = smoothed_nll_rows(logits, at.labels, self.smoothing, self.tokens)
+        values = at.nll(logits, self.smoothing, self.tokens)
         stats = {"ce": values}
         if self.smoothing:
             with torch.no_grad():
-                stats["logps"] = -smoothed_nll_rows(logits, at.labels)
+                stats["logps"] = -at.nll(logits)
         else:
             stats["logps"] = -values
         if self.lambda_kd:
-            stats["kd"] = distillation_rows(logits, at.ref_logits, self.kd_temperature)
+            stats["kd"] = at.distillation(logits, self.kd_temperature)
             values = values + self.lambda_kd * stats["kd"]
         return values, stats
