@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from .checks import check_choice, check_number, check_patterns, check_whole
+from .classify.arguments import ClassifierArguments
 from .data.poison import PoisonArguments
 from .hub.card import check_template
 from .hub.hub_trainer import check_hub
@@ -19,7 +20,7 @@ FORWARD_PASSES = ("auto", "one", "split", "packed")
 
 
 @dataclass
-class UnlearnConfig(PoisonArguments, ValueNormArguments, TrainingArguments):
+class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, TrainingArguments):
     r"""Arguments of every unlearning trainer, on top of [`~transformers.TrainingArguments`].
 
     The objective is `forget_weight` * L_forget + `retain_weight` * L_retain. L_forget is the method's; L_retain is
@@ -135,6 +136,7 @@ class UnlearnConfig(PoisonArguments, ValueNormArguments, TrainingArguments):
         if isinstance(self.trainable_modules, str):
             self.trainable_modules = [self.trainable_modules]
         check_patterns("trainable_modules", self.trainable_modules or [])
+        self.check_classifier()
         self.check_poison()
         self.check_value_norms()
         if self.poison_prefix is not None and self.poison_loss == "none":

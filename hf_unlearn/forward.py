@@ -101,7 +101,8 @@ class RoleRows:
 
 
 class Forward:
-    """A path from rows to [`RoleRows`]. `fused` says whether it takes the head apart.
+    """A path from rows to [`RoleRows`]. `fused` says whether it takes the head apart, `keeps_predictions` whether what
+    the reference says may be kept on disk.
 
     Args:
         needs (`Needs`): role to what the method asks of its rows.
@@ -109,6 +110,7 @@ class Forward:
     """
 
     fused = False
+    keeps_predictions = True
 
     def __init__(self, needs: Needs, shape: str = "one"):
         # What else than rows and weights decides the reference's values; part of their key on disk.
@@ -127,7 +129,7 @@ class Forward:
         """
         tokens = {role: self.tokens_of(part) for role, part in parts.items()}
         values: dict[str, Tensor] = {}
-        for call in SHAPES[self.shape](parts, tokens):
+        for call in self.passes(parts, tokens):
             with self._frozen(call):
                 values |= self._policy_values(model, call, tokens, references)
         return {role: self.rows_of(role, parts[role], tokens[role], values, references.get(role)) for role in parts}
@@ -137,10 +139,14 @@ class Forward:
         """Rows of the given roles through a reference model."""
         tokens = {role: self.tokens_of(part) for role, part in parts.items()}
         found: dict[str, ReferenceRows] = {}
-        for call in SHAPES[self.shape](parts, tokens):
+        for call in self.passes(parts, tokens):
             with self._frozen(call):
                 found |= self._reference_rows(model, call, tokens)
         return found
+
+    def passes(self, parts: Parts, tokens: Mapping[str, Predicted]) -> list[Pass]:
+        """The calls of the model for a step's rows."""
+        return SHAPES[self.shape](parts, tokens)
 
     def tokens_of(self, part: Mapping[str, Tensor]) -> Predicted:
         """The tokens of a role's rows that this path reads."""
@@ -178,8 +184,9 @@ class Forward:
         """
 
     def _frozen(self, call: Pass):
-        device = call.inputs["input_ids"].device
-        return nullcontext() if self.prefix is None else self.prefix.entered(call, device)
+        if self.prefix is None:
+            return nullcontext()
+        return self.prefix.entered(call, call.inputs["input_ids"].device)
 
     def check_packing(self, model: nn.Module, parts: Parts, half_precision: bool) -> None:
         """Compares packed rows with padded ones: not every attention keeps rows apart by their positions.

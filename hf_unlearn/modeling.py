@@ -38,27 +38,52 @@ def check_model_path(model: str) -> None:
     raise ValueError(f"{model!r} holds no `config.json`. Give a folder written by `save_pretrained`.")
 
 
-def load_model(model: str, args, quantization_config=None) -> nn.Module:
-    """Loads a causal language model, in float32 unless `args.model_init_kwargs` names a `dtype`."""
-    from transformers import AutoModelForCausalLM
+CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification")
 
+
+def is_classifier(name: str) -> bool:
+    """Whether a class of models is a classifier, by its name."""
+    return name == "ViltForQuestionAnswering" or name.endswith(CLASSIFIERS)
+
+
+def class_of(config) -> type:
+    """What loads a checkpoint: the classifier that its config names, or any causal language model."""
+    import transformers
+
+    name = (config.architectures or [""])[0]
+    return getattr(transformers, name) if is_classifier(name) else transformers.AutoModelForCausalLM
+
+
+def load_model(model: str, args, quantization_config=None) -> nn.Module:
+    """Loads a model, in float32 unless `args.model_init_kwargs` names a `dtype`."""
     # Not every library's default is the same; a run must not depend on which one loads the model.
     kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
     if quantization_config is not None:
         kwargs["quantization_config"] = quantization_config
-    return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=args.trust_remote_code, **kwargs)
+    config = load_config(model, args.trust_remote_code, kwargs.get("revision"))
+    return class_of(config).from_pretrained(model, trust_remote_code=args.trust_remote_code, **kwargs)
+
+
+def load_config(model: str, trust_remote_code: bool = False, revision: str | None = None):
+    """A checkpoint's config."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision)
 
 
 def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn.Module:
     """Loads any checkpoint to look at: full weights, or an adapter on top of the weights that it names."""
     if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
-        from peft import AutoPeftModelForCausalLM
+        from peft import PeftConfig, PeftModel
 
-        return AutoPeftModelForCausalLM.from_pretrained(model, trust_remote_code=trust_remote_code, **kwargs).eval()
-    from transformers import AutoModelForCausalLM
-
+        below = PeftConfig.from_pretrained(model).base_model_name_or_path
+        loaded = class_of(load_config(below, trust_remote_code)).from_pretrained(
+            below, trust_remote_code=trust_remote_code, **kwargs
+        )
+        return PeftModel.from_pretrained(loaded, model).eval()
     check_model_path(model)
-    return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=trust_remote_code, **kwargs).eval()
+    config = load_config(model, trust_remote_code, kwargs.get("revision"))
+    return class_of(config).from_pretrained(model, trust_remote_code=trust_remote_code, **kwargs).eval()
 
 
 def load_tokenizer(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):

@@ -32,6 +32,11 @@ class Predicted:
         return cls(row, column, targets[row, column], mask)
 
     @property
+    def pools(self) -> Tensor:
+        """`mask`, one line for all predictions of which the worst are sought together: those of a row."""
+        return self.mask
+
+    @property
     def row_weights(self) -> Tensor:
         """`[N]`, to sum with: a mean over each row's tokens, then over the rows of the batch."""
         tokens = self.mask.sum(1)

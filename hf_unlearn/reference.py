@@ -266,12 +266,16 @@ def build_reference(request: ReferenceRequest) -> Reference:
         switch_off = request.fresh_adapter and not _takes_from_base(model.peft_config[model.active_adapter])
         return AdapterReference(model, switch_off)
     whole = any(of_whole_prediction(need) or need == STATES_KL for need in request.needs.values())
-    cacheable = request.forward.fused or not whole
+    path = request.forward
+    cacheable = path.keeps_predictions and (path.fused or not whole)
     if kind == "cache" and not cacheable:
-        raise ValueError(
-            "reference='cache' keeps hidden states for whole predictions, which needs the fused losses, and they are "
-            "off or cannot take this model's head. Take reference='live'."
+        why = (
+            "keeps hidden states for whole predictions, which needs the fused losses, and they are off or cannot take "
+            "this model's head"
+            if path.keeps_predictions
+            else "is for language models, and this is a classifier"
         )
+        raise ValueError(f"reference='cache' {why}. Take reference='live'.")
     if kind == "live" or not cacheable:
         if _twin_is_enough(model, request.args):
             return TwinReference(model)

@@ -93,10 +93,11 @@ class Tail:
 
 @dataclass(frozen=True)
 class WorstShare:
-    """Weights that turn a mean over all tokens of a row into one over its worst: conditional value at risk.
+    """Weights that turn a mean over all tokens of a row (of a classifier: over all rows of a batch) into one over the
+    worst: conditional value at risk.
 
     Args:
-        level (`float`): the share of a row's tokens that count, rounded up to whole ones.
+        level (`float`): the share that counts, rounded up to whole tokens or rows.
     """
 
     level: float
@@ -104,13 +105,14 @@ class WorstShare:
     def __call__(self, stats: Mapping[str, Tensor], predicted: Predicted) -> Tensor:
         """`[N]`, for `stats["tail"]` of `[N]`: tokens over tokens that count where one counts, 0 elsewhere."""
         values = stats["tail"]
-        spread = torch.where(predicted.mask, predicted.spread(values), -torch.inf)
-        tokens = predicted.mask.sum(1)
+        mask = predicted.pools
+        spread = torch.where(mask, values.new_zeros(mask.shape).masked_scatter(mask, values), -torch.inf)
+        tokens = mask.sum(1)
         # One part in a million is forgiven: a third of three is not to be two for want of a digit.
         counted = (self.level * tokens - 1e-6).ceil().clamp(min=1)
         rank = spread.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
         weights = torch.where(rank < counted[:, None], (tokens / counted)[:, None], 0.0)
-        return weights[predicted.mask].to(values.dtype)
+        return weights[mask].to(values.dtype)
 
 
 def _largest(logits: Tensor, count: int) -> Tensor:

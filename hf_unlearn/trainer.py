@@ -13,17 +13,15 @@ from transformers import TrainerCallback, set_seed
 from . import modeling
 from .cached_rows import Entry
 from .config import UnlearnConfig
-from .data.collator import RoleCollator
-from .data.formats import encode_dataset
 from .data.pairing import PairSampler, RolePairs
-from .data.roles import data_seed, encode_roles
-from .forward import KL, LOGPS, Forward, Needs, RoleRows, build_forward
-from .frozen import FrozenPrefix, frozen_depth
+from .data.roles import data_seed
+from .families import CAUSAL_LM, CLASSIFIER, family_of
+from .forward import KL, LOGPS, Forward, Needs, RoleRows
 from .hub.card import CardFacts, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
 from .meters import Meters
 from .modeling import evaluating
-from .planning import needed_rows, shape_of
+from .planning import needed_rows
 from .reference import Reference, ReferenceRequest, build_reference
 from .rounding import RoundingCheck
 from .run_control import RunControl
@@ -69,6 +67,8 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
     config_class: ClassVar[type[UnlearnConfig]] = UnlearnConfig
     method: ClassVar[str] = "unlearn"
     paper: ClassVar[str | None] = None
+    # Kinds of models that the method is defined for.
+    families: ClassVar[tuple[str, ...]] = (CAUSAL_LM, CLASSIFIER)
 
     def __init__(
         self,
@@ -90,18 +90,18 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._check_request(args, model, quantization_config, peft_config)
+        self.family = family = family_of(model, args)
+        self._check_family()
         if processing_class is None:
-            revision = (args.model_init_kwargs or {}).get("revision")
-            processing_class = modeling.load_tokenizer(model, args.trust_remote_code, revision)
-        modeling.ensure_pad_token(processing_class)
-        roles = encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
+            processing_class = family.load_processor(model, args)
+        family.ready(processing_class)
+        roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
         self.check_rows(args, roles, processing_class)
-        pairs = RolePairs(roles, seed=data_seed(args), epoch_by=args.epoch_by)
-        eval_dataset = _encode_eval(eval_dataset, processing_class, args.max_length)
+        pairs = self.make_pairs(roles, args, processing_class)
+        roles = pairs.roles
+        eval_dataset = self._encode_eval(eval_dataset, processing_class, args)
 
-        collator = RoleCollator(
-            processing_class.pad_token_id, tuple(roles), pad_to_multiple_of=args.pad_to_multiple_of
-        )
+        collator = family.collator(processing_class, roles, args)
         # Before the policy takes its place in memory.
         unlearned = unlearned_norms(args, roles, collator) if args.value_norm_penalty else {}
 
@@ -109,14 +109,14 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         if isinstance(model, str):
             reload = partial(modeling.load_model, model, args, quantization_config)
             model = reload()
-        modeling.check_vocabulary(model, processing_class, ref_model)
+        family.check_model(model, processing_class, ref_model)
         self.check_architecture(args, model)
         if peft_config is not None:
             # Trainer seeds too, but an adapter's first weights are drawn here.
             set_seed(args.seed)
             model = modeling.add_adapter(model, peft_config)
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
-        self._plan_step(entry, shape_of(pairs, args), peft_config is not None, ref_model, reload)
+        self._plan_step(entry, family.shape_of(pairs, args), peft_config is not None, ref_model, reload)
         self.penalty = ValueNormPenalty(args, model, entry, unlearned) if args.value_norm_penalty else None
         # Width and dtype of a token's states, known once the forward path was tried.
         self.states_like: Tensor | None = None
@@ -161,6 +161,14 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
             raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
 
+    def _check_family(self) -> None:
+        """Refuses a kind of model that the method is not defined for."""
+        if self.family.name not in self.families:
+            raise ValueError(
+                f"{type(self).__name__} is for {' and '.join(self.families)}, and this model is one of the "
+                f"{self.family.name}. `hf-unlearn methods` lists what there is."
+            )
+
     def _plan_step(self, entry: Entry, shape: str, fresh_adapter: bool, ref_model, reload) -> None:
         """Decides what trains, how rows go through the model, who the reference is, and what is computed once."""
         model, args = entry.model, entry.args
@@ -181,8 +189,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             )
             self.reference = build_reference(request)
         if args.cache_frozen:
-            layers, depth = frozen_depth(model)
-            self.forward_path.prefix = FrozenPrefix(entry, layers, depth) if depth else None
+            self.forward_path.prefix = self.family.frozen_prefix(entry)
 
     # What a method says of itself
 
@@ -200,12 +207,16 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
     def check_rows(self, args: UnlearnConfig, roles, tokenizer) -> None:
         """Raises `ValueError` for encoded rows that the method cannot use; called before the model is loaded."""
 
+    def make_pairs(self, roles, args: UnlearnConfig, processor) -> RolePairs:
+        """Which rows meet in a step, and in which order; roles that the pairs leave out are not trained on."""
+        return RolePairs(roles, seed=data_seed(args), epoch_by=args.epoch_by)
+
     def check_architecture(self, args: UnlearnConfig, model: nn.Module) -> None:
         """Raises `ValueError` for settings that this model cannot follow."""
 
     def build_forward(self, model: nn.Module, args: UnlearnConfig, needs: Needs, shape: str) -> Forward:
         """The path of rows through the model; see [`~hf_unlearn.forward.Forward`]."""
-        return build_forward(model, args.fused_losses, needs, shape)
+        return self.family.build_forward(model, args, needs, shape)
 
     def trainable_patterns(self, args: UnlearnConfig, model: nn.Module) -> list[str] | None:
         """Regular expressions of the parameters to train; `None` for all that require a gradient (of which the method
@@ -342,13 +353,14 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer drops what the model's forward does not take; a pair's columns are its roles.
         super()._set_signature_columns_if_needed()
-        self._signature_columns += [role for role in self.train_dataset.roles if role not in self._signature_columns]
+        own = (*self.train_dataset.roles, *self.family.columns)
+        self._signature_columns += [column for column in own if column not in self._signature_columns]
 
-
-def _encode_eval(eval_dataset, tokenizer, max_length):
-    if isinstance(eval_dataset, dict):
-        return {key: encode_dataset(rows, tokenizer, max_length, f"eval_{key}") for key, rows in eval_dataset.items()}
-    return None if eval_dataset is None else encode_dataset(eval_dataset, tokenizer, max_length, "eval")
+    def _encode_eval(self, eval_dataset, processor, args):
+        if isinstance(eval_dataset, dict):
+            sets = eval_dataset.items()
+            return {key: self.family.encode(rows, processor, args, f"eval_{key}") for key, rows in sets}
+        return None if eval_dataset is None else self.family.encode(eval_dataset, processor, args, "eval")
 
 
 def _role_spans(role_ids: list[int], names) -> dict[str, slice]:

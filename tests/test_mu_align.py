@@ -606,7 +606,7 @@ def test_several_processes_cannot_project(monkeypatch):
 
 
 def test_more_of_the_largest_than_there_are_tokens(build):
-    with pytest.raises(ValueError, match="top_k=101, and there are 100 tokens"):
+    with pytest.raises(ValueError, match="top_k=101, and a prediction is among 100"):
         build(top_k=101)
 
 

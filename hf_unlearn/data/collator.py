@@ -10,8 +10,35 @@ import torch
 from .formats import IGNORE_INDEX
 
 
+class RoleBatches:
+    """Batches of pairs, the rows of a role together, or of flat rows; a subclass says how flat rows become one batch.
+
+    `marker` is a column that flat rows have and pairs do not.
+    """
+
+    marker: str
+    roles: Sequence[str]
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        if self.marker in rows[0]:
+            return self.pad(rows)
+        present = [role for role in self.roles if role in rows[0]]
+        flat = [pair[role] for role in present for pair in rows]
+        batch = self.pad(flat)
+        batch["role"] = torch.tensor([self.roles.index(role) for role in present for _ in rows])
+        batch["index"] = torch.tensor([row["index"] for row in flat])
+        if "topic" in rows[0].get("forget", {}):
+            # A pair is about what its forget row is about.
+            batch["topic"] = torch.tensor([pair["forget"]["topic"] for _ in present for pair in rows])
+        return batch
+
+    def pad(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Flat rows as one batch."""
+        raise NotImplementedError
+
+
 @dataclass
-class RoleCollator:
+class RoleCollator(RoleBatches):
     """Pads rows into one batch; the rows of all roles of a step share it, so that one forward pass serves them all.
 
     Attention masks come from the rows' lengths, never from the pad token's id: a real EOS stays visible where EOS is
@@ -44,18 +71,7 @@ class RoleCollator:
     padding_side: str = "right"
     pad_to_multiple_of: int | None = None
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        if "input_ids" in rows[0]:
-            return self.pad(rows)
-        present = [role for role in self.roles if role in rows[0]]
-        flat = [pair[role] for role in present for pair in rows]
-        batch = self.pad(flat)
-        batch["role"] = torch.tensor([self.roles.index(role) for role in present for _ in rows])
-        batch["index"] = torch.tensor([row["index"] for row in flat])
-        if "topic" in rows[0].get("forget", {}):
-            # A pair is about what its forget row is about.
-            batch["topic"] = torch.tensor([pair["forget"]["topic"] for _ in present for pair in rows])
-        return batch
+    marker = "input_ids"
 
     def pad(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Pads flat rows to the longest of them."""

@@ -92,12 +92,13 @@ def render_model_card(trainer):
     name = facts.model_name or Path(trainer.hub_model_id or args.hub_model_id or Path(args.output_dir).resolve()).name
     library = "peft" if is_peft_model(trainer.model) else "transformers"
     forget = record["datasets"]["forget"]
-    results = eval_results(facts.audits["unlearned"], forget, facts.suite) if facts.audits else None
+    task = trainer.family.pipeline_tag
+    results = eval_results(facts.audits["unlearned"], forget, facts.suite, task) if facts.audits else None
     ids = [about["id"] for about in record["datasets"].values() if "id" in about]
     data = ModelCardData(
         base_model=record.get("base_model"),
         library_name=library,
-        pipeline_tag="text-generation",
+        pipeline_tag=task,
         tags=[
             "unlearning",
             trainer.method,
@@ -114,6 +115,7 @@ def render_model_card(trainer):
         "model_name": name,
         "repo_id": trainer.hub_model_id,
         "library": library,
+        "classifier": trainer.family.architecture,
         "audit": audit_table(facts.audits) if facts.audits else None,
         "has_retrained": "retrained" in facts.audits,
         **{key: record.get(key) for key in RECORD},

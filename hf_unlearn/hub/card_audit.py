@@ -54,13 +54,14 @@ def audit_table(audits: dict[str, dict[str, dict]]) -> dict[str, list]:
     return {"columns": [COLUMNS[name] for name in audits], "rows": rows}
 
 
-def eval_results(metrics: dict[str, dict], dataset: dict, suite: str) -> list:
+def eval_results(metrics: dict[str, dict], dataset: dict, suite: str, task: str = "text-generation") -> list:
     """The results of this model as the Hub's `model-index` holds them; undefined ones are left out.
 
     Args:
         metrics (`dict[str, dict]`): metric -> result.
         dataset (`dict`): `id`, `config`, `split` and `revision` of the forget rows, as far as known.
         suite (`str`): what the audited sets are called.
+        task (`str`): what the Hub calls what the model does.
     """
     from huggingface_hub import EvalResult
 
@@ -68,7 +69,7 @@ def eval_results(metrics: dict[str, dict], dataset: dict, suite: str) -> list:
 
     return [
         EvalResult(
-            task_type="text-generation",
+            task_type=task,
             # The sets of an audit are several; which one a result is of stands in the metric.
             dataset_type=dataset.get("id", suite.replace(" ", "-")),
             dataset_name=suite,

@@ -27,6 +27,8 @@ PUBLISHED = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
     "chat_template.*",
     "additional_chat_templates/*.jinja",
     "*.py",

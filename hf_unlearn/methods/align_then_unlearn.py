@@ -19,6 +19,7 @@ from ..align.stages import ALIGN, UNLEARN, StagedOptimizer, make_stages, stage_a
 from ..align.targets import Targets
 from ..align.windows import find_windows
 from ..config import UnlearnConfig
+from ..families import CAUSAL_LM
 from ..forward import build_forward
 from ..layer_choice import check_below, freeze_outside
 from ..layer_forward import STATES, LayerRows
@@ -66,6 +67,7 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
 
     config_class = AlignThenUnlearnConfig
     method = "align_then_unlearn"
+    families = (CAUSAL_LM,)
     paper = "2506.13181"
 
     def __init__(self, *args, **kwargs):

@@ -43,9 +43,10 @@ class MUAlignTrainer(UnlearnTrainer):
             )
 
     def _plan_step(self, entry, shape, fresh_adapter, ref_model, reload) -> None:
-        args, self._tokens = entry.args, len(entry.tokenizer)
+        args = entry.args
+        self._tokens = self.family.predictions(entry.model, entry.tokenizer)
         if args.top_k > self._tokens:
-            raise ValueError(f"top_k={args.top_k}, and there are {self._tokens} tokens. Give at most that many.")
+            raise ValueError(f"top_k={args.top_k}, and a prediction is among {self._tokens}. Give at most that many.")
         if ref_model is not None and self.reference_roles_of(args):
             if not args.allow_oracle_teacher:
                 raise ValueError(

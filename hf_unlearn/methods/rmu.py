@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..activations import check_layer, layers_of
 from ..checks import check_number, check_patterns
 from ..config import UnlearnConfig
+from ..families import CAUSAL_LM
 from ..layer_choice import check_below, freeze_outside, parameters_by_name, parameters_by_position
 from ..layer_forward import STATES, STATES_KL, LayerForward, LayerRows
 from ..losses import rmu_loss
@@ -105,6 +106,7 @@ class RMUTrainer(UnlearnTrainer):
 
     config_class = RMUConfig
     method = "rmu"
+    families = (CAUSAL_LM,)
     paper = "2403.03218"
 
     def __init__(self, *args, **kwargs):

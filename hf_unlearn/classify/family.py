@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The family of classifiers."""
+
+from ..families import CLASSIFIER, Family
+from .collator import ClassCollator
+from .encode import Classes, check_disjoint, encode_classes
+from .forward import ClassForward
+
+
+# By whether pictures are classified.
+TASKS = ("text-classification", "image-classification")
+
+
+class Classifier(Family):
+    """Rows that are one prediction each, of the classes of a picture, a text, or a question about a picture.
+
+    Args:
+        config (`PreTrainedConfig`): the model's.
+        likelihood (`str`): `auto`, `bernoulli` or `softmax`.
+        architecture (`str`): the model's class.
+    """
+
+    name = CLASSIFIER
+    columns = ("image", "question", "label_ids", "label_weights")
+
+    def __init__(self, config, likelihood: str, architecture: str):
+        self.config, self.architecture = config, architecture
+        text, picture = (hasattr(config, name) for name in ("vocab_size", "image_size"))
+        self.pipeline_tag = "visual-question-answering" if text and picture else TASKS[picture]
+        many = config.model_type == "vilt" or config.problem_type == "multi_label_classification"
+        self.likelihood = ("bernoulli" if many else "softmax") if likelihood == "auto" else likelihood
+        self.classes = Classes({str(k): int(v) for k, v in config.label2id.items()}, self.likelihood == "bernoulli")
+
+    def load_processor(self, model, args):
+        from transformers import AutoProcessor
+
+        name = model if isinstance(model, str) else model.config._name_or_path
+        if not name:
+            raise ValueError("The model does not say where it came from. Pass its processor as `processing_class`.")
+        revision = (args.model_init_kwargs or {}).get("revision")
+        return AutoProcessor.from_pretrained(name, trust_remote_code=args.trust_remote_code, revision=revision)
+
+    def encode_roles(self, forget, retain, processor, args, poisoned=None):
+        asked = {
+            "poisoned rows": poisoned is not None or args.poison_prefix is not None,
+            "the value-norm penalty": bool(args.value_norm_penalty),
+            "forward_passes='packed'": args.forward_passes == "packed",
+            "fused_losses=True": args.fused_losses is True,
+        }
+        if wrong := [name for name, is_asked in asked.items() if is_asked]:
+            raise ValueError(f"{', '.join(wrong)}: for causal language models, and this model is a classifier.")
+        roles = {"forget": self.encode(forget, processor, args, "forget")}
+        if args.retain_loss != "none":
+            if retain is None:
+                raise ValueError(
+                    f"retain_loss={args.retain_loss!r} needs retain rows. Pass `retain_dataset`, or take "
+                    "retain_loss='none'."
+                )
+            roles["retain"] = self.encode(retain, processor, args, "retain")
+            if not args.allow_overlap:
+                check_disjoint(roles["forget"], roles["retain"])
+        return roles
+
+    def encode(self, rows, processor, args, name):
+        return encode_classes(rows, self.classes, name)
+
+    def collator(self, processor, roles, args):
+        tokenizer = getattr(processor, "tokenizer", processor)
+        positions = getattr(self.config, "max_position_embeddings", None)
+        limits = [args.max_length, getattr(tokenizer, "model_max_length", None), positions]
+        return ClassCollator(processor, tuple(roles), len(self.classes), min(x for x in limits if x is not None))
+
+    def check_model(self, model, processor, ref_model):
+        if ref_model is not None and ref_model.config.label2id != model.config.label2id:
+            raise ValueError("The reference model has other classes than the model. Leave `ref_model` out.")
+
+    def predictions(self, model, processor) -> int:
+        return len(self.classes)
+
+    def shape_of(self, pairs, args) -> str:
+        return "one" if args.forward_passes == "auto" else args.forward_passes
+
+    def build_forward(self, model, args, needs, shape):
+        return ClassForward(needs, shape, self.likelihood)

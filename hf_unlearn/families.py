@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What differs between the kinds of models that are unlearned from: how rows are encoded, batched and predicted."""
+
+from torch import nn
+
+from . import modeling, planning
+from .cached_rows import Entry
+from .config import UnlearnConfig
+from .data.collator import RoleBatches, RoleCollator
+from .data.formats import encode_dataset
+from .data.pairing import RolePairs
+from .data.roles import encode_roles
+from .forward import Forward, build_forward
+from .frozen import FrozenPrefix, frozen_depth
+from .needs import Needs
+
+
+CAUSAL_LM, CLASSIFIER = "causal language models", "classifiers"
+
+
+class Family:
+    """A kind of model: how its rows are encoded, batched and predicted."""
+
+    name: str
+    # What the Hub calls what its models do.
+    pipeline_tag: str
+    # The class that loads its models, where no `Auto` class of transformers does.
+    architecture: str | None = None
+    # Columns of flat rows that a model's forward does not take by these names.
+    columns: tuple[str, ...] = ()
+
+    def load_processor(self, model: str | nn.Module, args: UnlearnConfig):
+        """The tokenizer or processor that belongs to a model."""
+        raise NotImplementedError
+
+    def ready(self, processor) -> None:
+        """Raises `ValueError` for a processor that cannot pad."""
+
+    def encode_roles(self, forget, retain, processor, args: UnlearnConfig, poisoned=None) -> dict:
+        """Role to encoded rows; see [`~hf_unlearn.data.roles.encode_roles`]."""
+        raise NotImplementedError
+
+    def encode(self, rows, processor, args: UnlearnConfig, name: str):
+        """Rows of one set, encoded."""
+        raise NotImplementedError
+
+    def collator(self, processor, roles, args: UnlearnConfig) -> RoleBatches:
+        """What makes batches of encoded rows."""
+        raise NotImplementedError
+
+    def check_model(self, model: nn.Module, processor, ref_model: nn.Module | None) -> None:
+        """Raises `ValueError` for a processor or reference that does not fit the model."""
+        raise NotImplementedError
+
+    def predictions(self, model: nn.Module, processor) -> int:
+        """Among how many a prediction chooses; entries that only pad a head do not count."""
+        raise NotImplementedError
+
+    def shape_of(self, pairs: RolePairs, args: UnlearnConfig) -> str:
+        """How a step's rows go through the model."""
+        raise NotImplementedError
+
+    def build_forward(self, model: nn.Module, args: UnlearnConfig, needs: Needs, shape: str) -> Forward:
+        """The path of rows through the model."""
+        raise NotImplementedError
+
+    def frozen_prefix(self, entry: Entry) -> FrozenPrefix | None:
+        """The layers whose states are constants in training, where they can be kept."""
+
+
+class CausalLM(Family):
+    """Rows of text, of which tokens are predicted."""
+
+    name = CAUSAL_LM
+    pipeline_tag = "text-generation"
+
+    def load_processor(self, model, args):
+        return modeling.load_tokenizer(model, args.trust_remote_code, (args.model_init_kwargs or {}).get("revision"))
+
+    def ready(self, processor) -> None:
+        modeling.ensure_pad_token(processor)
+
+    def encode_roles(self, forget, retain, processor, args, poisoned=None):
+        return encode_roles(forget, retain, processor, args, poisoned)
+
+    def encode(self, rows, processor, args, name):
+        return encode_dataset(rows, processor, args.max_length, name)
+
+    def collator(self, processor, roles, args):
+        return RoleCollator(processor.pad_token_id, tuple(roles), pad_to_multiple_of=args.pad_to_multiple_of)
+
+    def check_model(self, model, processor, ref_model):
+        modeling.check_vocabulary(model, processor, ref_model)
+
+    def predictions(self, model, processor) -> int:
+        return len(processor)
+
+    def shape_of(self, pairs, args) -> str:
+        return planning.shape_of(pairs, args)
+
+    def build_forward(self, model, args, needs, shape):
+        return build_forward(model, args.fused_losses, needs, shape)
+
+    def frozen_prefix(self, entry):
+        layers, depth = frozen_depth(entry.model)
+        return FrozenPrefix(entry, layers, depth) if depth else None
+
+
+def family_of(model: str | nn.Module, args: UnlearnConfig) -> Family:
+    """The family that a model is of, by its class or, for a path or Hub id, by the class that its config names."""
+    if isinstance(model, str):
+        config = modeling.load_config(model, args.trust_remote_code, (args.model_init_kwargs or {}).get("revision"))
+        name = (config.architectures or [""])[0]
+    else:
+        core = getattr(model, "get_base_model", lambda: model)()
+        config, name = model.config, type(core).__name__
+    if modeling.is_classifier(name):
+        from .classify.family import Classifier
+
+        return Classifier(config, args.likelihood, name)
+    return CausalLM()
