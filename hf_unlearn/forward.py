@@ -61,6 +61,7 @@ class RoleRows:
         value (`Tensor`, *optional*): a [`RowFunction`]'s, mean over a row's tokens, then over rows; a scalar.
         stats (`Mapping[str, Tensor]`): its numbers to look at, name to `[N]`, without gradient.
         states, ref_states (`Tensor`, *optional*): `[N, d]`, last hidden states, the model's and the reference's.
+        modalities (`tuple[Tensor, Tensor]`, *optional*): means over a row's picture and over its text, `[B, d]` each.
         noted (`dict[str, Tensor]`): scalars that the method wants logged of the role.
     """
 
@@ -73,6 +74,7 @@ class RoleRows:
     stats: Mapping[str, Tensor] = field(default_factory=dict)
     states: Tensor | None = None
     ref_states: Tensor | None = None
+    modalities: tuple[Tensor, Tensor] | None = None
     noted: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -167,6 +169,7 @@ class Forward:
             stats=stats,
             states=own.get("states"),
             ref_states=None if "states" not in own else reference.hidden,
+            modalities=own.get("modalities"),
         )
 
     def probe(self, model: nn.Module) -> Tensor | None:

@@ -19,6 +19,7 @@ class RowFunction:
             log-probabilities of the labels.
         compares (`bool`): it reads the reference's logits.
         states (`bool`): the last hidden states are asked for too; and the reference's, where there is one.
+        modalities (`bool`): means over the row's picture and over its text are asked for too.
         columns (`int`, *optional*): it sees no more of the vocabulary than so many leading entries.
         weigh (`Callable`, *optional*): from the function's numbers, name to `[N]`, and [`Predicted`] to weights `[N]`
             that the function is then given; costs the head's product once more.
@@ -27,6 +28,7 @@ class RowFunction:
     function: Callable
     compares: bool = False
     states: bool = False
+    modalities: bool = False
     columns: int | None = None
     weigh: Callable | None = None
 

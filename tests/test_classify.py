@@ -355,3 +355,72 @@ def test_a_text_classifier_with_one_label_a_row_trains(tmp_path):
     trainer.train()
     logged = [entry["forget/nll"] for entry in trainer.state.log_history if "forget/nll" in entry]
     assert logged[-1] > logged[0]
+
+
+# MU-ALIGN's terms of classifiers
+
+
+def shaken(trainer):
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return trainer
+
+
+@pytest.mark.parametrize("target", ["bernoulli_prior", "bernoulli_half"])
+def test_forget_rows_are_pulled_to_a_probability_for_each_class(tmp_path, target):
+    settings = {"forget_target": target, "alpha": 2.0, "beta": 0.0, "top_k": 3, "retain_weight": 0.0}
+    trainer = shaken(trainer_of(MUAlignTrainer, MUAlignConfig, tmp_path, **settings))
+    loss = trainer.compute_loss(trainer.model.eval(), first_batch(trainer)).item()
+    z, _ = spelled_out(trainer.model, rows_of(trainer, FORGET, "forget"))
+    _, targets = spelled_out(trainer.model, RETAIN)
+    p, q = targets.mean(0) if target == "bernoulli_prior" else torch.full((5,), 0.5).double(), z.sigmoid()
+    slow = torch.special.xlogy(p, p / q) + torch.special.xlogy(1 - p, (1 - p) / (1 - q))
+    assert loss == pytest.approx(2 * slow.sum(-1).mean().item(), rel=1e-4)
+
+
+def test_a_prior_needs_a_model_that_judges_each_class(tmp_path):
+    with pytest.raises(ValueError, match="forget_target='bernoulli_prior' is for a classifier that says of each"):
+        trainer_of(
+            MUAlignTrainer, MUAlignConfig, tmp_path, forget_target="bernoulli_prior", likelihood="softmax", top_k=3
+        )
+    with pytest.raises(ValueError, match="forget_target: for retain rows"):
+        MUAlignConfig(output_dir=str(tmp_path), forget_target="bernoulli_prior", retain_loss="none")
+
+
+@pytest.mark.parametrize("term", ["cssa", "cmfc", "coral"])
+def test_terms_between_picture_and_text_are_the_formulas(tmp_path, term):
+    settings = {f"lambda_{term}": 3.0, "alpha": 0.0, "beta": 0.0, "top_k": 3}
+    trainer = shaken(trainer_of(MUAlignTrainer, MUAlignConfig, tmp_path, per_device_train_batch_size=4, **settings))
+    loss = trainer.compute_loss(trainer.model.eval(), first_batch(trainer)).item()
+    rows, images, texts = rows_of(trainer, RETAIN, "retain"), [], []
+    for row in rows:
+        batch = make_processor()(row["image"], row["question"], return_tensors="pt")
+        with torch.no_grad():
+            hidden = trainer.model.vilt(**batch).last_hidden_state[0].double()
+        width = batch["input_ids"].shape[1]
+        texts.append(hidden[:width].mean(0))
+        images.append(hidden[width:].mean(0))
+    image, text = torch.stack(images).numpy(), torch.stack(texts).numpy()
+    if term == "cssa":
+        norms = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
+        slow = (1 - (image * text).sum(1) / norms).mean()
+    elif term == "cmfc":
+        slow = np.square(image.mean(0) - text.mean(0)).mean()
+    else:
+        slow = np.square(np.cov(image.T) - np.cov(text.T)).mean()
+    logits, targets = spelled_out(trainer.model, rows)
+    assert loss == pytest.approx(bce(logits, targets).mean().item() + 3 * slow, rel=1e-4)
+
+
+def test_terms_between_picture_and_text_need_both(tmp_path):
+    from conftest import make_model, make_tokenizer
+
+    with pytest.raises(ValueError, match="compare a row's picture with its text"):
+        MUAlignTrainer(
+            model=make_model(),
+            args=make_args(MUAlignConfig, output_dir=tmp_path, lambda_cssa=1.0),
+            forget_dataset=[{"text": "a"}],
+            retain_dataset=[{"text": "b"}],
+            processing_class=make_tokenizer(),
+        )

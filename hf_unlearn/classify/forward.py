@@ -12,6 +12,7 @@ from ..fused.head import unwrapped
 from ..needs import Needs
 from ..passes import Parts, Pass
 from ..predicted import Predicted
+from .modalities import modality_means
 from .rows import ROWS, RowPredictions
 
 
@@ -38,6 +39,14 @@ class ClassForward(LogitsForward):
 
     def tokens_of(self, part: Mapping[str, Tensor]) -> Predicted:
         return RowPredictions.of(part["labels"])
+
+    def _policy_values(self, model, call, predicted, references):
+        asking = [role for role in call.picks if getattr(self.needs[role], "modalities", False)]
+        if not asking:
+            return super()._policy_values(model, call, predicted, references)
+        with modality_means(model, call.inputs["input_ids"].shape[1]) as means:
+            values = super()._policy_values(model, call, predicted, references)
+        return values | {f"{role}.modalities": means.of(call.picks[role]) for role in asking}
 
     def _logits_and_states(self, model: nn.Module, call: Pass) -> tuple[Tensor, dict[str, Tensor]]:
         asking = {role for role in call.picks if getattr(self.needs[role], "states", False)}

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MU-ALIGN (https://github.com/abdullahak07/MU-Align), for causal language models: see `docs/mu_align.md`."""
+"""MU-ALIGN (https://github.com/abdullahak07/MU-Align), for language models and classifiers: see `docs/mu_align.md`."""
 
 import logging
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..classify import modalities
 from ..forward import RoleRows
 from ..gradient_conflict import TwoGradients
 from ..losses import second_moment_distance
@@ -18,6 +20,11 @@ from .mu_align_terms import ForgetTerms, RetainTerms
 
 
 logger = logging.getLogger(__name__)
+
+
+def modal_weights(args: MUAlignConfig) -> dict[str, float]:
+    """Weights of the terms between picture and text."""
+    return {name: getattr(args, f"lambda_{name}") for name in modalities.TERMS}
 
 
 class MUAlignTrainer(UnlearnTrainer):
@@ -47,6 +54,7 @@ class MUAlignTrainer(UnlearnTrainer):
         self._tokens = self.family.predictions(entry.model, entry.tokenizer)
         if args.top_k > self._tokens:
             raise ValueError(f"top_k={args.top_k}, and a prediction is among {self._tokens}. Give at most that many.")
+        self._prior = self._prior_of(entry)
         if ref_model is not None and self.reference_roles_of(args):
             if not args.allow_oracle_teacher:
                 raise ValueError(
@@ -55,6 +63,27 @@ class MUAlignTrainer(UnlearnTrainer):
                 )
             logger.warning("The teacher is the `ref_model` given, not the original: an oracle, if it saw less.")
         super()._plan_step(entry, shape, fresh_adapter, ref_model, reload)
+
+    def _prior_of(self, entry) -> Tensor | None:
+        """Each class's probability that forget predictions are pulled to, where that is not uniform."""
+        target = entry.args.forget_target
+        if target == "uniform":
+            return None
+        if getattr(self.family, "likelihood", None) != "bernoulli":
+            raise ValueError(
+                f"forget_target={target!r} is for a classifier that says of each class whether it is right, as ViLT "
+                "does. Take forget_target='uniform'."
+            )
+        if target == "bernoulli_half":
+            return torch.full((self._tokens,), 0.5)
+        prior, rows = torch.zeros(self._tokens), entry.roles["retain"]
+        for ids, weights in zip(rows["label_ids"], rows["label_weights"], strict=True):
+            prior[ids] += torch.tensor(weights)
+        return prior / len(rows)
+
+    def check_architecture(self, args: MUAlignConfig, model) -> None:
+        if any(modal_weights(args).values()):
+            modalities.check_two_modalities(model)
 
     # What the method says of itself
 
@@ -70,6 +99,7 @@ class MUAlignTrainer(UnlearnTrainer):
             RetainTerms(args.label_smoothing, args.lambda_kd, args.kd_temperature),
             compares=args.lambda_kd > 0,
             states=args.lambda_align > 0,
+            modalities=any(modal_weights(args).values()),
         )
         return {"forget": forget} | {role: KL if term == "kl" else kept for role, term in args.kept_terms.items()}
 
@@ -80,7 +110,8 @@ class MUAlignTrainer(UnlearnTrainer):
 
     def build_forward(self, model, args: MUAlignConfig, needs, shape):
         bound = dict(needs)
-        bound["forget"] = replace(needs["forget"], columns=self._tokens)
+        forget = replace(needs["forget"].function, prior=self._prior)
+        bound["forget"] = replace(needs["forget"], columns=self._tokens, function=forget)
         for role, need in needs.items():
             if role != "forget" and isinstance(need, RowFunction):
                 bound[role] = replace(need, function=replace(need.function, tokens=self._tokens))
@@ -101,11 +132,16 @@ class MUAlignTrainer(UnlearnTrainer):
     def retain_loss(self, rows: RoleRows) -> Tensor:
         if rows.value is None:
             return super().retain_loss(rows)
-        if not self.args.lambda_align:
-            return rows.value
-        pooled = [rows.predicted.row_means(states) for states in (rows.states, rows.ref_states)]
-        align = rows.noted["align"] = second_moment_distance(*pooled)
-        return rows.value + self.args.lambda_align * align
+        value = rows.value
+        if self.args.lambda_align:
+            pooled = [rows.predicted.row_means(states) for states in (rows.states, rows.ref_states)]
+            align = rows.noted["align"] = second_moment_distance(*pooled)
+            value = value + self.args.lambda_align * align
+        for name, weight in modal_weights(self.args).items():
+            if weight:
+                rows.noted[name] = modalities.TERMS[name](*rows.modalities)
+                value = value + weight * rows.noted[name]
+        return value
 
     # Two gradients
 

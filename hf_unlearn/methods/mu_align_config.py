@@ -12,6 +12,9 @@ from ..tails import CAPS, TAILS
 
 
 DIRECTIONS = ("uniform_to_model", "model_to_uniform")
+FORGET_TARGETS = ("uniform", "bernoulli_prior", "bernoulli_half")
+# Weights of what is added to the retain rows' cross-entropy.
+KEPT_TERMS = ("lambda_kd", "lambda_align", "lambda_cssa", "lambda_cmfc", "lambda_coral")
 # The README's numbers. It writes KL(model || uniform), whose gradient vanishes on what is memorised; the code, and
 # this default, have the other direction.
 DEFAULTS: dict[str, Any] = {
@@ -61,6 +64,10 @@ def _preset(name: str, help: str) -> Any:
     return field(default=None, metadata={"help": f"{help} Default: the preset's, or {DEFAULTS[name]}."})
 
 
+def _modal(what: str) -> Any:
+    return field(default=0.0, metadata={"help": f"Weight of {what}. For ViLT."})
+
+
 @dataclass
 class MUAlignConfig(UnlearnConfig):
     r"""Settings of [`MUAlignTrainer`]. Fields that are left out are the preset's, or without one the README's, but for
@@ -104,6 +111,16 @@ class MUAlignConfig(UnlearnConfig):
     lambda_align: float | None = _preset(
         "lambda_align", "Weight of the distance to the frozen original's second moments of retain rows' last states."
     )
+    forget_target: str = field(
+        default="uniform",
+        metadata={
+            "help": "What forget predictions are pulled to: `uniform`; for a classifier that says of each class "
+            "whether it is right, also `bernoulli_prior` (how often each is right on the retain rows) or `bernoulli_half`."
+        },
+    )
+    lambda_cssa: float = _modal("1 - cosine of a retain row's picture and text")
+    lambda_cmfc: float = _modal("the squared difference of retain rows' mean picture and mean text")
+    lambda_coral: float = _modal("the squared difference of the covariances of retain rows' pictures and texts")
     grad_ortho: str | None = _preset(
         "grad_ortho",
         "Keep the forget gradient from working against the retain gradient: `off`, `project` or `pcgrad`.",
@@ -119,7 +136,7 @@ class MUAlignConfig(UnlearnConfig):
         for name, value in (DEFAULTS | PRESETS.get(self.preset, {})).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        for name in ("alpha", "beta", "lambda_kd", "lambda_align", "label_smoothing"):
+        for name in ("alpha", "beta", "label_smoothing", *KEPT_TERMS):
             check_number(name, getattr(self, name), at_least=0)
         for name in ("temperature", "kd_temperature", "cvar_level"):
             check_number(name, getattr(self, name), above=0)
@@ -129,6 +146,7 @@ class MUAlignConfig(UnlearnConfig):
         check_whole("top_k", self.top_k, at_least=1)
         check_choice("kl_direction", self.kl_direction, DIRECTIONS)
         check_choice("tail", self.tail, (*TAILS, "emb_norm"))
+        check_choice("forget_target", self.forget_target, FORGET_TARGETS)
         check_choice("grad_ortho", self.grad_ortho, GRAD_ORTHO)
         self._check_cap()
         super().__post_init__()
@@ -145,7 +163,8 @@ class MUAlignConfig(UnlearnConfig):
             self.tail_cap = CAPS.get(self.tail)
 
     def _check_retain_terms(self) -> None:
-        asked = [name for name in ("label_smoothing", "lambda_kd", "lambda_align") if getattr(self, name)]
+        asked = [name for name in ("label_smoothing", *KEPT_TERMS) if getattr(self, name)]
+        asked += ["forget_target"] * (self.forget_target == "bernoulli_prior")
         asked += ["grad_ortho"] * (self.grad_ortho != "off")
         if asked and self.retain_loss == "none":
             raise ValueError(

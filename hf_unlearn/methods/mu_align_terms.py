@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..fused import TileRows
-from ..losses import uniform_kl_rows
+from ..losses import bernoulli_kl_rows, uniform_kl_rows
 from ..tails import Tail
 
 
@@ -20,6 +20,8 @@ class ForgetTerms:
         alpha, beta, temperature (`float`): weights of the two terms; \\( T \\).
         direction (`str`): of the divergence, see [`~hf_unlearn.losses.uniform_kl`].
         tail ([`~hf_unlearn.tails.Tail`], *optional*): the penalty, where it is one of logits.
+        prior (`Tensor`, *optional*): `[K]`, each class's probability to pull to by itself instead of uniform;
+            \\( \alpha \sum_c KL(Bern(\pi_c) \| Bern(\sigma(z_c))) \\) then is the first term.
     """
 
     alpha: float
@@ -27,10 +29,14 @@ class ForgetTerms:
     temperature: float
     direction: str
     tail: Tail | None
+    prior: Tensor | None = None
 
     def __call__(self, logits: Tensor, at: TileRows) -> tuple[Tensor, dict[str, Tensor]]:
-        uniform = self.temperature**2 * uniform_kl_rows(logits, self.direction, self.temperature)
-        values, stats = self.alpha * uniform, self.confidence(logits.detach(), at) | {"uniform": uniform}
+        if self.prior is None:
+            name, first = "uniform", self.temperature**2 * uniform_kl_rows(logits, self.direction, self.temperature)
+        else:
+            name, first = "prior", bernoulli_kl_rows(logits, self.prior.to(logits.device))
+        values, stats = self.alpha * first, self.confidence(logits.detach(), at) | {name: first}
         if self.tail is not None:
             tail = self.tail(logits)
             stats["tail"] = tail if at.weights is None else tail * at.weights
