@@ -52,6 +52,10 @@ class Family:
         """Raises `ValueError` for a processor or reference that does not fit the model."""
         raise NotImplementedError
 
+    def adapter_config(self, peft_config):
+        """The config of a fresh adapter, as the model takes it."""
+        return peft_config
+
     def predictions(self, model: nn.Module, processor) -> int:
         """Among how many a prediction chooses; entries that only pad a head do not count."""
         raise NotImplementedError

@@ -69,6 +69,8 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
     paper: ClassVar[str | None] = None
     # Kinds of models that the method is defined for.
     families: ClassVar[tuple[str, ...]] = (CAUSAL_LM, CLASSIFIER)
+    # Whether the weights change once more after the last step.
+    changes_at_end = False
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         if peft_config is not None:
             # Trainer seeds too, but an adapter's first weights are drawn here.
             set_seed(args.seed)
-            model = modeling.add_adapter(model, peft_config)
+            model = modeling.add_adapter(model, family.adapter_config(peft_config))
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
         self._plan_step(entry, family.shape_of(pairs, args), peft_config is not None, ref_model, reload)
         self.penalty = ValueNormPenalty(args, model, entry, unlearned) if args.value_norm_penalty else None

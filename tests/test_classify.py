@@ -278,7 +278,11 @@ def test_training_forgets_and_saves_a_checkpoint_that_loads(tmp_path, adapter):
     from peft import LoraConfig
     from transformers import AutoProcessor, ViltForQuestionAnswering
 
-    lora = LoraConfig(r=4, target_modules=["query", "value"], modules_to_save=["classifier"]) if adapter else None
+    lora = (
+        LoraConfig(r=4, target_modules=["query", "value"], modules_to_save=["classifier"], task_type="CAUSAL_LM")
+        if adapter
+        else None
+    )
     trainer = GATrainer(
         model=make_vilt(),
         args=make_args(GAConfig, output_dir=tmp_path, max_steps=6, learning_rate=1e-2, retain_loss="kl"),
@@ -424,3 +428,15 @@ def test_terms_between_picture_and_text_need_both(tmp_path):
             retain_dataset=[{"text": "b"}],
             processing_class=make_tokenizer(),
         )
+
+
+def test_the_short_form_takes_loaders_of_pictures(tmp_path):
+    from torch.utils.data import DataLoader
+
+    from hf_unlearn import MUAlign
+
+    before = weights(make_vilt())
+    short = MUAlign(make_vilt(), top_k=3, processing_class=make_processor(), learning_rate=1e-2, use_cpu=True)
+    model = short.unlearn(DataLoader(FORGET, batch_size=3), DataLoader(RETAIN, batch_size=3), epochs=1)
+    assert changed(before, weights(model))
+    assert short.trainer.state.global_step == 2

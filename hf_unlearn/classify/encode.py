@@ -78,7 +78,8 @@ def encode_classes(rows, classes: Classes, name: str):
     """Rows as the collator reads them.
 
     Args:
-        rows (`datasets.Dataset` or `list[dict]`): see the module's table. Pictures are not read here.
+        rows (`datasets.Dataset`, or anything with a length and rows that are dicts):
+            See the module's table. Pictures are not read here.
         classes ([`Classes`]): the model's.
         name (`str`): what messages call the rows.
 
@@ -93,8 +94,8 @@ def encode_classes(rows, classes: Classes, name: str):
 
     if rows is None or not len(rows):
         raise ValueError(f"{name}_dataset is missing or empty. Give at least one row.")
-    if isinstance(rows, list):
-        rows = datasets.Dataset.from_list(rows)
+    if not isinstance(rows, datasets.Dataset):
+        rows = datasets.Dataset.from_list([rows[i] for i in range(len(rows))])
     if "text" in rows.column_names and "question" not in rows.column_names:
         rows = rows.rename_column("text", "question")
     columns = set(rows.column_names)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The family of classifiers."""
 
+from dataclasses import replace
+
 from ..families import CLASSIFIER, Family
 from .collator import ClassCollator
 from .encode import Classes, check_disjoint, encode_classes
@@ -73,6 +75,10 @@ class Classifier(Family):
     def check_model(self, model, processor, ref_model):
         if ref_model is not None and ref_model.config.label2id != model.config.label2id:
             raise ValueError("The reference model has other classes than the model. Leave `ref_model` out.")
+
+    def adapter_config(self, peft_config):
+        # PEFT's wrapper for language models hands on their inputs alone.
+        return replace(peft_config, task_type=None) if peft_config.task_type == "CAUSAL_LM" else peft_config
 
     def predictions(self, model, processor) -> int:
         return len(self.classes)

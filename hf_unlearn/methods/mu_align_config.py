@@ -115,7 +115,7 @@ class MUAlignConfig(UnlearnConfig):
         default="uniform",
         metadata={
             "help": "What forget predictions are pulled to: `uniform`; for a classifier that says of each class "
-            "whether it is right, also `bernoulli_prior` (how often each is right on the retain rows) or `bernoulli_half`."
+            "whether it is right, also `bernoulli_prior` (how often each is, on the retain rows) or `bernoulli_half`."
         },
     )
     lambda_cssa: float = _modal("1 - cosine of a retain row's picture and text")
