@@ -29,10 +29,6 @@ class Family:
     # Columns of flat rows that a model's forward does not take by these names.
     columns: tuple[str, ...] = ()
 
-    def load_processor(self, model: str | nn.Module, args: UnlearnConfig):
-        """The tokenizer or processor that belongs to a model."""
-        raise NotImplementedError
-
     def ready(self, processor) -> None:
         """Raises `ValueError` for a processor that cannot pad."""
 
@@ -40,11 +36,11 @@ class Family:
         """Role to encoded rows; see [`~hf_unlearn.data.roles.encode_roles`]."""
         raise NotImplementedError
 
-    def encode(self, rows, processor, args: UnlearnConfig, name: str):
+    def encode(self, rows, processor, max_length: int | None, name: str):
         """Rows of one set, encoded."""
         raise NotImplementedError
 
-    def collator(self, processor, roles, args: UnlearnConfig) -> RoleBatches:
+    def collator(self, processor, roles, max_length: int | None, pad_to_multiple_of: int | None = None) -> RoleBatches:
         """What makes batches of encoded rows."""
         raise NotImplementedError
 
@@ -78,20 +74,17 @@ class CausalLM(Family):
     name = CAUSAL_LM
     pipeline_tag = "text-generation"
 
-    def load_processor(self, model, args):
-        return modeling.load_tokenizer(model, args.trust_remote_code, (args.model_init_kwargs or {}).get("revision"))
-
     def ready(self, processor) -> None:
         modeling.ensure_pad_token(processor)
 
     def encode_roles(self, forget, retain, processor, args, poisoned=None):
         return encode_roles(forget, retain, processor, args, poisoned)
 
-    def encode(self, rows, processor, args, name):
-        return encode_dataset(rows, processor, args.max_length, name)
+    def encode(self, rows, processor, max_length, name):
+        return encode_dataset(rows, processor, max_length, name)
 
-    def collator(self, processor, roles, args):
-        return RoleCollator(processor.pad_token_id, tuple(roles), pad_to_multiple_of=args.pad_to_multiple_of)
+    def collator(self, processor, roles, max_length, pad_to_multiple_of=None):
+        return RoleCollator(processor.pad_token_id, tuple(roles), pad_to_multiple_of=pad_to_multiple_of)
 
     def check_model(self, model, processor, ref_model):
         modeling.check_vocabulary(model, processor, ref_model)
@@ -110,10 +103,12 @@ class CausalLM(Family):
         return FrozenPrefix(entry, layers, depth) if depth else None
 
 
-def family_of(model: str | nn.Module, args: UnlearnConfig) -> Family:
+def family_of(
+    model: str | nn.Module, likelihood: str = "auto", trust_remote_code: bool = False, revision: str | None = None
+) -> Family:
     """The family that a model is of, by its class or, for a path or Hub id, by the class that its config names."""
     if isinstance(model, str):
-        config = modeling.load_config(model, args.trust_remote_code, (args.model_init_kwargs or {}).get("revision"))
+        config = modeling.load_config(model, trust_remote_code, revision)
         name = (config.architectures or [""])[0]
     else:
         core = getattr(model, "get_base_model", lambda: model)()
@@ -121,5 +116,5 @@ def family_of(model: str | nn.Module, args: UnlearnConfig) -> Family:
     if modeling.is_classifier(name):
         from .classify.family import Classifier
 
-        return Classifier(config, args.likelihood, name)
+        return Classifier(config, likelihood, name)
     return CausalLM()

@@ -96,6 +96,18 @@ def load_tokenizer(model: str | nn.Module, trust_remote_code: bool = False, revi
     return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
 
 
+def load_processor(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):
+    """Loads what makes inputs for a model: a classifier's processor, or a language model's tokenizer."""
+    from transformers import AutoProcessor
+
+    config = load_config(model, trust_remote_code, revision) if isinstance(model, str) else model.config
+    if not is_classifier((config.architectures or [""])[0]):
+        return load_tokenizer(model, trust_remote_code, revision)
+    if not (name := model if isinstance(model, str) else config._name_or_path):
+        raise ValueError("The model does not say where it came from. Pass its processor as `processing_class`.")
+    return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
+
+
 def ensure_pad_token(tokenizer) -> None:
     """Pads with EOS where the tokenizer has no pad token. Masks come from lengths, so a real EOS stays visible."""
     if tokenizer.pad_token_id is not None:

@@ -92,18 +92,20 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._check_request(args, model, quantization_config, peft_config)
-        self.family = family = family_of(model, args)
+        revision = (args.model_init_kwargs or {}).get("revision")
+        self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         self._check_family()
         if processing_class is None:
-            processing_class = family.load_processor(model, args)
+            processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
         family.ready(processing_class)
         roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
         self.check_rows(args, roles, processing_class)
         pairs = self.make_pairs(roles, args, processing_class)
-        roles = pairs.roles
-        eval_dataset = self._encode_eval(eval_dataset, processing_class, args)
+        # What was given is on the card; what the pairs leave out is not trained on.
+        self.given_rows, roles = roles, pairs.roles
+        eval_dataset = self._encode_eval(eval_dataset, processing_class, args.max_length)
 
-        collator = family.collator(processing_class, roles, args)
+        collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
         # Before the policy takes its place in memory.
         unlearned = unlearned_norms(args, roles, collator) if args.value_norm_penalty else {}
 
@@ -358,11 +360,11 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         own = (*self.train_dataset.roles, *self.family.columns)
         self._signature_columns += [column for column in own if column not in self._signature_columns]
 
-    def _encode_eval(self, eval_dataset, processor, args):
+    def _encode_eval(self, eval_dataset, processor, max_length: int | None):
         if isinstance(eval_dataset, dict):
             sets = eval_dataset.items()
-            return {key: self.family.encode(rows, processor, args, f"eval_{key}") for key, rows in sets}
-        return None if eval_dataset is None else self.family.encode(eval_dataset, processor, args, "eval")
+            return {key: self.family.encode(rows, processor, max_length, f"eval_{key}") for key, rows in sets}
+        return None if eval_dataset is None else self.family.encode(eval_dataset, processor, max_length, "eval")
 
 
 def _role_spans(role_ids: list[int], names) -> dict[str, slice]:

@@ -21,6 +21,7 @@ from hf_unlearn.audit.privacy import (
     Shadows,
     ULiRAAttack,
     as_subject,
+    evaluate_privacy,
     named_attacks,
     train_shadows,
 )
@@ -582,3 +583,43 @@ def test_u_lira_tells_unlearned_rows_from_unseen_ones(tmp_path):
     target = Classifier(unlearn(memorise(forget, 99), forget, [], 0), progress=False)
     scores = ULiRAAttack(shadows).compute_scores(target, rows)
     assert scores[was_unlearned].min() > scores[~was_unlearned].max()
+
+
+def test_rows_with_pictures_are_attacked_as_they_are():
+    from datasets import Dataset
+    from vilt import make_processor, make_rows, make_vilt
+
+    model, rows = make_vilt().eval(), make_rows(12)
+    logits, targets = [], []
+    for row in rows:
+        batch = make_processor()(row["image"], row["question"], return_tensors="pt")
+        with torch.no_grad():
+            logits.append(model(**batch).logits[0].double().numpy())
+        targets.append([min(row["answers"].count(name) / 3, 1) for name in model.config.label2id])
+    z, t = np.array(logits), np.array(targets)
+    expected = (t * -np.logaddexp(0, -z) + (1 - t) * -np.logaddexp(0, z)).mean(1)
+    for data in (rows, Dataset.from_list(rows)):
+        subject = as_subject(model, processing_class=make_processor(), batch_size=5, progress=False)
+        found = named_attacks()["loss"].compute_scores(subject, data)
+        np.testing.assert_allclose(found / found[0], expected / expected[0], rtol=1e-4)
+        assert len(set(subject.row_ids(data))) == len(rows)
+    privacy = evaluate_privacy(
+        model,
+        Dataset.from_list(rows),
+        None,
+        Dataset.from_list(make_rows(12, first=50)),
+        fprs=[0.2],
+        processing_class=make_processor(),
+        progress=False,
+    )
+    assert 0 <= privacy.metrics["loss/auc"].value <= 1
+    with pytest.raises(ValueError, match="1 of 12 rows of nonmember_data are forget rows too"):
+        evaluate_privacy(
+            model,
+            Dataset.from_list(rows),
+            None,
+            Dataset.from_list([*make_rows(11, first=50), rows[0]]),
+            fprs=[0.2],
+            processing_class=make_processor(),
+            progress=False,
+        )

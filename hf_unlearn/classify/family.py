@@ -33,15 +33,6 @@ class Classifier(Family):
         self.likelihood = ("bernoulli" if many else "softmax") if likelihood == "auto" else likelihood
         self.classes = Classes({str(k): int(v) for k, v in config.label2id.items()}, self.likelihood == "bernoulli")
 
-    def load_processor(self, model, args):
-        from transformers import AutoProcessor
-
-        name = model if isinstance(model, str) else model.config._name_or_path
-        if not name:
-            raise ValueError("The model does not say where it came from. Pass its processor as `processing_class`.")
-        revision = (args.model_init_kwargs or {}).get("revision")
-        return AutoProcessor.from_pretrained(name, trust_remote_code=args.trust_remote_code, revision=revision)
-
     def encode_roles(self, forget, retain, processor, args, poisoned=None):
         asked = {
             "poisoned rows": poisoned is not None or args.poison_prefix is not None,
@@ -51,25 +42,26 @@ class Classifier(Family):
         }
         if wrong := [name for name, is_asked in asked.items() if is_asked]:
             raise ValueError(f"{', '.join(wrong)}: for causal language models, and this model is a classifier.")
-        roles = {"forget": self.encode(forget, processor, args, "forget")}
+        roles = {"forget": self.encode(forget, processor, args.max_length, "forget")}
         if args.retain_loss != "none":
             if retain is None:
                 raise ValueError(
                     f"retain_loss={args.retain_loss!r} needs retain rows. Pass `retain_dataset`, or take "
                     "retain_loss='none'."
                 )
-            roles["retain"] = self.encode(retain, processor, args, "retain")
+            roles["retain"] = self.encode(retain, processor, args.max_length, "retain")
             if not args.allow_overlap:
                 check_disjoint(roles["forget"], roles["retain"])
         return roles
 
-    def encode(self, rows, processor, args, name):
+    def encode(self, rows, processor, max_length, name):
         return encode_classes(rows, self.classes, name)
 
-    def collator(self, processor, roles, args):
+    def collator(self, processor, roles, max_length, pad_to_multiple_of=None):
+        # Texts are cut where the model has no more positions, at the latest.
         tokenizer = getattr(processor, "tokenizer", processor)
         positions = getattr(self.config, "max_position_embeddings", None)
-        limits = [args.max_length, getattr(tokenizer, "model_max_length", None), positions]
+        limits = [max_length, getattr(tokenizer, "model_max_length", None), positions]
         return ClassCollator(processor, tuple(roles), len(self.classes), min(x for x in limits if x is not None))
 
     def check_model(self, model, processor, ref_model):

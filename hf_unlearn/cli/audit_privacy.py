@@ -41,9 +41,10 @@ NO_RETRAINED = (
 
 @dataclass
 class Prepared:
-    """What an audit needs besides models."""
+    """What an audit needs besides models. `qa` is for language models only."""
 
     tokenizer: Any
+    qa: Any
     forget: list[dict]
     retain: list[dict] | None
     nonmembers: list[dict]
@@ -64,6 +65,7 @@ def prepare(args: PrivacyArguments, qa) -> Prepared:
     from ..audit.privacy.rates import check_fprs
     from ..data.benchmarks import resolve_model
     from ..data.sources import load_rows
+    from ..families import CAUSAL_LM, family_of
     from .models import check_checkpoint_path, tokenizer_of
     from .sets import load_sets
 
@@ -77,8 +79,10 @@ def prepare(args: PrivacyArguments, qa) -> Prepared:
     else:
         config, split = args.nonmember_dataset_config, args.nonmember_dataset_split
         nonmembers = load_rows(args.nonmember_dataset, config, split, tokenizer, args.max_length)
+    family = family_of(resolve_model(args.models[0]), trust_remote_code=args.trust_remote_code)
     return Prepared(
         tokenizer,
+        qa if family.name == CAUSAL_LM else None,
         as_rows(sets.forget, "forget"),
         None if sets.retain is None else as_rows(sets.retain, "retain"),
         as_rows(qa.dataset(nonmembers, tokenizer), "nonmember_data"),
@@ -89,7 +93,7 @@ def audit(args: PrivacyArguments, qa) -> dict:
     """Attacks every model (and the retrained one, if named), writes and prints the report; returns it."""
     from accelerate import PartialState
 
-    from ..audit.privacy import LanguageModel, evaluate_privacy
+    from ..audit.privacy import as_subject, evaluate_privacy
     from ..audit.privacy.cache import SignalCache
     from ..cache import cache_root
     from ..data.benchmarks import resolve_model
@@ -100,12 +104,12 @@ def audit(args: PrivacyArguments, qa) -> dict:
     device = PartialState().device
     cache = SignalCache(cache_root() / "privacy") if args.cache else None
 
-    def subject(name: str) -> LanguageModel:
+    def subject(name: str):
         model = checkpoint_of(resolve_model(name), args.trust_remote_code, **args.loading()).to(device)
-        how = {"max_length": args.max_length, "batch_size": args.audit_batch_size, "qa": qa, "cache": cache}
-        return LanguageModel(model, prepared.tokenizer, **how)
+        how = {"max_length": args.max_length, "batch_size": args.audit_batch_size, "qa": prepared.qa, "cache": cache}
+        return as_subject(model, processing_class=prepared.tokenizer, **how)
 
-    shadows = _shadows(args, qa, prepared)
+    shadows = _shadows(args, prepared)
     reference = None if args.reference_model_name_or_path is None else subject(args.reference_model_name_or_path)
 
     def attacked(name: str, retrained=None):
@@ -134,12 +138,12 @@ def audit(args: PrivacyArguments, qa) -> dict:
     return report
 
 
-def _shadows(args: PrivacyArguments, qa, prepared: Prepared):
+def _shadows(args: PrivacyArguments, prepared: Prepared):
     if args.shadow_model_name_or_path is None:
         return None
     from .shadow_training import train_shadow_models
 
-    return train_shadow_models(args, qa, prepared.tokenizer, prepared.forget, prepared.nonmembers, prepared.retain)
+    return train_shadow_models(args, prepared)
 
 
 def _paths(args: PrivacyArguments) -> list[str]:

@@ -4,7 +4,7 @@
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..modeling import check_model_path, ensure_pad_token, load_checkpoint, load_tokenizer
+from ..modeling import check_model_path, ensure_pad_token, load_checkpoint, load_processor
 
 
 def check_checkpoint_path(model: str) -> None:
@@ -14,15 +14,16 @@ def check_checkpoint_path(model: str) -> None:
 
 
 def tokenizer_of(model: str, trust_remote_code: bool = False, revision: str | None = None):
-    """The tokenizer of a model, with a pad token.
+    """The tokenizer of a model, with a pad token; a classifier's processor.
 
     Raises:
         `ValueError`: if it cannot be had.
     """
     with _one_line(f"No tokenizer can be loaded from {model!r}"):
-        tokenizer = load_tokenizer(model, trust_remote_code, revision)
-    ensure_pad_token(tokenizer)
-    return tokenizer
+        processor = load_processor(model, trust_remote_code, revision)
+    if hasattr(processor, "pad_token_id"):
+        ensure_pad_token(processor)
+    return processor
 
 
 def checkpoint_of(model: str, trust_remote_code: bool = False, **kwargs):

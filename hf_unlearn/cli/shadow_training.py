@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shadow models of a language model: fine-tuned with the plain Trainer, one after the other."""
+"""Shadow models, fine-tuned with the plain Trainer, one after the other."""
 
 import json
 import tempfile
@@ -8,48 +8,50 @@ from pathlib import Path
 from .privacy_arguments import PrivacyArguments
 
 
-def train_shadow_models(args: PrivacyArguments, qa, tokenizer, forget: list, nonmembers: list, retain: list | None):
+def train_shadow_models(args: PrivacyArguments, prepared):
     """Fine-tunes `n_shadows` models, each on half of members and non-members and on all retain rows.
 
     Returns:
         [`~hf_unlearn.audit.privacy.Shadows`].
     """
+    tokenizer = prepared.tokenizer
     from ..audit.privacy import train_shadows
 
     settings = {
         name: value for name, value in vars(args).items() if name.startswith("shadow_") and name != "shadow_dir"
     }
     return train_shadows(
-        lambda rows, seed: finetune(args, qa, tokenizer, rows, seed),
-        [*forget, *nonmembers],
+        lambda rows, seed: finetune(args, tokenizer, rows, seed),
+        [*prepared.forget, *prepared.nonmembers],
         folder=args.shadow_dir or Path(args.output_dir) / "shadows",
         n_shadows=args.n_shadows,
-        background=retain or (),
+        background=prepared.retain or (),
         seed=args.seed,
         note=json.dumps(settings | {"max_length": args.max_length}, sort_keys=True),
         processing_class=tokenizer,
         max_length=args.max_length,
         batch_size=args.audit_batch_size,
-        qa=qa,
+        qa=prepared.qa,
     )
 
 
-def finetune(args: PrivacyArguments, qa, tokenizer, rows: list, seed: int):
+def finetune(args: PrivacyArguments, tokenizer, rows: list, seed: int):
     """A model fine-tuned on rows; nothing of it is kept on disk."""
     import torch
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
     from transformers.utils import logging as transformers_logging
 
-    from ..audit.privacy import LanguageModel
     from ..data.benchmarks import resolve_model
-    from ..data.collator import RoleCollator
+    from ..families import family_of
     from .models import checkpoint_of
 
     set_seed(seed)
     transformers_logging.disable_progress_bar()
+    disable_progress_bars()
     model = checkpoint_of(resolve_model(args.shadow_model_name_or_path), args.trust_remote_code, **args.loading())
-    encoded = LanguageModel(model, tokenizer, args.max_length, qa).encode(rows)
+    family = family_of(model)
+    encoded = family.encode(Dataset.from_list(rows), tokenizer, args.max_length, "shadow")
     with tempfile.TemporaryDirectory() as folder:
         training = TrainingArguments(
             output_dir=folder,
@@ -62,13 +64,14 @@ def finetune(args: PrivacyArguments, qa, tokenizer, rows: list, seed: int):
             report_to=[],
             seed=seed,
             disable_tqdm=True,
+            remove_unused_columns=False,
             dataloader_pin_memory=torch.accelerator.is_available(),
         )
         trainer = Trainer(
             model=model,
             args=training,
-            train_dataset=Dataset.from_list(encoded),
-            data_collator=RoleCollator(tokenizer.pad_token_id),
+            train_dataset=encoded,
+            data_collator=family.collator(tokenizer, (), args.max_length),
         )
         # The bar of shadow models is enough.
         trainer.remove_callback(PrinterCallback)

@@ -67,11 +67,13 @@ class QAFormat:
         return example
 
     def dataset(self, rows, tokenizer):
-        """A dataset with `question` and `answer` columns as a prompt-completion dataset; any other as it is.
+        """A dataset with `question` and `answer` columns as a prompt-completion dataset; any other is returned as it
+        is, and so are questions about pictures.
 
         `question` stays beside the prompt, to say which part of it is the user's, and `topic` where there is one.
         """
-        if not {"question", "answer"} <= set(rows.column_names) or "input_ids" in rows.column_names:
+        columns = set(rows.column_names)
+        if not {"question", "answer"} <= columns or columns & {"input_ids", "image"}:
             return rows
         return rows.map(
             lambda row: self.example(row["question"], row["answer"], tokenizer),

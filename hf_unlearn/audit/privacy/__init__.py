@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 _PUBLIC = {
     "DEFAULT_FPRS": "rates",
     "BaseAttack": "attacks",
-    "Classifier": "subjects",
+    "Classifier": "classifiers",
     "LanguageModel": "subjects",
     "LiRAAttack": "lira",
     "MinKAttack": "attacks",
     "Privacy": "result",
     "ReferenceAttack": "attacks",
+    "RowClassifier": "classifiers",
     "ScrubAttack": "fitted",
     "Shadows": "shadows",
     "SignalAttack": "attacks",
@@ -37,6 +38,7 @@ __all__ = [
     "MinKAttack",
     "Privacy",
     "ReferenceAttack",
+    "RowClassifier",
     "ScrubAttack",
     "Shadows",
     "SignalAttack",
@@ -54,13 +56,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .attacks import BaseAttack, MinKAttack, ReferenceAttack, SignalAttack, ZlibAttack, named_attacks
+    from .classifiers import Classifier, RowClassifier
     from .evaluate import evaluate_privacy
     from .fitted import ScrubAttack
     from .lira import LiRAAttack, ULiRAAttack
     from .rates import DEFAULT_FPRS, auc_result, nonmembers_needed, tpr_at_fpr
     from .result import Privacy
     from .shadows import Shadows, train_shadows
-    from .subjects import Classifier, LanguageModel, Subject, as_subject
+    from .subjects import LanguageModel, Subject, as_subject
 
 
 def __getattr__(name: str):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .subjects import Classifier, LanguageModel, Subject, as_subject
+from .classifiers import Classifier
+from .subjects import LanguageModel, Subject, as_subject
 
 
 if TYPE_CHECKING:

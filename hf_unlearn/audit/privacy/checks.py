@@ -12,7 +12,7 @@ MIN_ROWS = 10
 
 
 def as_rows(data: Any, name: str) -> list[dict[str, Any]]:
-    """The rows of a set, as a list.
+    """The rows of a set, as a list; of pictures as they are, so that none is read before it is needed.
 
     Raises:
         `ValueError`: if the set is missing, streamed, or too small.
@@ -29,7 +29,7 @@ def as_rows(data: Any, name: str) -> list[dict[str, Any]]:
         raise ValueError(f"{name} is a {type(data).__name__}. Give a `datasets.Dataset` or a list of dicts.")
     if len(data) < MIN_ROWS:
         raise ValueError(f"{name} has {len(data)} rows; an evaluation needs {MIN_ROWS} at least.")
-    return list(data)
+    return data if "image" in getattr(data, "column_names", ()) else list(data)
 
 
 def check_disjoint(subject: Subject, members: dict[str, list[dict]], nonmembers: list[dict]) -> None:

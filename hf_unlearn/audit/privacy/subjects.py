@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is attacked: a language model or a classifier, behind one small protocol."""
+"""Who is attacked, behind one small protocol: a language model here, a classifier in `classifiers.py`."""
 
-import hashlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 
 from hf_unlearn.cache_key import IRRELEVANT, hash_tensors, hash_tokenizer
 from hf_unlearn.data.formats import IGNORE_INDEX, encode
 from hf_unlearn.data.qa import QAFormat
 
-from ...modeling import evaluating
-from ..batching import device_of, map_batches
+from ..batching import device_of
 from ..scoring import score_rows
 from .cache import SignalCache, digest
-from .signals import SIGMOID_COLUMNS, SOFTMAX_COLUMNS, Signals, sigmoid_signals, softmax_signals, token_signals
+from .signals import SOFTMAX_COLUMNS, Signals, token_signals
 
 
 class Subject(ABC):
@@ -150,62 +146,6 @@ class LanguageModel(Subject):
         return Signals.of_rows(rows, SOFTMAX_COLUMNS)
 
 
-class Classifier(Subject):
-    """A model that gives logits `[B, C]`, and rows that are dicts of tensors, such as a processor's output.
-
-    A row's `labels` are an integer class, or targets `[C]` in [0, 1] of several classes, as ViLT's are. Rows are
-    batched in their order, by stacking; under a fixed seed, since ViLT may draw patches at random.
-
-    Args:
-        model (`torch.nn.Module`):
-            Returns logits, or something with `logits`. Gets the entries of a row that its `forward` names.
-        head (`str`, *optional*):
-            `"softmax"` (classes exclude each other) or `"sigmoid"` (yes or no to each). By default softmax for
-            integer labels, sigmoid for targets `[C]`.
-        kwargs:
-            As in [`Subject`].
-    """
-
-    def __init__(self, model, head: str | None = None, **kwargs):
-        super().__init__(model, **kwargs)
-        if head not in (None, "softmax", "sigmoid"):
-            raise ValueError(f"head={head!r}; allowed: 'softmax', 'sigmoid', or None (by the labels).")
-        self.head = head
-
-    def row_ids(self, data):
-        return [digest([(name, _bytes(row[name])) for name in sorted(self._inputs(row))]) for row in data]
-
-    def settings(self):
-        return {"head": self.head, "batch_size": self.batch_size}
-
-    def _inputs(self, row: Mapping[str, Any]) -> list[str]:
-        parameters = inspect.signature(self.model.forward).parameters
-        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        names = [name for name in row if name in parameters or (takes_all and torch.is_tensor(row[name]))]
-        return [name for name in names if name != "labels"]
-
-    def _compute(self, data):
-        labels = _labels(data)
-        head = self.head or ("sigmoid" if labels.ndim == 2 else "softmax")
-        names, device = self._inputs(data[0]), device_of(self.model)
-        if not names:
-            raise ValueError(f"Rows have the entries {sorted(data[0])}, of which the model's `forward` names none.")
-
-        def compute(batch: list[int]) -> list[tuple[np.ndarray, ...]]:
-            inputs = {name: torch.stack([torch.as_tensor(data[i][name]) for i in batch]) for name in names}
-            output = self.model(**{name: tensor.to(device) for name, tensor in inputs.items()})
-            logits = output if torch.is_tensor(output) else output["logits"]
-            targets = labels[batch]
-            if targets.ndim == 1:
-                targets = torch.nn.functional.one_hot(targets, logits.shape[-1])
-            return (sigmoid_signals if head == "sigmoid" else softmax_signals)(logits, targets.to(logits.device))
-
-        with evaluating(self.model), torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)
-            rows = map_batches(compute, [1] * len(data), self.batch_size, progress=self.progress, desc="Scoring")
-        return Signals.of_rows(rows, SIGMOID_COLUMNS if head == "sigmoid" else SOFTMAX_COLUMNS)
-
-
 def as_subject(model: "torch.nn.Module | Subject", **kwargs) -> Subject:
     """A model as a [`Subject`]: one that can generate is a language model, any other a classifier.
 
@@ -213,8 +153,8 @@ def as_subject(model: "torch.nn.Module | Subject", **kwargs) -> Subject:
         model (`torch.nn.Module` or [`Subject`]):
             A subject is returned as it is.
         kwargs:
-            For [`LanguageModel`] or [`Classifier`]; what a classifier has no use for (`processing_class`,
-            `max_length`, `qa`) must be `None`.
+            For [`LanguageModel`], [`RowClassifier`] (where there is a `processing_class`) or [`Classifier`]; what a
+            classifier has no use for (`qa`; the other two as well, if its class has no config) must be `None`.
     """
     if isinstance(model, Subject):
         return model
@@ -223,30 +163,12 @@ def as_subject(model: "torch.nn.Module | Subject", **kwargs) -> Subject:
     can_generate = getattr(model, "can_generate", None)
     if can_generate is not None and can_generate():
         return LanguageModel(model, **kwargs)
-    language = ("processing_class", "max_length", "qa")
-    given = [name for name in language if kwargs.get(name) is not None]
+    from .classifiers import Classifier, RowClassifier
+
+    takes_rows = kwargs.get("processing_class") is not None and hasattr(model, "config")
+    idle = ("qa",) if takes_rows else ("processing_class", "max_length", "qa")
+    given = [name for name in idle if kwargs.get(name) is not None]
     if given:
         raise ValueError(f"{', '.join(given)} would be ignored: {type(model).__name__} is no generating model.")
-    return Classifier(model, **{name: value for name, value in kwargs.items() if name not in language})
-
-
-def _labels(data: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-    """Integer classes `[n]` or targets `[n, C]`."""
-    if any("labels" not in row for row in data):
-        raise ValueError("Rows of a classifier need `labels`: an integer class, or targets [C] in [0, 1].")
-    labels = torch.stack([torch.as_tensor(row["labels"]) for row in data])
-    soft = labels.is_floating_point()
-    if not soft and labels.shape[1:] in ((), (1,)):
-        return labels.reshape(-1).long()
-    if not soft or labels.ndim != 2 or labels.shape[1] < 2 or not 0 <= labels.min() <= labels.max() <= 1:
-        raise ValueError(
-            f"`labels` of a row have the shape {tuple(labels.shape[1:])} and the type {labels.dtype}; give an integer "
-            "class, or float targets [C] in [0, 1]."
-        )
-    return labels
-
-
-def _bytes(value: Any) -> str:
-    array = torch.as_tensor(value).detach().cpu().contiguous()
-    content = array.reshape(-1).view(torch.uint8).numpy().tobytes()
-    return f"{array.dtype} {tuple(array.shape)} {hashlib.sha256(content).hexdigest()}"
+    kept = {name: value for name, value in kwargs.items() if name not in idle}
+    return RowClassifier(model, **kept) if takes_rows else Classifier(model, **kept)

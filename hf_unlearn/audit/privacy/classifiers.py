@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classifiers under attack."""
+
+import hashlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...classify.encode import encode_classes
+from ...classify.family import Classifier as ClassFamily
+from ...modeling import evaluating
+from ..batching import device_of, map_batches
+from .cache import digest
+from .signals import SIGMOID_COLUMNS, SOFTMAX_COLUMNS, Signals, sigmoid_signals, softmax_signals
+from .subjects import Subject
+
+
+class Classifier(Subject):
+    """A model that gives logits `[B, C]`, and rows that are dicts of tensors, such as a processor's output.
+
+    A row's `labels` are an integer class, or targets `[C]` in [0, 1] of several classes, as ViLT's are. Rows are
+    batched in their order, by stacking; under a fixed seed, since ViLT may draw patches at random.
+
+    Args:
+        model (`torch.nn.Module`):
+            Returns logits, or something with `logits`. Gets the entries of a row that its `forward` names.
+        head (`str`, *optional*):
+            `"softmax"` (classes exclude each other) or `"sigmoid"` (yes or no to each). By default softmax for
+            integer labels, sigmoid for targets `[C]`.
+        kwargs:
+            As in [`Subject`].
+    """
+
+    def __init__(self, model, head: str | None = None, **kwargs):
+        super().__init__(model, **kwargs)
+        if head not in (None, "softmax", "sigmoid"):
+            raise ValueError(f"head={head!r}; allowed: 'softmax', 'sigmoid', or None (by the labels).")
+        self.head = head
+
+    def row_ids(self, data):
+        return [digest([(name, _bytes(row[name])) for name in sorted(self._inputs(row))]) for row in data]
+
+    def settings(self):
+        return {"head": self.head, "batch_size": self.batch_size}
+
+    def _inputs(self, row: Mapping[str, Any]) -> list[str]:
+        parameters = inspect.signature(self.model.forward).parameters
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        names = [name for name in row if name in parameters or (takes_all and torch.is_tensor(row[name]))]
+        return [name for name in names if name != "labels"]
+
+    def _labels(self, data) -> torch.Tensor:
+        return _labels(data)
+
+    def _batch(self, rows) -> dict[str, torch.Tensor]:
+        names = self._inputs(rows[0])
+        if not names:
+            raise ValueError(f"Rows have the entries {sorted(rows[0])}, of which the model's `forward` names none.")
+        return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in names}
+
+    def _compute(self, data):
+        labels = self._labels(data)
+        head = self.head or ("sigmoid" if labels.ndim == 2 else "softmax")
+        device = device_of(self.model)
+
+        def compute(batch: list[int]) -> list[tuple[np.ndarray, ...]]:
+            inputs = self._batch([data[i] for i in batch])
+            output = self.model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+            logits = output if torch.is_tensor(output) else output["logits"]
+            targets = labels[batch]
+            if targets.ndim == 1:
+                targets = torch.nn.functional.one_hot(targets, logits.shape[-1])
+            return (sigmoid_signals if head == "sigmoid" else softmax_signals)(logits, targets.to(logits.device))
+
+        with evaluating(self.model), torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            rows = map_batches(compute, [1] * len(data), self.batch_size, progress=self.progress, desc="Scoring")
+        return Signals.of_rows(rows, SIGMOID_COLUMNS if head == "sigmoid" else SOFTMAX_COLUMNS)
+
+
+class RowClassifier(Classifier):
+    """A classifier of transformers and rows as its trainers take them: pictures, questions, soft labels (see
+    [`~hf_unlearn.classify.encode`]).
+
+    Args:
+        model (`PreTrainedModel`):
+            Its config names the classes.
+        processing_class:
+            Its processor.
+        max_length (`int`, *optional*):
+            Where texts are cut, in tokens.
+        kwargs:
+            As in [`Classifier`]; `head` follows from the model's own loss.
+    """
+
+    def __init__(self, model, processing_class, max_length: int | None = None, **kwargs):
+        core = getattr(model, "get_base_model", lambda: model)()
+        self.family = ClassFamily(model.config, "auto", type(core).__name__)
+        head = {"bernoulli": "sigmoid", "softmax": "softmax"}[self.family.likelihood]
+        super().__init__(model, **{"head": head} | kwargs)
+        self.collator = self.family.collator(processing_class, (), max_length)
+        self._encoded: dict[int, tuple[Any, Any]] = {}
+
+    def encode(self, data):
+        """Rows with soft labels; pictures are read when they are needed."""
+        if id(data) not in self._encoded:
+            self._encoded[id(data)] = data, encode_classes(data, self.family.classes, "attacked")
+        return self._encoded[id(data)][1]
+
+    def row_ids(self, data):
+        import datasets
+
+        rows = self.encode(data)
+        if "image" in rows.column_names:
+            rows = rows.cast_column("image", datasets.Image(decode=False))
+        return [digest([row.get("question"), _picture(row.get("image")), row["label_ids"]]) for row in rows]
+
+    def _compute(self, data):
+        return super()._compute(self.encode(data))
+
+    def _labels(self, data):
+        labels = torch.zeros(len(data), self.collator.num_labels)
+        for i, (ids, weights) in enumerate(zip(data["label_ids"], data["label_weights"], strict=True)):
+            labels[i, torch.as_tensor(ids, dtype=torch.long)] = torch.as_tensor(weights)
+        return labels
+
+    def _batch(self, rows):
+        batch = self.collator.pad(rows)
+        del batch["labels"]
+        return batch
+
+
+def _picture(image: Mapping | None) -> str | None:
+    """A picture by its content, or by its file where it lies in one."""
+    if image is None or image["bytes"] is None:
+        return image and image["path"]
+    return hashlib.sha256(image["bytes"]).hexdigest()
+
+
+def _labels(data: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """Integer classes `[n]` or targets `[n, C]`."""
+    if any("labels" not in row for row in data):
+        raise ValueError("Rows of a classifier need `labels`: an integer class, or targets [C] in [0, 1].")
+    labels = torch.stack([torch.as_tensor(row["labels"]) for row in data])
+    soft = labels.is_floating_point()
+    if not soft and labels.shape[1:] in ((), (1,)):
+        return labels.reshape(-1).long()
+    if not soft or labels.ndim != 2 or labels.shape[1] < 2 or not 0 <= labels.min() <= labels.max() <= 1:
+        raise ValueError(
+            f"`labels` of a row have the shape {tuple(labels.shape[1:])} and the type {labels.dtype}; give an integer "
+            "class, or float targets [C] in [0, 1]."
+        )
+    return labels
+
+
+def _bytes(value: Any) -> str:
+    array = torch.as_tensor(value).detach().cpu().contiguous()
+    content = array.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return f"{array.dtype} {tuple(array.shape)} {hashlib.sha256(content).hexdigest()}"
