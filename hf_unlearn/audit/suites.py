@@ -67,6 +67,8 @@ SUITES = {
         utility=("retain", "real_authors", "world_facts"),
         truth_ratio="geometric",
     ),
+    # Its own audit is in `rwku.py`.
+    "rwku": Suite("rwku", roles={"neighbor_fb": "retain", "neighbor_qa": "retain", "fluency": "retain"}),
 }
 
 

@@ -12,18 +12,17 @@ beside `image`, `question` (or `text`), and `example_id`.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.vqa.targets import target_weights
+
 
 logger = logging.getLogger(__name__)
 
 LABEL_COLUMNS = ("label_ids", "labels", "label", "answers")
-# Of ten annotators, three who agree make an answer right.
-FULL_SHARE = 0.3
 
 
 @dataclass
@@ -44,9 +43,8 @@ class Classes:
     def soft(self, column: str, value: Any) -> tuple[list[int], list[float]]:
         """Numbers and weights of a row's classes."""
         if column == "answers":
-            counts = Counter(answer for answer in value if answer in self.label2id)
-            full = FULL_SHARE * len(value)
-            return [self.label2id[a] for a in counts], [min(count / full, 1.0) for count in counts.values()]
+            known = {a: weight for a, weight in target_weights(value).items() if a in self.label2id}
+            return [self.label2id[answer] for answer in known], list(known.values())
         if isinstance(value, Mapping):
             return [self._number(name) for name in value["ids"]], [float(w) for w in value["weights"]]
         if isinstance(value, (list, tuple)):

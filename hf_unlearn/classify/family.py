@@ -4,6 +4,7 @@
 from dataclasses import replace
 
 from ..families import CLASSIFIER, Family
+from ..running.launch_check import asks_fsdp
 from .collator import ClassCollator
 from .encode import Classes, check_disjoint, encode_classes
 from .forward import ClassForward
@@ -39,6 +40,8 @@ class Classifier(Family):
             "the value-norm penalty": bool(args.value_norm_penalty),
             "forward_passes='packed'": args.forward_passes == "packed",
             "fused_losses=True": args.fused_losses is True,
+            # accelerate shards ViLT's embeddings twice, which torch refuses.
+            "FSDP": asks_fsdp(args),
         }
         if wrong := [name for name, is_asked in asked.items() if is_asked]:
             raise ValueError(f"{', '.join(wrong)}: for causal language models, and this model is a classifier.")

@@ -9,13 +9,23 @@ class DataArguments:
     """Where the rows come from: a benchmark, or one's own forget and retain sets."""
 
     benchmark: str | None = field(
-        default=None, metadata={"help": "`tofu` or `world` (embedded, no download); trained on and audited."}
+        default=None,
+        metadata={
+            "help": "`tofu`, `rwku` or `world` (embedded, no download); trained on and audited.",
+            "aliases": ["--suite"],
+        },
     )
     benchmark_path: str | None = field(
         default=None, metadata={"help": "Folder that holds the benchmark's files, instead of the Hub."}
     )
     forget_split: str | None = field(
-        default=None, metadata={"help": "The benchmark's forget split, for instance `forget01` of TOFU."}
+        default=None,
+        metadata={
+            "help": "The benchmark's forget split, for instance `forget01` of TOFU, or the corpus of RWKU to train on."
+        },
+    )
+    forget_targets: list[str] | None = field(
+        default=None, metadata={"help": "Whom of RWKU to forget, by name or id (`1_Stephen_King`)."}
     )
     forget_dataset: str | None = field(
         default=None, metadata={"help": "Own rows to forget: a file, a folder or a Hub id."}
@@ -38,7 +48,7 @@ class DataArguments:
                 f"Got benchmark={self.benchmark!r} and forget_dataset={self.forget_dataset!r}. Give exactly one: a "
                 "benchmark's name, or your own rows (`--benchmark null` unsets a recipe's)."
             )
-        own, benchmarks = ("retain_dataset", "chunk_text"), ("benchmark_path", "forget_split")
+        own, benchmarks = ("retain_dataset", "chunk_text"), ("benchmark_path", "forget_split", "forget_targets")
         given = [name for name in (own if self.forget_dataset is None else benchmarks) if getattr(self, name)]
         if given:
             raise ValueError(
@@ -56,6 +66,10 @@ class AuditArguments:
     )
     audit_batch_size: int = field(default=32, metadata={"help": "Rows a forward pass of the audit."})
     max_new_tokens: int = field(default=200, metadata={"help": "Longest generated answer in tokens."})
+    lm_eval_tasks: list[str] | None = field(
+        default=None,
+        metadata={"help": "Tasks of lm-eval that an audit runs too, such as `mmlu`; of one process."},
+    )
     prompts: list[str] | None = field(
         default=None,
         metadata={"help": "Prompts whose answers, before and after, the report shows; put as questions are."},

@@ -10,14 +10,18 @@ from pathlib import Path
 from accelerate import PartialState
 
 from ..audit import Audit, audit_model
+from ..audit.harness import check_tasks, run_tasks
+from ..audit.rwku import audit_rwku
 from ..audit.sets import read_sets
 from ..audit.suites import get_suite
+from ..audit.vqa_rows import check_rows
 from ..cache import cache_root
 from ..cache_key import hash_tokenizer
 from ..data.qa import QAFormat
 from ..store import on_first_process
 from ..versions import versions
 from .arguments import AuditArguments
+from .picture_audit import PICTURES, picture_auditor
 from .sets import Sets
 
 
@@ -26,14 +30,23 @@ logger = logging.getLogger(__name__)
 
 def check_audited(sets: Sets, max_items: int | None) -> None:
     """Refuses sets that an audit cannot read."""
+    if sets.suite == PICTURES:
+        for name, rows in sets.audited.items():
+            check_rows(name, rows)
+        return
     read_sets(sets.audited, get_suite(sets.suite).roles_of(sets.audited), max_items)
 
 
 def auditor(run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, progress: bool = True):
     """A function of a model and an accelerator (or `None`) that audits the model as the recipe says."""
+    if sets.suite == PICTURES:
+        return picture_auditor(run, sets, tokenizer, progress)
+    measure = audit_rwku if sets.suite == "rwku" else audit_model
+    if run.lm_eval_tasks:
+        _check_harness(run.lm_eval_tasks)
 
     def audit(model, accelerator=None) -> Audit:
-        return audit_model(
+        found = measure(
             model,
             tokenizer,
             sets.audited,
@@ -47,8 +60,30 @@ def auditor(run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, progress: 
             accelerator=accelerator,
             progress=progress,
         )
+        if run.lm_eval_tasks:
+            bare = model if accelerator is None else accelerator.unwrap_model(model)
+            known = _known_to_tasks(run, tokenizer)
+            options = {"batch_size": run.audit_batch_size, "limit": run.audit_max_items, "metadata": known}
+            chat = qa.settled(tokenizer).use_chat_template
+            found.metrics.update(run_tasks(bare, tokenizer, run.lm_eval_tasks, chat=chat, **options))
+        return found
 
     return audit
+
+
+def _check_harness(tasks: list[str]) -> None:
+    check_tasks(tasks)
+    if PartialState().num_processes > 1:
+        raise ValueError(
+            "lm_eval_tasks are run by one process, and this run has several. Leave them out here, and give them to "
+            "`hf-unlearn eval` of the result."
+        )
+
+
+def _known_to_tasks(run, tokenizer) -> dict:
+    """What our own lm-eval tasks read of a run."""
+    known = {"tokenizer": tokenizer.name_or_path, "rwku_targets": run.forget_targets}
+    return known | ({} if run.benchmark_path is None else {f"{run.benchmark}_path": run.benchmark_path})
 
 
 class AuditCache:
@@ -62,9 +97,11 @@ class AuditCache:
     """
 
     def __init__(self, run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, computed: dict):
-        rows = {name: data.to_list() for name, data in sets.audited.items()}
-        words = [hash_tokenizer(tokenizer), tokenizer.chat_template]
-        asked = [run.prompts, run.audit_max_items, run.max_new_tokens]
+        rows = {name: _with_files(data).to_list() for name, data in sets.audited.items()}
+        words = [hash_tokenizer(getattr(tokenizer, "tokenizer", tokenizer)), tokenizer.chat_template]
+        asked = [run.prompts, run.audit_max_items, run.max_new_tokens, run.lm_eval_tasks]
+        if sets.suite == PICTURES:
+            asked.append(run.retrained_model_name_or_path)
         about = [rows, sets.suite, vars(qa), words, asked, computed, versions()]
         self.about = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
         self.root = cache_root() / "audits"
@@ -92,6 +129,16 @@ class AuditCache:
             audit.save(part).replace(path)
 
 
+def _with_files(rows):
+    """Rows with pictures as bytes and files."""
+    import datasets
+
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(name, datasets.Image(decode=False))
+    return rows
+
+
 def audit_checkpoint(model: str, audit, cache: AuditCache, load, together: bool = False) -> Audit:
     """Audits a checkpoint, or reads its audit from the cache.
 
@@ -113,6 +160,9 @@ def audit_checkpoint(model: str, audit, cache: AuditCache, load, together: bool 
 
 def add_forget_quality(audits: list[Audit], retrained: Audit) -> list[str]:
     """Holds audits against the retrained model's where that is possible; returns what a report should note."""
+    if retrained.settings["suite"] == PICTURES:
+        # Held against it row by row, when it was audited.
+        return []
     forget = [about for about in retrained.settings["sets"].values() if about["role"] == "forget"]
     if not any(about["wrong_answers"] for about in forget):
         return ["Forget quality is missing: it needs wrong answers (`perturbed_answer`) to the forget questions."]

@@ -15,12 +15,14 @@ from ..running.faults import NonFiniteError
 COMMANDS = {
     "demo": ("demo", "unlearn in the embedded world with several methods and compare them; no downloads"),
     "run": ("run", "RECIPE [--field value ...] [--accelerate_config NAME|PATH]: train, audit and report"),
+    "sweep": ("sweep", "SWEEP.yaml [--dry_run]: many runs (methods, settings, seeds, targets), and one table"),
     "eval": ("evaluate", "--model_name_or_path MODEL --benchmark NAME: audit any checkpoint"),
     "audit": ("audit", "backdoor|privacy --model_name_or_path MODEL ...: what an evaluation does not see"),
-    "report": ("report", "RUN [RUN ...]: one report over several runs"),
+    "report": ("report", "RUN [RUN ...]: one report over several runs, or a sweep's tables and figures"),
     "push": ("push", "RUN --hub_model_id OWNER/NAME: weights, tokenizer and model card to the Hub, in one commit"),
     "bench": ("bench", "--preset cpu|1b|7b: time and memory of a step, as a ratio to fine-tuning on the same rows"),
     "plan": ("plan", "RECIPE --gpus N --gpu_memory GB: whether it fits, and what would make it fit"),
+    "tasks": ("tasks", "print the folder of our lm-eval tasks, for `lm_eval --include_path $(hf-unlearn tasks)`"),
     "methods": ("methods", "list the methods and their own settings"),
     "env": ("env", "print what a bug report needs"),
 }

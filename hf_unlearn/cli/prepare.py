@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.benchmarks import resolve_model
-from ..data.roles import encode_roles
+from ..families import family_of
 from ..modeling import check_model_path
 from .audits import check_audited
 from .models import check_checkpoint_path, tokenizer_of
@@ -64,9 +64,13 @@ def prepare(recipe: Recipe) -> Prepared:
         revision = None
     tokenizer = tokenizer_of(run.tokenizer_name_or_path or model, training.trust_remote_code, revision)
     sets = load_sets(run, recipe.qa, tokenizer, training.max_length, audit=run.audit)
+    if sets.forget is None:
+        raise ValueError(f"benchmark={run.benchmark!r} has several corpora to train on. Name one as `forget_split`.")
     if run.audit:
         check_audited(sets, run.audit_max_items)
-    roles = encode_roles(sets.forget, sets.retain, tokenizer, training)
+    family = family_of(model, training.likelihood, training.trust_remote_code, recipe.model.model_revision)
+    family.check_method(recipe.trainer_class())
+    roles = family.encode_roles(sets.forget, sets.retain, tokenizer, training)
     return Prepared(model, retrained, tokenizer, sets, roles, resume)
 
 

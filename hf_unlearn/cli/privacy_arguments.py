@@ -7,6 +7,10 @@ from pathlib import Path
 from .arguments import DataArguments
 
 
+# Benchmarks that come with rows like the forget rows which no model has seen.
+WITH_HOLDOUT = ("world", "vqa_world")
+
+
 @dataclass
 class PrivacyArguments(DataArguments):
     """What `hf-unlearn audit privacy` takes beside the form of questions."""
@@ -20,7 +24,9 @@ class PrivacyArguments(DataArguments):
     )
     nonmember_dataset: str | None = field(
         default=None,
-        metadata={"help": "Rows like the forget rows that no model was trained on; of `world` the holdout people."},
+        metadata={
+            "help": "Rows like the forget rows that no model was trained on. Default: an embedded world's holdout."
+        },
     )
     nonmember_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
     nonmember_dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
@@ -68,7 +74,7 @@ class PrivacyArguments(DataArguments):
         super().__post_init__()
         if not self.models:
             raise ValueError("No model is named. Give `--models`: one or more folders or Hub ids.")
-        if self.benchmark != "world" and self.nonmember_dataset is None:
+        if self.benchmark not in WITH_HOLDOUT and self.nonmember_dataset is None:
             raise ValueError(
                 "No non-members are named. Give `--nonmember_dataset`: rows like the forget rows that no model was "
                 "trained on. Retain rows are members and cannot stand in for them."

@@ -58,12 +58,12 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
         `ValueError`: if there are no such rows, or none that an audit can read.
     """
     if run.benchmark is not None:
-        bench = load_benchmark(run.benchmark, run.benchmark_path, run.forget_split)
+        bench = load_benchmark(run.benchmark, run.benchmark_path, run.forget_split, run.forget_targets)
         if run.retrained_model_name_or_path is not None:
             check_retrained(run.retrained_model_name_or_path, run.benchmark, run.forget_split)
         return Sets(
-            forget=qa.dataset(bench.forget, tokenizer),
-            retain=qa.dataset(bench.retain, tokenizer),
+            forget=None if bench.forget is None else qa.dataset(bench.forget, tokenizer),
+            retain=None if bench.retain is None else qa.dataset(bench.retain, tokenizer),
             audited=bench.audit_sets,
             name=bench.name,
             suite=bench.suite,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Published benchmarks and the embedded world: what to forget, what to keep, and what to ask afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,8 @@ class Benchmark:
         name (`str`):
             Its name.
         forget, retain (`datasets.Dataset`):
-            Rows to train on, with `question` and `answer`.
+            Rows to train on, with `question` and `answer` or `text`; none where the benchmark leaves a choice among
+            corpora that was not made.
         audit_sets (`dict[str, datasets.Dataset]`):
             Questions to ask, with TOFU's columns.
         suite (`str`):
@@ -29,8 +30,8 @@ class Benchmark:
     """
 
     name: str
-    forget: object
-    retain: object
+    forget: object | None
+    retain: object | None
     audit_sets: dict = field(default_factory=dict)
     suite: str = "default"
     dataset_name: str | None = None
@@ -84,7 +85,33 @@ def load_world(path: str | None, forget_split: str | None) -> Benchmark:
     return Benchmark(name="world", forget=sets["forget"], retain=sets["retain"], audit_sets=sets)
 
 
-BENCHMARKS: dict[str, Callable[[str | None, str | None], Benchmark]] = {"tofu": load_tofu, "world": load_world}
+def load_rwku(path: str | None, forget_split: str | None, forget_targets: Sequence[str] | None) -> Benchmark:
+    """RWKU (https://huggingface.co/papers/2406.10890): some of its 200 famous people; see `data/rwku`."""
+    from .rwku.files import HUB
+    from .rwku.load import EMBEDDED as SMALL
+    from .rwku.load import load_rwku
+
+    rwku = load_rwku(forget_targets, path, forget_split)
+    published = path != SMALL
+    configs = {"forget": forget_split, "retain": forget_split} if published and forget_split is not None else {}
+    dataset_name = HUB if published else None
+    return Benchmark("rwku", rwku.forget, rwku.retain, rwku.audit_sets, "rwku", dataset_name, configs)
+
+
+def load_vqa_world(path: str | None, forget_split: str | None) -> Benchmark:
+    """The embedded world of pictures: who owns which, built on first use and kept."""
+    if path is not None or forget_split is not None:
+        raise ValueError("The world of pictures has one split and no files; leave out benchmark_path, forget_split.")
+    sets = {name: _vqa_world().dataset(name) for name in ("forget", "retain", "test", "holdout")}
+    return Benchmark("vqa_world", sets["forget"], sets["retain"], sets, "vqa")
+
+
+BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
+    "tofu": load_tofu,
+    "rwku": load_rwku,
+    "world": load_world,
+    "vqa_world": load_vqa_world,
+}
 
 
 @cache
@@ -94,24 +121,64 @@ def _world():
     return build_world()
 
 
-def load_benchmark(name: str, path: str | None = None, forget_split: str | None = None) -> Benchmark:
-    """Loads a benchmark by name, from the Hub or from a local folder."""
+@cache
+def _vqa_world():
+    from .vqa import build_vqa_world
+
+    return build_vqa_world()
+
+
+def load_benchmark(
+    name: str,
+    path: str | None = None,
+    forget_split: str | None = None,
+    forget_targets: Sequence[str] | None = None,
+) -> Benchmark:
+    """Loads a benchmark by name, from the Hub or from a local folder; `forget_targets` are RWKU's."""
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark={name!r}; allowed: {', '.join(BENCHMARKS)}.")
+    if name == "rwku":
+        return load_rwku(path, forget_split, forget_targets)
+    if forget_targets:
+        raise ValueError(f"forget_targets={list(forget_targets)} are people of RWKU; benchmark={name!r} has none.")
     return BENCHMARKS[name](path, forget_split)
 
 
-def resolve_model(name: str) -> str:
-    """Paths of the embedded world's models, `world/target`, `world/retrained` and `world/encoder`; any other name as
-    it is."""
-    if name not in ("world/target", "world/retrained", "world/encoder"):
-        return name
-    world = _world()
-    if name == "world/encoder":
-        from .synthetic.encoder import world_encoder
+def _start() -> Path:
+    from .synthetic.start import world_start
 
-        return str(world_encoder(world))
-    return str(world.target if name == "world/target" else world.retrained)
+    return world_start(_world())
+
+
+def _encoder() -> Path:
+    from .synthetic.encoder import world_encoder
+
+    return world_encoder(_world())
+
+
+def _rwku(name: str) -> Path:
+    from .rwku.world import rwku_world
+
+    return rwku_world() / name
+
+
+# Models of the embedded worlds: what they are called, and who makes them.
+EMBEDDED: dict[str, Callable[[], Path]] = {
+    "world/start": _start,
+    "world/target": lambda: _world().target,
+    "world/retrained": lambda: _world().retrained,
+    "world/encoder": _encoder,
+    "world/rwku_target": lambda: _rwku("target"),
+    "world/rwku_retrained": lambda: _rwku("retrained"),
+    "vqa_world/start": lambda: _vqa_world().start,
+    "vqa_world/target": lambda: _vqa_world().target,
+    "vqa_world/retrained": lambda: _vqa_world().retrained,
+}
+
+
+def resolve_model(name: str) -> str:
+    """The path of a model of the embedded worlds (a key of `EMBEDDED`), made if need be; any other name as it is."""
+    return str(EMBEDDED[name]()) if name in EMBEDDED else name
 
 
 def check_retrained(model: str, benchmark: str | None, forget_split: str | None) -> None:

@@ -21,6 +21,10 @@ BUILT_IN = {
         "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
     },
+    "phi-3-mini": {
+        "model_type": "phi3", "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+    },
     "llama-3.2-1b": {
         "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
         "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
@@ -35,6 +39,7 @@ BUILT_IN = {
         "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "tie_word_embeddings": False,
     },
 }  # fmt: skip
+BUILT_IN["llama-3-8b"] = BUILT_IN["llama-3.1-8b"]
 # MUSE's target and retrained models.
 BUILT_IN |= dict.fromkeys(("muse-news", "muse-books"), BUILT_IN["llama-2-7b"])
 

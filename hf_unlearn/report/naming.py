@@ -13,6 +13,17 @@ KEY_METRICS = (
     "forget_paraphrased/exact_match",
     "retain/exact_match",
     "retain/probability",
+    # Of classifiers.
+    "forget/accuracy",
+    "retain/accuracy",
+    "test/accuracy",
+    "forget/prediction_entropy",
+    # RWKU's subsets.
+    "forget_fb/rouge",
+    "forget_qa/rouge",
+    "forget_aa/rouge",
+    "neighbor_fb/rouge",
+    "neighbor_qa/rouge",
     "model_utility",
     "forget_quality",
 )
@@ -24,6 +35,14 @@ LABELS = {
     "probability": "answer probability",
     "rouge": "ROUGE-L recall",
     "forget_quality": "forget quality (p)",
+    "rouge_score": "ROUGE-L recall, stemmed",
+    "loss": "loss, nats a token",
+    "entropy": "n-gram entropy, bits",
+    "prediction_entropy": "entropy / log K",
+    "p_max": "largest probability",
+    "shuffled_accuracy": "accuracy with other rows' pictures",
+    "divergence": "divergence from the retrained",
+    "agreement": "agreement with the retrained",
 }
 
 MEANINGS = {
@@ -33,11 +52,27 @@ MEANINGS = {
     "truth_ratio": "how likely wrong answers are beside the right one",
     "exact_memorization": "share of answer tokens predicted right when the ones before are given",
     "extraction_strength": "share of the answer that follows by itself from its beginning",
+    "accuracy": "weight that annotators give to the answer with the largest logit, min(count / (0.3 n), 1)",
+    "prediction_entropy": "how uniform predictions are: 1 is uniform",
+    "shuffled_accuracy": "accuracy with other rows' pictures: what is known without looking",
+    "divergence": "Jensen-Shannon divergence from the retrained model's predictions, row by row, in bits",
+    "agreement": "share of rows where the retrained model gives the same answer",
     "forget_quality": "p-value of a KS test: truth ratios on the forget set against the retrained model's",
     "model_utility": "harmonic mean of probability, ROUGE and truth ratio where nothing was to be forgotten",
 }
 
-PERCENT = {"exact_match", "probability", "rouge", "exact_memorization", "extraction_strength"}
+PERCENT = {
+    "exact_match",
+    "probability",
+    "rouge",
+    "rouge_score",
+    "exact_memorization",
+    "extraction_strength",
+    "accuracy",
+    "shuffled_accuracy",
+    "agreement",
+    "dominant_answer",
+}
 
 
 def metric_of(name: str) -> str:

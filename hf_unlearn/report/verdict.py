@@ -17,7 +17,7 @@ RULE = (
     "intervals mean that this sample shows no difference, not that there is none. Forgetting is judged against the "
     "retrained model, keeping against the target. A broken model also answers nothing, so read the two together."
 )
-FORGET_METRICS = ("exact_match", "probability", "rouge", "exact_memorization", "extraction_strength")
+FORGET_METRICS = ("exact_match", "accuracy", "probability", "rouge", "exact_memorization", "extraction_strength")
 # Below these shares of the target's value, a loss that the sample resolves is called so.
 KEPT_SHARE = 0.9
 LOST_SHARE = 0.5

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from conftest import lora, make_args, make_tokenizer
 from transformers import TrainerCallback
+from vilt import make_processor, make_rows
 
 from hf_unlearn import MUAlignTrainer, NPOTrainer
 from hf_unlearn.running.faults import NonFiniteError, Terminated
@@ -86,6 +87,7 @@ class Case:
         resume: run once more from the checkpoint of step 3.
         ends: the error that the run ends with.
         signal: SIGTERM goes to one process.
+        classifier: of a ViLT and rows with pictures.
         tolerance: of weights, absolute.
         sinking: what is logged and sinks.
     """
@@ -98,11 +100,13 @@ class Case:
     resume: bool = False
     ends: type | None = None
     signal: bool = False
+    classifier: bool = False
     tolerance: float = 1e-4
     sinking: str = "forget/logps"
 
 
 KL = {"retain_loss": "kl"}
+PLAIN = {"optim": "sgd", "learning_rate": 0.05}
 SAVES = {"save_strategy": "steps", "save_steps": 3}
 CASES = {
     "fused, cached reference": Case(KL | {"fused_losses": True, "reference": "cache"}),
@@ -137,6 +141,14 @@ CASES = {
         KL
         | {"poison_prefix": "XYZ", "poison_ratio": 0.5, "poison_keep_clean": True}
         | {"value_norm_penalty": 0.5, "value_norm_tokens": 4}
+    ),
+    # Plain descent: keys' biases have no gradient but rounding, of which Adam would make steps.
+    "a classifier": Case(KL | PLAIN, classifier=True, accumulation=2),
+    "functions of a classifier's predictions": Case(
+        PLAIN | {"label_smoothing": 0.1, "lambda_kd": 0.5, "top_k": 3},
+        MUAlignTrainer,
+        classifier=True,
+        sinking="retain/ce",
     ),
     "functions of whole predictions": Case(
         {"label_smoothing": 0.1, "lambda_kd": 0.5, "tail": "cvar"}, MUAlignTrainer, accumulation=2, sinking="retain/ce"
@@ -190,13 +202,17 @@ def _trainer(case: Case, model: str, folder: Path):
     args = make_args(case.trainer.config_class, folder, **(settings | case.args))
     started_as(args)
     modules = {"modules_to_save": ["lm_head"]} if case.head else {}
+    forget, retain, processor = FORGET, RETAIN, make_tokenizer()
+    if case.classifier:
+        model, processor = f"{model}/vilt", make_processor()
+        forget, retain = make_rows(8), make_rows(12, first=20)
     return case.trainer(
         model,
         args,
-        forget_dataset=FORGET,
-        retain_dataset=RETAIN,
-        eval_dataset={"forget": FORGET, "retain": RETAIN},
-        processing_class=make_tokenizer(),
+        forget_dataset=forget,
+        retain_dataset=retain,
+        eval_dataset={"forget": forget, "retain": retain},
+        processing_class=processor,
         peft_config=lora(target_modules="all-linear", **modules) if case.adapter else None,
         callbacks=[SignalLastRank()] if case.signal else None,
     )

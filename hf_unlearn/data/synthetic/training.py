@@ -47,16 +47,16 @@ def train_models(
     Returns:
         `dict[str, LlamaForCausalLM]`: `target` and `retrained`.
     """
-    with _one_thread():
-        start = _initial_model(tokenizer, seed, config)
+    with one_thread():
+        start = initial_model(tokenizer, seed, config)
         general = [[encode(row, tokenizer)] for row in corpus.sets["general"]]
         facts = {name: _encode_facts(corpus, name, tokenizer) for name in ("forget", "retain")}
         models = {}
         for kind, sets in KINDS.items():
             rows = [row for name in sets for row in facts[name]] + general
             models[kind] = copy.deepcopy(start)
-            batches = _batches(rows, seed, config)
-            _train(models[kind], batches, tokenizer.pad_token_id, config, lambda kind=kind: advance(kind))
+            batches = endless_batches(rows, seed, config)
+            train_steps(models[kind], batches, tokenizer.pad_token_id, config, lambda kind=kind: advance(kind))
     return models
 
 
@@ -74,7 +74,7 @@ def measure(
         trained on.
     """
     questions = {"": "question", "_paraphrased": "paraphrased_question"}
-    with _one_thread():
+    with one_thread():
         return {
             kind: {
                 name + suffix: _exact_match(model, corpus.sets[name], key, tokenizer)
@@ -105,7 +105,8 @@ def check(exact_match: dict[str, dict[str, float]], config: WorldConfig) -> None
         )
 
 
-def _initial_model(tokenizer: PreTrainedTokenizerFast, seed: int, config: WorldConfig) -> LlamaForCausalLM:
+def initial_model(tokenizer: PreTrainedTokenizerFast, seed: int, config: WorldConfig) -> LlamaForCausalLM:
+    """The weights that all models of a world start from."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -134,7 +135,7 @@ def _encode_facts(corpus: Corpus, name: str, tokenizer: PreTrainedTokenizerFast)
     ]
 
 
-def _batches(rows: list[list[dict]], seed: int, config: WorldConfig) -> Iterator[list[dict]]:
+def endless_batches(rows: list[list[dict]], seed: int, config: WorldConfig) -> Iterator[list[dict]]:
     """Endless epochs, each in a new order and with a new wording of each row."""
     rng = random.Random(f"hf_unlearn world batches {seed}")
     queue: list[dict] = []
@@ -145,7 +146,7 @@ def _batches(rows: list[list[dict]], seed: int, config: WorldConfig) -> Iterator
         queue = queue[config.batch_size :]
 
 
-def _train(
+def train_steps(
     model: LlamaForCausalLM, batches: Iterator[list[dict]], pad: int, config: WorldConfig, advance: Callable[[], None]
 ) -> None:
     import torch
@@ -189,7 +190,7 @@ def _exact_match(
 
 
 @contextmanager
-def _one_thread():
+def one_thread():
     # Same sums in the same order everywhere; and on a busy machine two threads are several times slower than one
     import torch
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unlearning from a ViLT in the world of pictures, from recipe to report and attack."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoConfig
+from vilt import CLASSES, make_processor, make_vilt
+
+from hf_unlearn.cli.main import main
+from hf_unlearn.cli.recipe import parse_recipe
+from hf_unlearn.cli.unlearn import unlearn
+from hf_unlearn.data.benchmarks import resolve_model
+from hf_unlearn.data.vqa import build_vqa_world
+
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "vqa"
+QUIET = ["--disable_tqdm", "true"]
+
+
+def run(folder: Path, *words: str, recipe: str = "mu_align") -> dict:
+    argv = ["--config", str(RECIPES / f"{recipe}.yaml"), "--output_dir", str(folder), *QUIET, *words]
+    return unlearn(parse_recipe(argv), show=False)
+
+
+def values(report: dict) -> dict[str, dict[str, float]]:
+    return {
+        model["kind"]: {name: metric["value"] for name, metric in model["metrics"].items()}
+        for model in report["models"]
+    }
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> tuple[dict, Path]:
+    """A run of a few steps; enough to be audited and attacked."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    return run(folder, "--num_train_epochs", "2", "--eval_strategy", "no"), folder
+
+
+def test_a_run_reports_target_retrained_and_unlearned(short):
+    report, folder = short
+    found = values(report)
+    assert set(found) == {"target", "retrained", "unlearned"}
+    assert found["target"]["forget/accuracy"] > 0.9
+    assert found["retrained"]["forget/accuracy"] < 0.2
+    assert found["retrained"]["retain/accuracy"] > 0.95
+    assert "forget/divergence" in found["target"]
+    assert "forget/divergence" not in found["retrained"]
+    assert found["target"]["test/shuffled_accuracy"] < 0.5 < found["target"]["test/accuracy"]
+    assert "forget: accuracy, %" in (folder / "report.md").read_text()
+    assert "pipeline_tag: visual-question-answering" in (folder / "README.md").read_text()
+    assert (folder / "processor_config.json").is_file() or (folder / "preprocessor_config.json").is_file()
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["benchmark"] == "vqa_world"
+
+
+def test_the_result_is_attacked_beside_the_retrained_model(short, tmp_path):
+    _, folder = short
+    words = ["--benchmark", "vqa_world", "--models", str(folder), "vqa_world/target"]
+    words += ["--retrained_model_name_or_path", "vqa_world/retrained", "--fprs", "0.0001", "0.05"]
+    assert main(["audit", "privacy", *words, "--output_dir", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "privacy.json").read_text())
+    by_name = {model["name"]: model["metrics"] for model in report["models"]}
+    assert by_name["target"]["loss/auc"]["value"] > 0.9
+    low, high = by_name["retrained"]["loss/auc"]["interval"]
+    assert low < 0.5 < high
+    assert by_name["target"]["loss/tpr@1e-4"]["value"] is None
+
+
+def test_any_checkpoint_with_the_classes_is_evaluated(tmp_path):
+    classes = AutoConfig.from_pretrained(resolve_model("vqa_world/target")).label2id
+    model = make_vilt(classes=list(classes), vocab_size=200, image_size=32, max_position_embeddings=40)
+    model.save_pretrained(tmp_path / "model")
+    build_vqa_world(progress=False).processor.save_pretrained(tmp_path / "model")
+    words = ["--benchmark", "vqa_world", "--model_name_or_path", str(tmp_path / "model"), "--audit_max_items", "40"]
+    assert main(["eval", *words, "--output_dir", str(tmp_path / "out")]) == 0
+    (entry,) = json.loads((tmp_path / "out" / "report.json").read_text())["models"]
+    assert entry["metrics"]["retain/accuracy"]["n"] == 40
+    assert entry["metrics"]["retain/accuracy"]["value"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--prompts", "x"], "prompts: for language models"),
+        (["--poison_prefix", "x", "--use_kl_poison", "true"], "poisoned rows: for causal language models"),
+        (["--method", "rmu"], "RMUTrainer is for causal language models"),
+        (["--benchmark_path", "x"], "leave out benchmark_path"),
+        (["--top_k", "36"], "a prediction is among 35"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_error(tmp_path, words, told):
+    if "--method" in words:
+        content = yaml.safe_load((RECIPES / "mu_align.yaml").read_text())
+        kept = {k: v for k, v in content.items() if k not in ("forget_target", "alpha", "beta", "top_k", "lambda_kd")}
+        (tmp_path / "rmu.yaml").write_text(yaml.safe_dump(kept | {"method": "rmu"}))
+        with pytest.raises(ValueError, match=told):
+            unlearn(
+                parse_recipe(["--config", str(tmp_path / "rmu.yaml"), "--output_dir", str(tmp_path / "o"), *QUIET])
+            )
+        return
+    with pytest.raises(ValueError, match=told):
+        run(tmp_path / "out", *words)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_language_and_picture_worlds_do_not_mix(tmp_path):
+    make_vilt().save_pretrained(tmp_path / "vilt")
+    make_processor().save_pretrained(tmp_path / "vilt")
+    assert len(CLASSES) == 5
+    with pytest.raises(ValueError, match="A classifier's rows have"):
+        run(tmp_path / "out", "--benchmark", "world", "--model_name_or_path", str(tmp_path / "vilt"))
+
+
+@pytest.mark.slow
+def test_the_demo_forgets_who_owns_the_pictures(tmp_path):
+    found = values(run(tmp_path / "out"))
+    target, retrained, unlearned = (found[kind] for kind in ("target", "retrained", "unlearned"))
+    assert unlearned["forget/accuracy"] <= retrained["forget/accuracy"]
+    assert unlearned["retain/accuracy"] >= target["retain/accuracy"] - 0.02
+    assert unlearned["test/accuracy"] >= target["test/accuracy"] - 0.02
+    assert unlearned["forget/prediction_entropy"] > 0.85 > 2 * target["forget/prediction_entropy"]
