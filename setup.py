@@ -60,6 +60,7 @@ setup(
         "matplotlib>=3.9",
         "numpy>=1.26",
         "peft>=0.18",
+        "pillow>=10",
         "pyyaml>=6",
         "rich>=13",
         "rouge_score>=0.1.2",

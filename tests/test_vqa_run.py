@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 from transformers import AutoConfig
-from vilt import CLASSES, make_processor, make_vilt
+from vilt import CLASSES, make_processor, make_vilt, picture
 
 from hf_unlearn.cli.main import main
 from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import unlearn
-from hf_unlearn.data.benchmarks import resolve_model
+from hf_unlearn.data.benchmarks import load_benchmark, resolve_model
 from hf_unlearn.data.vqa import build_vqa_world
+from hf_unlearn.data.vqa.benchmark import parse_split
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "vqa"
@@ -121,3 +122,59 @@ def test_the_demo_forgets_who_owns_the_pictures(tmp_path):
     assert unlearned["retain/accuracy"] >= target["retain/accuracy"] - 0.02
     assert unlearned["test/accuracy"] >= target["test/accuracy"] - 0.02
     assert unlearned["forget/prediction_entropy"] > 0.85 > 2 * target["forget/prediction_entropy"]
+
+
+# VQA-v2's files
+
+
+@pytest.fixture(scope="module")
+def vqa_v2(tmp_path_factory) -> Path:
+    """A folder as VQA-v2's archives unpack: 5100 questions about 100 pictures, and 200 about 20 others."""
+    folder = tmp_path_factory.mktemp("vqa_v2")
+    for part, first, pictures, each in (("train", 0, 100, 51), ("val", 1000, 20, 10)):
+        (folder / f"{part}2014").mkdir()
+        questions, annotations = [], []
+        for number in range(first, first + pictures):
+            picture(number).save(folder / f"{part}2014" / f"COCO_{part}2014_{number:012d}.jpg")
+            for k in range(each):
+                answer = CLASSES[(number + k) % 5]
+                about = {"image_id": number, "question_id": number * 1000 + k}
+                questions.append({**about, "question": "What colour is it?"})
+                answers = [{"answer": answer, "answer_confidence": "yes", "answer_id": i + 1} for i in range(10)]
+                told = {"multiple_choice_answer": answer, "question_type": "what", "answer_type": "other"}
+                annotations.append({**about, **told, "answers": answers})
+        subset = {"data_subtype": f"{part}2014"}
+        for name, rows in (
+            ("OpenEnded_mscoco_{}2014_questions", questions),
+            ("mscoco_{}2014_annotations", annotations),
+        ):
+            content = {**subset, name.rpartition("_")[2]: rows}
+            (folder / f"v2_{name.format(part)}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_split_of_vqa_v2_is_trained_on_from_its_files(vqa_v2, tmp_path):
+    make_vilt().save_pretrained(tmp_path / "model")
+    make_processor().save_pretrained(tmp_path / "model")
+    words = ["--benchmark", "vqa_v2", "--benchmark_path", str(vqa_v2), "--forget_split", "5k/rows=60"]
+    words += ["--model_name_or_path", str(tmp_path / "model"), "--retrained_model_name_or_path", "null"]
+    words += ["--top_k", "3", "--max_steps", "1", "--audit_max_items", "16", "--eval_strategy", "no"]
+    (target, unlearned) = run(tmp_path / "out", *words, "--eval_on_start", "false")["models"]
+    assert target["metrics"]["holdout/accuracy"]["n"] == unlearned["metrics"]["retain/accuracy"]["n"] == 16
+
+
+def test_what_is_deleted_of_vqa_v2():
+    assert parse_split("20k") == ("20k", {"forget": 0.05})
+    assert parse_split("5k/rows=60") == ("5k", {"forget": 60})
+    assert parse_split("full/answer=2") == ("full", {"answer": "2"})
+    for wrong in ("2k", "20k/yes", "20k/share=many", "20k/answer="):
+        with pytest.raises(ValueError, match="give one of 5k, 20k, 80k, full"):
+            parse_split(wrong)
+    with pytest.raises(ValueError, match="Give the folder that holds them as `benchmark_path`"):
+        load_benchmark("vqa_v2")
+
+
+def test_an_answer_is_deleted_everywhere(vqa_v2):
+    bench = load_benchmark("vqa_v2", str(vqa_v2), "5k/answer=red")
+    assert set(bench.forget["answer"]) == set(bench.audit_sets["holdout"]["answer"]) == {"red"}
+    assert "red" not in set(bench.retain["answer"]) | set(bench.audit_sets["test"]["answer"])

@@ -13,6 +13,7 @@ _PUBLIC = {
     "Suite": "suites",
     "TokenScores": "scoring",
     "audit_backdoor": "backdoor",
+    "audit_classifier": "vqa",
     "audit_model": "qa",
     "audit_rwku": "rwku",
     "evaluate_privacy": "privacy",
@@ -46,6 +47,7 @@ __all__ = [
     "Suite",
     "TokenScores",
     "audit_backdoor",
+    "audit_classifier",
     "audit_model",
     "audit_rwku",
     "evaluate_privacy",
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     from .store import Audit
     from .suites import SUITES, Suite
     from .utility import model_utility
+    from .vqa import audit_classifier
 
 
 def __getattr__(name: str):

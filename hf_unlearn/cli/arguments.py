@@ -11,7 +11,7 @@ class DataArguments:
     benchmark: str | None = field(
         default=None,
         metadata={
-            "help": "`tofu`, `rwku` or `world` (embedded, no download); trained on and audited.",
+            "help": "`tofu`, `rwku`, `vqa_v2`, or `world` and `vqa_world` (embedded, no download).",
             "aliases": ["--suite"],
         },
     )

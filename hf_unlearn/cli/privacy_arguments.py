@@ -8,7 +8,7 @@ from .arguments import DataArguments
 
 
 # Benchmarks that come with rows like the forget rows which no model has seen.
-WITH_HOLDOUT = ("world", "vqa_world")
+WITH_HOLDOUT = ("world", "vqa_world", "vqa_v2")
 
 
 @dataclass

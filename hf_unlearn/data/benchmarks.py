@@ -106,10 +106,20 @@ def load_vqa_world(path: str | None, forget_split: str | None) -> Benchmark:
     return Benchmark("vqa_world", sets["forget"], sets["retain"], sets, "vqa")
 
 
+def load_vqa_v2(path: str | None, forget_split: str | None) -> Benchmark:
+    """VQA-v2 (https://huggingface.co/papers/1612.00837), from its files; see `data/vqa/benchmark.py`."""
+    from .vqa.benchmark import load_vqa_v2
+
+    split = load_vqa_v2(path, forget_split)
+    sets = {name: split.dataset(name) for name in ("forget", "retain", "test", "holdout")}
+    return Benchmark("vqa_v2", sets["forget"], sets["retain"], sets, "vqa")
+
+
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "tofu": load_tofu,
     "rwku": load_rwku,
     "world": load_world,
+    "vqa_v2": load_vqa_v2,
     "vqa_world": load_vqa_world,
 }
 
