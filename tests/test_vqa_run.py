@@ -178,3 +178,19 @@ def test_an_answer_is_deleted_everywhere(vqa_v2):
     bench = load_benchmark("vqa_v2", str(vqa_v2), "5k/answer=red")
     assert set(bench.forget["answer"]) == set(bench.audit_sets["holdout"]["answer"]) == {"red"}
     assert "red" not in set(bench.retain["answer"]) | set(bench.audit_sets["test"]["answer"])
+
+
+@pytest.mark.slow
+def test_shadow_models_of_pictures_are_trained_and_kept(tmp_path):
+    words = ["--benchmark", "vqa_world", "--models", "vqa_world/target", "--attacks", "lira", "--fprs", "0.05"]
+    words += ["--shadow_model_name_or_path", "vqa_world/start", "--n_shadows", "4", "--shadow_epochs", "1"]
+    words += ["--shadow_learning_rate", "0.002", "--shadow_batch_size", "32", "--output_dir", str(tmp_path)]
+    assert main(["audit", "privacy", *words]) == 0
+    (found,) = json.loads((tmp_path / "privacy.json").read_text())["models"]
+    # Shadow models that know neither kind of rows: the target's stand out.
+    assert found["metrics"]["lira-offline-fixed/auc"]["value"] > 0.9
+    made = sorted(tmp_path.glob("shadows/shadow-*.npz"))
+    assert len(made) == 4
+    before = [path.stat().st_mtime_ns for path in made]
+    assert main(["audit", "privacy", *words]) == 0
+    assert [path.stat().st_mtime_ns for path in made] == before

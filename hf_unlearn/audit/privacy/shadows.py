@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shadow models: the caller trains them, each on its own part of the rows; what they think of all rows is kept."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -195,6 +196,9 @@ def _statistics(subject: Subject, rows: list) -> dict[str, np.ndarray]:
 
 def _hash_rows(rows: list) -> list[str]:
     def plain(value: Any) -> Any:
+        if hasattr(value, "tobytes") and not hasattr(value, "tolist"):
+            # A picture.
+            return hashlib.sha256(value.tobytes()).hexdigest()
         return value.tolist() if hasattr(value, "tolist") else value
 
     return [digest({name: plain(value) for name, value in row.items()}) for row in rows]
