@@ -1,20 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn report RUN [RUN ...]`: one report over several runs."""
+"""`hf-unlearn report RUN [RUN ...]`: one report over several runs, or the tables and figures of a sweep."""
 
 import argparse
+from pathlib import Path
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="hf-unlearn report", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory, or its report.json")
-    parser.add_argument("--output_dir", default="runs/report", help="where the report is written (%(default)s)")
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="run directory, or its report.json; or one sweep's folder or sweep.json"
+    )
+    parser.add_argument("--output_dir", help="where the report is written (runs/report, or the sweep's folder)")
     parser.add_argument("--title", default="Comparison of runs", help="shown at the top")
+    parser.add_argument("--from_wandb", metavar="ENTITY/PROJECT", help="runs from there; needs the package `wandb`")
     args = parser.parse_args(argv)
+    if args.from_wandb is not None:
+        if args.runs:
+            raise ValueError("--from_wandb reads runs from there. Leave out the folders.")
+        _report_wandb(args.from_wandb, Path(args.output_dir or "runs/report"))
+    elif _is_sweep(args.runs):
+        _report_sweep(Path(args.runs[0]), None if args.output_dir is None else Path(args.output_dir))
+    else:
+        _report_runs(parser, args)
 
+
+def _report_runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from ..report import load_report, print_report, write_report
     from .assemble import merge
 
+    if not args.runs:
+        parser.error("name at least one RUN")
     report = merge([load_report(run) for run in args.runs], args.title)
-    files = write_report(report, args.output_dir)
+    files = write_report(report, args.output_dir or "runs/report")
     print_report(report)
     print(f"Report: {files['report.html']}")
+
+
+def _is_sweep(runs: list[str]) -> bool:
+    from ..report.sweep import SWEEP_FILE
+    from ..sweep.manifest import is_sweep
+
+    found = [run for run in runs if Path(run).name == SWEEP_FILE or is_sweep(run)]
+    if found and len(runs) > 1:
+        raise ValueError(f"{found[0]} is a sweep's, which has a report of its own. Name it alone.")
+    return bool(found)
+
+
+def _report_sweep(path: Path, output_dir: Path | None) -> None:
+    from ..report.sweep import load_sweep
+    from .sweep import report_sweep, write_and_print
+
+    if path.is_dir():
+        report_sweep(path, output_dir)
+    else:
+        write_and_print(load_sweep(path), output_dir or path.parent)
+
+
+def _report_wandb(project: str, output_dir: Path) -> None:
+    from ..sweep.wandb_runs import collect_wandb
+    from .sweep import write_and_print
+
+    write_and_print(collect_wandb(project), output_dir)

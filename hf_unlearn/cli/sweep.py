@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-unlearn sweep SWEEP.yaml`: many runs from one file, and one table of them.
+
+What is done is skipped and what was interrupted goes on: the same command starts a sweep and finishes it.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+
+def main(argv: list[str]) -> None:
+    args = _parser().parse_args(argv)
+    gpus = None if args.gpus is None else [gpu for gpu in args.gpus.split(",") if gpu]
+    _check_processes(args.jobs, gpus)
+
+    from ..sweep.expand import expand
+    from ..sweep.manifest import write_manifest
+    from ..sweep.spec import read_spec
+    from .run import recipe_path
+
+    spec = read_spec(recipe_path(args.sweep))
+    if spec.accelerate_config is not None:
+        _check_launch(spec.accelerate_config, args.jobs, gpus)
+    folder = Path(args.output_dir or spec.output_dir or f"runs/sweeps/{spec.name}")
+    with _same_environment():
+        runs = expand(spec, folder, resolve)
+        if spec.privacy is not None:
+            _add_privacy(spec, runs)
+    if args.only is not None:
+        runs = [_only(args.only, runs, folder)]
+    states = _states(runs)
+    if args.dry_run:
+        _show_plan(runs, states, folder)
+        return
+    if args.only is None:
+        write_manifest(folder, runs, spec.settings())
+    if args.slurm is not None:
+        _write_script(Path(args.slurm), spec, folder, len(runs))
+        return
+    status = _work(runs, states, args.jobs, gpus, spec.accelerate_config)
+    if args.only is None:
+        report_sweep(folder)
+    if status:
+        raise SystemExit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="hf-unlearn sweep", description=__doc__, formatter_class=form)
+    parser.add_argument("sweep", metavar="SWEEP.yaml", help="what to run; docs/sweep.md tells what it may hold")
+    parser.add_argument("--output_dir", help="the sweep's folder (its own, or runs/sweeps/NAME)")
+    parser.add_argument("--dry_run", action="store_true", help="check everything and list the runs; start nothing")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at the same time (1, or one a GPU)")
+    parser.add_argument("--gpus", metavar="0,1", help="GPUs to deal runs out to, one each")
+    parser.add_argument("--slurm", metavar="FILE.sh", help="write an array script for `sbatch`; start nothing")
+    parser.add_argument("--only", metavar="RUN", help="one run, by its name, id or number in manifest.jsonl")
+    return parser
+
+
+def resolve(content: dict, recipe: Path) -> tuple[str, dict]:
+    """Method and resolved fields of a recipe's content, parsed as `hf-unlearn run` would.
+
+    Raises:
+        `ValueError`: for what that would refuse.
+    """
+    from .recipe import parse_recipe
+
+    with _as_file(content, recipe) as path:
+        parsed = parse_recipe(["--config", str(path)])
+    return parsed.run.method, parsed.resolved()
+
+
+def report_sweep(folder: Path, output_dir: Path | None = None) -> None:
+    """Gathers what came out, writes tables and figures, and prints the main numbers."""
+    from ..sweep.collect import collect
+
+    sweep = collect(folder)
+    if not sweep["runs"]:
+        print(f"No run of {folder} is finished: there is nothing to report.")
+        return
+    write_and_print(sweep, output_dir or folder)
+
+
+def write_and_print(sweep: dict, output_dir: Path) -> None:
+    """Tables and figures of what was gathered, and the main numbers on the terminal."""
+    from ..report.sweep import print_sweep, write_sweep_report
+
+    files = write_sweep_report(sweep, output_dir)
+    print_sweep(sweep)
+    print(f"Report: {files['table.md']}")
+
+
+def _work(runs, states, jobs, gpus, accelerate_config) -> int:
+    """Does the runs and tells how it went; returns the exit status."""
+    from ..sweep.progress import DONE, privacy_done
+    from ..sweep.worker import FINISHED, Worker, make_slots
+
+    waiting = [run for run in runs if states[run.name] != DONE or not privacy_done(run)]
+    print(f"{len(runs)} runs, {len(runs) - len(waiting)} done already.", flush=True)
+    worker = Worker(make_slots(jobs, gpus), accelerate_config, lambda text: print(text, flush=True))
+    outcomes = worker.work(waiting)
+    open_ = [run for run in waiting if outcomes.get(run.name) != FINISHED]
+    for run in open_:
+        print(f"Not finished: {run.name} ({outcomes.get(run.name, 'not begun')})", file=sys.stderr)
+    if worker.signals:
+        print("Stopped. The same command goes on.", file=sys.stderr)
+        raise SystemExit(128 + worker.signals[0])
+    return 1 if open_ else 0
+
+
+def _states(runs) -> dict[str, str]:
+    from ..sweep.progress import state_of
+
+    return {run.name: state_of(run) for run in runs}
+
+
+def _show_plan(runs, states: dict[str, str], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    table = Table("", Column("run", overflow="fold"), "id", "method", "tags", "state", title=str(folder))
+    for number, run in enumerate(runs):
+        tags = " ".join([*run.tags, *(["tuning"] if run.tuning else [])])
+        table.add_row(str(number), run.name, run.id, run.method, tags, states[run.name])
+    Console().print(table)
+    targets = {run.target for run in runs} - {None}
+    about = f", {len(targets)} targets" if targets else ""
+    print(f"{len(runs)} runs{about}, {len({run.seed for run in runs})} seeds. Nothing was started.")
+
+
+def _only(asked: str, runs, folder: Path):
+    """The run that is asked for; a number counts in the manifest that was written with the script.
+
+    Raises:
+        `ValueError`: if there is none, or the sweep file has changed since.
+    """
+    from ..sweep.manifest import is_sweep, read_manifest
+
+    if not asked.isdecimal():
+        found = [run for run in runs if asked in (run.name, run.id)]
+        if not found:
+            raise ValueError(f"--only {asked}: no run has this name or id. `--dry_run` lists them.")
+        return found[0]
+    listed = [row["id"] for row in read_manifest(folder)[0]] if is_sweep(folder) else [run.id for run in runs]
+    if listed != [run.id for run in runs]:
+        raise ValueError(
+            f"--only {asked}: the sweep file has changed since {folder / 'manifest.jsonl'} was written, and numbers "
+            "would mean other runs. Write the script again, or name the run."
+        )
+    if int(asked) >= len(runs):
+        raise ValueError(f"--only {asked}: there are {len(runs)} runs, counted from 0.")
+    return runs[int(asked)]
+
+
+def _write_script(path: Path, spec, folder: Path, count: int) -> None:
+    from ..sweep.slurm import slurm_script
+
+    (folder / "slurm").mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(slurm_script(spec.name, count, spec.path, folder, spec.slurm), encoding="utf-8")
+    print(f"{count} runs. Start them with `sbatch {path}`, and then `hf-unlearn report {folder}`.")
+
+
+def _add_privacy(spec, runs) -> None:
+    """Gives every run the fields of its membership-inference audit, parsed as that command would."""
+    from ..data.qa import QAFormat
+    from ..sweep.targets import fill_in
+    from .parser import StrictParser
+    from .privacy_arguments import PrivacyArguments
+
+    known = {field.name for part in (PrivacyArguments, QAFormat) for field in fields(part)}
+    taken = {"models", "output_dir", "seed"}
+    refused = sorted({"models", "output_dir"} & spec.privacy.keys())
+    if refused:
+        raise ValueError(f"{spec.path}: privacy: {', '.join(refused)} cannot be given: they are each run's own.")
+    targets = {target["id"]: target for target in spec.targets}
+    for run in runs:
+        # What rows there are and how they are put is as in training.
+        own = {key: value for key, value in run.content.items() if key in known - taken and value is not None}
+        asked = spec.privacy if run.target is None else fill_in(spec.privacy, targets[run.target])
+        # The target first: how much could be found before.
+        models = [run.content["model_name_or_path"], str(run.folder)]
+        run.privacy = {**own, **asked, "models": models, "output_dir": str(run.folder / "privacy")}
+        try:
+            with _as_file(run.privacy, Path(f"{run.name}.yaml")) as path:
+                StrictParser((PrivacyArguments, QAFormat), prog="hf-unlearn audit privacy").parse(
+                    ["--config", str(path)]
+                )
+        except ValueError as error:
+            raise ValueError(f"{spec.path}: privacy: {error}") from error
+
+
+@contextmanager
+def _as_file(content: dict, name: Path) -> Iterator[Path]:
+    """A file that holds `content`; messages about it name `name`."""
+    import yaml
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name.name
+        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        try:
+            yield path
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), str(name))) from error
+
+
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    """A recipe's `env` is set when it is parsed; it is that run's and no other's."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _check_processes(jobs: int | None, gpus: list[str] | None) -> None:
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"--jobs {jobs}; give at least 1.")
+    if gpus is not None and (not gpus or len(set(gpus)) < len(gpus)):
+        raise ValueError(f"--gpus {','.join(gpus)}; give GPUs as `0,1`, each once.")
+
+
+def _check_launch(name: str, jobs: int | None, gpus: list[str] | None) -> None:
+    from .launch import config_path
+
+    config_path(name)
+    if (jobs or 1) > 1 or gpus is not None:
+        raise ValueError(
+            "`accelerate_config` starts each run on several processes, and `--jobs` or `--gpus` several runs at once. "
+            "Leave out one of them."
+        )

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What came of a sweep: from the runs' folders to one structure, `sweep.json`."""
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..report.privacy import load_privacy_report
+from ..report.schema import json_ready, load_report
+from .manifest import read_manifest
+from .progress import RESUMED, differences, privacy_folder
+
+
+SWEEP_VERSION = 1
+LOSSES = {"eval_forget_loss": "forget/loss", "eval_retain_loss": "retain/loss"}
+EVALUATED = "eval_"
+
+
+def collect(folder: str | Path) -> dict[str, Any]:
+    """Reads all runs of a sweep.
+
+    Args:
+        folder (`str` or `Path`): of the sweep; runs that have no report yet are named as missing.
+
+    Returns:
+        `dict`: the content of `sweep.json`, see `report/sweep.py`.
+
+    Raises:
+        `ValueError`: if the folder is no sweep's.
+    """
+    folder = Path(folder)
+    rows, settings = read_manifest(folder)
+    runs, baselines, missing = [], {}, []
+    for row in rows:
+        place = folder / row["folder"]
+        report = _report(row, place)
+        if report is None:
+            missing.append(_missing(row, "no finished report"))
+            continue
+        privacy = _privacy(row, place)
+        if row["privacy"] is not None and privacy is None:
+            missing.append(_missing(row, "no privacy audit"))
+        runs.append(_run(row, report, place, privacy))
+        for baseline in _baselines(row, report, privacy):
+            baselines.setdefault((baseline["kind"], baseline["path"], baseline["target"]), []).append(baseline)
+    return json_ready({
+        "sweep_version": SWEEP_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "settings": settings,
+        "swept": list(dict.fromkeys(field for row in rows for field in row["setting"])),
+        "planned": len(rows),
+        "runs": runs,
+        "baselines": [_one_of(found) for found in baselines.values()],
+        "missing": missing,
+    })  # fmt: skip
+
+
+def variant_of(setting: dict[str, Any]) -> str:
+    """The fields that vary, as a text: `beta=0.1 learning_rate=1e-05`."""
+    return " ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in setting.items()
+    )
+
+
+def _report(row: dict, place: Path) -> dict | None:
+    try:
+        report = load_report(place)
+    except ValueError:
+        return None
+    told = report["settings"].get(row["name"])
+    return report if isinstance(told, dict) and not differences(told, row["resolved"]) else None
+
+
+def _privacy(row: dict, place: Path) -> dict[str, dict] | None:
+    """What attacks found in the run, its target and the retrained model, without what is there for every row but its
+    scores."""
+    if row["privacy"] is None:
+        return None
+    try:
+        report = load_privacy_report(privacy_folder(place))
+    except ValueError:
+        return None
+    attacked = [model for model in report["models"] if model["kind"] == "attacked"]
+    # In the order in which the sweep names them to the audit.
+    models = dict(zip(("target", "unlearned"), attacked, strict=True))
+    models |= {model["kind"]: model for model in report["models"] if model["kind"] == "retrained"}
+    for model in models.values():
+        model["metrics"] = {
+            name: {key: value for key, value in metric.items() if key != "per_item"}
+            for name, metric in model["metrics"].items()
+        }
+    return models
+
+
+def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str, Any]:
+    model = next(model for model in report["models"] if model["kind"] == "unlearned")
+    resolved, train = row["resolved"], model.get("train") or {}
+    points = _points(place / "metrics.jsonl")
+    steps = train.get("steps") or 0
+    end = [point["values"] for point in points if point["step"] >= steps]
+    values = {name: value for one in end for name, value in one.items()}
+    values |= {name: metric["value"] for name, metric in model["metrics"].items()}
+    return {
+        **_about(row),
+        "id": row["id"],
+        "method": row["method"],
+        "setting": row["setting"],
+        "tags": row["tags"],
+        "dataset": _dataset(resolved),
+        "model": resolved["model_name_or_path"],
+        "fields": {key: value for key, value in resolved.items() if isinstance(value, (int, float, str))},
+        "seconds": None if (place / RESUMED).exists() else train.get("seconds"),
+        "resumed": (place / RESUMED).exists(),
+        "metrics": model["metrics"],
+        "values": values,
+        "points": [point for point in points if point["step"] < steps],
+        "rounds": _rounds(resolved, [*points, {"step": steps, "values": values}]),
+        "privacy": None if privacy is None else privacy["unlearned"],
+    }
+
+
+def _about(row: dict) -> dict[str, Any]:
+    about = {key: row[key] for key in ("name", "label", "seed", "tuning", "target")}
+    return {**about, "variant": variant_of(row["setting"])}
+
+
+def _missing(row: dict, why: str) -> dict[str, Any]:
+    return {**_about(row), "why": why}
+
+
+def _dataset(resolved: dict) -> str:
+    if resolved.get("benchmark") is None:
+        return str(resolved.get("forget_dataset"))
+    return ":".join(str(resolved[key]) for key in ("benchmark", "forget_split") if resolved.get(key))
+
+
+def _baselines(row: dict, report: dict, privacy: dict | None) -> list[dict]:
+    return [
+        {
+            "kind": model["kind"],
+            "path": model["path"],
+            "target": row["target"],
+            "dataset": _dataset(row["resolved"]),
+            "metrics": model["metrics"],
+            "privacy": (privacy or {}).get(model["kind"]),
+        }
+        for model in report["models"]
+        if model["kind"] != "unlearned"
+    ]
+
+
+def _one_of(found: list[dict]) -> dict:
+    """Of a baseline that was audited with many runs, the first; and where the others say otherwise."""
+    first = found[0]
+    first["privacy"] = next((one["privacy"] for one in found if one["privacy"]), None)
+    values = [{name: metric["value"] for name, metric in one["metrics"].items()} for one in found]
+    first["disagrees"] = sorted(
+        name for name in values[0] if any(other.get(name) != values[0][name] for other in values)
+    )
+    return first
+
+
+def _points(file: Path) -> list[dict[str, Any]]:
+    """The evaluations on the way, by step."""
+    found: dict[int, dict] = {}
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    for line in lines:
+        logged = json.loads(line)
+        values = {LOSSES[key]: value for key, value in logged.items() if key in LOSSES}
+        values |= {key.removeprefix(EVALUATED): v for key, v in logged.items() if _is_metric(key)}
+        if values:
+            found.setdefault(logged["step"], {}).update(values)
+    return [{"step": step, "values": found[step]} for step in sorted(found)]
+
+
+def _is_metric(key: str) -> bool:
+    return key.startswith(EVALUATED) and key not in LOSSES and ("/" in key or key == "eval_model_utility")
+
+
+def _rounds(resolved: dict, points: list[dict]) -> list[dict[str, Any]]:
+    """Of a method that unlearns in rounds, the last evaluation in each round's unlearning stage, if there is one."""
+    if "first_align_steps" not in resolved:
+        return []
+    rounds, end = [], 0
+    for number, threshold in enumerate(resolved["thresholds"]):
+        begin = end + resolved["align_steps" if number else "first_align_steps"]
+        end = begin + resolved["unlearn_steps"]
+        values: dict[str, Any] = {}
+        for point in points:
+            if begin < point["step"] <= end:
+                values |= point["values"]
+        if values:
+            rounds.append({"round": number + 1, "threshold": threshold, "values": values})
+    return rounds

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From runs' folders to `sweep.json`: what was evaluated on the way, rounds, baselines, and what is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sweep_runs import FORGET, attacked, metric
+
+from hf_unlearn.report.sweep_numbers import tabulate
+from hf_unlearn.sweep.collect import collect
+from hf_unlearn.sweep.expand import Run
+from hf_unlearn.sweep.manifest import read_manifest, write_manifest
+
+
+RETAIN = "retain/exact_match"
+SETTINGS = {
+    "name": "test",
+    "select": {"kind": "last", "bound": None, "forget": None, "utility": None},
+    "tuning_seed": None,
+    "metrics": None,
+    "retrained_seconds": None,
+}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Lists runs of Align-then-Unlearn in two rounds: steps 1-6, 7-8 (unlearn), 9-11, 12-13 (unlearn)."""
+
+    def sweep(*seeds: int, privacy=None, **more) -> list[Run]:
+        runs = []
+        for seed in seeds:
+            name, folder = f"atu-seed{seed}", tmp_path / "runs" / f"atu-seed{seed}"
+            resolved = {
+                "seed": seed,
+                "model_name_or_path": "m",
+                "benchmark": "world",
+                "thresholds": [0.9, 0.5],
+                **more,
+            }
+            resolved |= {"first_align_steps": 6, "align_steps": 3, "unlearn_steps": 2, "env": {"TOKEN": "x"}}
+            about = (name, name, "atu", "atu.yaml", "align_then_unlearn", {}, ["a"], seed, False, None)
+            runs.append(Run(*about, folder, {"output_dir": str(folder)}, resolved, privacy))
+        write_manifest(tmp_path, runs, SETTINGS)
+        return runs
+
+    return sweep
+
+
+def finish(run: Run, forget: float = 0.1, target: float = 1.0, logged=(), steps: int = 13) -> None:
+    models = [
+        {"name": "target", "kind": "target", "path": "m", "metrics": {FORGET: metric(target), RETAIN: metric(1.0)}},
+        {
+            "name": run.name,
+            "kind": "unlearned",
+            "path": "p",
+            "metrics": {FORGET: metric(forget), RETAIN: metric(0.9)},
+            "train": {"seconds": 5.0, "steps": steps},
+        },
+    ]
+    settings = {run.name: {key: value for key, value in run.resolved.items() if key != "env"}}
+    report = {"schema_version": 1, "title": "t", "created": "c", "suite": "s", "versions": {}, "settings": settings}
+    run.folder.mkdir(parents=True)
+    (run.folder / "report.json").write_text(json.dumps({**report, "models": models}))
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
+
+
+def test_evaluations_on_the_way_and_the_rounds_they_fall_into(sweep, tmp_path):
+    (run,) = sweep(0)
+    logged = [
+        {"step": 4, "eval_forget/exact_match": 1.0, "eval_runtime": 3.0, "loss": 9.0},
+        {"step": 7, "eval_forget/exact_match": 0.8},
+        {"step": 8, "eval_forget/exact_match": 0.6, "eval_forget_loss": 2.0},
+        {"step": 8, "eval_retain_loss": 0.5},
+        {"step": 10, "eval_forget/exact_match": 0.5},
+        {"step": 13, "eval_forget/exact_match": 0.2, "eval_forget_loss": 4.0, "eval_model_utility": 0.7},
+    ]
+    finish(run, forget=0.1, logged=logged)
+    (found,) = collect(tmp_path)["runs"]
+    assert found["points"] == [
+        {"step": 4, "values": {FORGET: 1.0}},
+        {"step": 7, "values": {FORGET: 0.8}},
+        {"step": 8, "values": {FORGET: 0.6, "forget/loss": 2.0, "retain/loss": 0.5}},
+        {"step": 10, "values": {FORGET: 0.5}},
+    ]
+    # The end is what the report says of it, and what only the evaluation says.
+    end = {FORGET: 0.1, RETAIN: 0.9, "forget/loss": 4.0, "model_utility": 0.7}
+    assert found["values"] == end
+    # Of a round, the last evaluation in its unlearning stage: none of an alignment after it.
+    assert [(one["round"], one["threshold"]) for one in found["rounds"]] == [(1, 0.9), (2, 0.5)]
+    assert found["rounds"][0]["values"] == {FORGET: 0.6, "forget/loss": 2.0, "retain/loss": 0.5}
+    assert found["rounds"][1]["values"] == end
+
+
+def test_a_round_that_was_not_evaluated_is_left_out(sweep, tmp_path):
+    (run,) = sweep(0)
+    finish(run, logged=[{"step": 10, "eval_forget/exact_match": 0.5}])
+    assert [one["round"] for one in collect(tmp_path)["runs"][0]["rounds"]] == [2]
+
+
+def test_what_is_missing_is_named(sweep, tmp_path):
+    runs = sweep(0, 1, 2)
+    finish(runs[0])
+    finish(runs[1])
+    # A report of other settings is of another run.
+    text = (runs[1].folder / "report.json").read_text()
+    (runs[1].folder / "report.json").write_text(text.replace('"benchmark": "world"', '"benchmark": "tofu"'))
+    found = collect(tmp_path)
+    assert [run["name"] for run in found["runs"]] == ["atu-seed0"]
+    assert [(one["name"], one["why"]) for one in found["missing"]] == [
+        ("atu-seed1", "no finished report"),
+        ("atu-seed2", "no finished report"),
+    ]
+    assert found["planned"] == 3
+
+
+def test_a_resumed_run_has_no_time(sweep, tmp_path):
+    runs = sweep(0, 1)
+    for run in runs:
+        finish(run)
+    (runs[1].folder / "resumed").touch()
+    assert [(run["seconds"], run["resumed"]) for run in collect(tmp_path)["runs"]] == [(5.0, False), (None, True)]
+
+
+def test_a_target_that_was_audited_differently_is_told(sweep, tmp_path):
+    runs = sweep(0, 1)
+    finish(runs[0], target=1.0)
+    finish(runs[1], target=0.9)
+    (base,) = collect(tmp_path)["baselines"]
+    assert (base["metrics"][FORGET]["value"], base["disagrees"]) == (1.0, [FORGET])
+
+
+def test_privacy_is_read_by_who_was_attacked(sweep, tmp_path):
+    (run,) = sweep(0, privacy={"fprs": [0.1]})
+    finish(run)
+    assert collect(tmp_path)["missing"][0]["why"] == "no privacy audit"
+    models = [
+        {"name": "retrained", "kind": "retrained", "path": "r", **attacked(0.1)},
+        {"name": "m", "kind": "attacked", "path": "m", **attacked(1.0)},
+        {"name": run.name, "kind": "attacked", "path": "p", **attacked(0.4)},
+    ]
+    models[2]["metrics"]["loss/auc"]["per_item"] = [1.0] * 32
+    (run.folder / "privacy").mkdir()
+    text = json.dumps({"schema_version": 1, "title": "t", "models": models})
+    (run.folder / "privacy" / "privacy.json").write_text(text)
+    found = collect(tmp_path)
+    assert found["missing"] == []
+    values = {row.kind: row.cells["privacy/worst/tpr@1e-1"].mean for row in tabulate(found).rows}
+    assert values == {"target": 1.0, "result": 0.4}
+    assert "per_item" not in found["runs"][0]["privacy"]["metrics"]["loss/auc"]
+
+
+def test_secrets_stay_out_of_the_list(sweep, tmp_path):
+    sweep(0)
+    (row,) = read_manifest(tmp_path)[0]
+    assert "env" not in row["resolved"]
+    assert Path(row["folder"]) == Path("runs/atu-seed0")
+    with pytest.raises(ValueError, match="No sweep at"):
+        read_manifest(tmp_path / "runs")
