@@ -56,7 +56,7 @@ class AuditCallback(TrainerCallback):
             self.trainer.log(values)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if args.load_best_model_at_end:
+        if args.load_best_model_at_end or self.trainer.changes_at_end:
             self._last = None
         self.after = self._at(state.global_step)
 

@@ -3,6 +3,7 @@
 
 import math
 import re
+from dataclasses import fields
 from typing import Any
 
 
@@ -34,3 +35,11 @@ def check_patterns(name: str, patterns: Any) -> None:
             re.compile(pattern)
         except (re.error, TypeError) as error:
             raise ValueError(f"{name}: {pattern!r} is no regular expression ({error}).") from error
+
+
+def check_left_out(args, names, why: str) -> None:
+    """Raises `ValueError` if one of the dataclass's fields has another value than its default."""
+    defaults = {field.name: field.default for field in fields(args)}
+    given = [f"{name}={getattr(args, name)!r}" for name in names if getattr(args, name) != defaults[name]]
+    if given:
+        raise ValueError(f"{', '.join(given)}: {why} Leave {'it' if len(given) == 1 else 'them'} out.")

@@ -34,7 +34,8 @@ def needed_rows(pairs: RolePairs, args: UnlearnConfig) -> dict[str, list[int]]:
     """Rows that training will see; all of a role's where those are half of them or more, so that runs of other seeds
     or lengths need the same."""
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    epochs = math.ceil(args.num_train_epochs)
+    # A run without steps may do something else to the model.
+    epochs = max(math.ceil(args.num_train_epochs), 1)
     if args.max_steps > 0:
         epochs = math.ceil(args.max_steps / math.ceil(len(pairs) / batch))
     needed = {}

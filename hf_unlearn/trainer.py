@@ -94,7 +94,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         self._check_request(args, model, quantization_config, peft_config)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
-        self._check_family()
+        family.check_method(type(self))
         if processing_class is None:
             processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
         family.ready(processing_class)
@@ -164,14 +164,6 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
         if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
             raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
-
-    def _check_family(self) -> None:
-        """Refuses a kind of model that the method is not defined for."""
-        if self.family.name not in self.families:
-            raise ValueError(
-                f"{type(self).__name__} is for {' and '.join(self.families)}, and this model is one of the "
-                f"{self.family.name}. `hf-unlearn methods` lists what there is."
-            )
 
     def _plan_step(self, entry: Entry, shape: str, fresh_adapter: bool, ref_model, reload) -> None:
         """Decides what trains, how rows go through the model, who the reference is, and what is computed once."""

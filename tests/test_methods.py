@@ -134,8 +134,10 @@ CASES = {
     "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
 }
 
-# Of these a step is not always the model's; the same is tested there, stage by stage.
-APART = {"align_then_unlearn": "tests/test_align_trainer.py"}
+# Of these a step is not always the model's, or not of both roles; the same is tested there.
+APART = {"align_then_unlearn": "tests/test_align_trainer.py"} | {
+    name: f"tests/test_{name}.py" for name in ("amnesiac", "fisher", "multidelete", "retrain", "scrub")
+}
 
 grid = pytest.mark.parametrize(
     ("method", "retain_loss", "adapter"),

@@ -21,12 +21,14 @@ from hf_unlearn.plan.workload import read_workload
 
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
+RECIPES = sorted(path for path in ROOT.glob("recipes/**/*.yaml") if "sweeps" not in path.parts)
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]
 TARGETED = [path for path in RECIPES if path.stem == "targeted" or "targeted" in path.parts]
+RWKU = [path for path in RECIPES if path.parts[-3] == "rwku"]
 BACKDOOR = [path for path in RECIPES if {"backdoor", "muse_news", "muse_books", "wmdp"} & {*path.parts}]
-ON_GPUS = [path for path in RECIPES if "demo" not in path.parts]
+# The plan counts language models.
+ON_GPUS = [path for path in RECIPES if not {"demo", "vqa_v2"} & {*path.parts}]
 # Gibibytes of the GPUs that recipes are made for.
 GPU_MEMORY = 80
 LAUNCH = re.compile(r"^# (\d+) GPUs?, (\d+) GiB(?: each)?: hf-unlearn run (.*)$", re.MULTILINE)
@@ -58,8 +60,9 @@ def test_every_recipe_parses(path):
         assert recipe.training.output_dir == f"ckpt/{corpus}/{place.name}"
     else:
         assert recipe.training.output_dir == f"runs/{place}"
-    # There is no model that never saw what WMDP or the sentence on TinyLlama is about.
-    assert recipe.run.retrained_model_name_or_path or {"wmdp", "tinyllama-1.1b"} & {*path.parts}
+    # There is no model that never saw what WMDP, RWKU or the sentence on TinyLlama is about; two make such models.
+    without = path in RWKU or {"wmdp", "tinyllama-1.1b"} & {*path.parts} or path.stem in ("original", "retrain")
+    assert recipe.run.retrained_model_name_or_path or without
     # One name for each of a family, so that their reports can be merged; the first lines say how to start it.
     assert f"hf-unlearn run {path.relative_to(ROOT)}" in path.read_text()
 
@@ -77,9 +80,12 @@ def test_every_recipe_is_the_method_of_its_name(path):
         "rmu": ("rmu", "states"),
     }
     content = read_yaml(path)
-    stem = re.sub("_(1gpu|lora|qlora)$|_backdoor.*$", "", path.stem)
+    stem = re.sub("_(1gpu|lora|qlora|uniform)$|_backdoor.*$", "", path.stem)
+    stem = "retrain" if stem == "original" else stem
     # The published retain term of NPO on WMDP is a divergence too.
     stem = "npo_klr" if "wmdp" in path.parts and stem == "npo" else stem
+    # As published, it has no retain term.
+    wanted |= {"align_then_unlearn": ("align_then_unlearn", "none")} if path in RWKU else {}
     # Other methods' recipes are called after them.
     method, retain_loss = wanted.get(stem, (stem, None))
     assert content["method"] == method
@@ -139,6 +145,7 @@ def test_every_launch_line_fits_and_needs_what_it_says(path, monkeypatch):
         # Every line does the same: as many rows a step.
         args = recipe.training
         rows = 4 if path in BACKDOOR + TARGETED else 32
+        rows = {"ga": 8}.get(path.stem, 16) if path in RWKU else rows
         assert args.per_device_train_batch_size * args.gradient_accumulation_steps * gpus == rows
 
 
@@ -200,14 +207,20 @@ def test_the_table_of_recipes_says_what_their_heads_say():
 def test_tofu_recipes_have_the_settings_of_their_sources(path):
     recipe = parse_recipe(["--config", str(path)])
     args, model = recipe.training, recipe.model
-    if model.use_peft:
+    if recipe.run.method == "fisher":
+        # It trains nothing.
+        return
+    if recipe.run.method == "retrain":
+        # Those of the checkpoints that it stands for.
+        assert (args.learning_rate, args.num_train_epochs) == (1e-5, 5)
+    elif model.use_peft:
         assert (args.learning_rate, args.num_train_epochs) == (1e-4, 5)
         assert (model.lora_r, model.lora_alpha, model.lora_dropout) == (32, 64, 0.0)
     else:
         assert (args.learning_rate, args.num_train_epochs) == (1e-5, 10)
     assert (args.weight_decay, args.max_length) == (0.01, 512)
-    # One epoch warms up.
-    assert args.get_warmup_steps(100) == 100 / args.num_train_epochs
+    # One epoch warms up; SCRUB has a schedule of its own.
+    assert args.get_warmup_steps(100) == (0 if recipe.run.method == "scrub" else 100 / args.num_train_epochs)
     assert (args.forget_weight, args.retain_weight) == (1.0, 1.0)
     # NPO's; another method's beta is something else.
     assert recipe.run.method != "npo" or args.beta == 0.1

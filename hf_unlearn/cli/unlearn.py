@@ -109,7 +109,10 @@ def build_trainer(recipe: Recipe, prepared: Prepared):
     from trl import get_peft_config, get_quantization_config
 
     args, sets = recipe.training, prepared.sets
-    evaluated = {"forget": sets.forget, "retain": sets.retain}
+    evaluates = args.eval_strategy != "no" or args.eval_on_start
+    evaluated = _some({"forget": sets.forget, "retain": sets.retain}, args.seed) if evaluates else {}
+    if getattr(args, "rewind", False) and "holdout" in sets.audited:
+        evaluated["holdout"] = recipe.qa.dataset(sets.audited["holdout"], prepared.tokenizer)
     with _no_bars():
         trainer = recipe.trainer_class()(
             model=prepared.model,
@@ -117,9 +120,7 @@ def build_trainer(recipe: Recipe, prepared: Prepared):
             forget_dataset=prepared.roles["forget"],
             retain_dataset=prepared.roles.get("retain"),
             poisoned_dataset=prepared.roles.get("poisoned"),
-            eval_dataset=None
-            if args.eval_strategy == "no" and not args.eval_on_start
-            else _some(evaluated, args.seed),
+            eval_dataset=evaluated or None,
             processing_class=prepared.tokenizer,
             peft_config=get_peft_config(recipe.model),
             quantization_config=get_quantization_config(recipe.model),

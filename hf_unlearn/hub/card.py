@@ -152,7 +152,7 @@ RECORD = (
 def unlearning_record(trainer) -> dict:
     """The `unlearning:` block: what a program needs to know of a run. Holds plain YAML values only."""
     model, facts = trainer.model, trainer.card_facts
-    rows = trainer.train_dataset.roles
+    rows = trainer.given_rows
     known = versions()
     record = {
         "schema_version": 1,

@@ -14,6 +14,18 @@ _METHODS = {
         "AlignThenUnlearnTrainer",
         "pushes states until a head no longer finds the concept in them, in rounds",
     ),
+    "amnesiac": (
+        "amnesiac",
+        "AmnesiacConfig",
+        "AmnesiacTrainer",
+        "takes back recorded training steps that saw forget rows, or gives those wrong labels",
+    ),
+    "fisher": (
+        "fisher",
+        "FisherConfig",
+        "FisherTrainer",
+        "noise on the weights that retain rows do not depend on, in one shot",
+    ),
     "ga": ("ga", "GAConfig", "GATrainer", "gradient ascent; with a retain term GradDiff (nll) or GA+KL (kl)"),
     "npo": ("npo", "NPOConfig", "NPOTrainer", "negative preference optimisation; NPO-GDR (nll), NPO-KLR (kl)"),
     "mu_align": (
@@ -22,11 +34,29 @@ _METHODS = {
         "MUAlignTrainer",
         "uniform predictions on forget rows, a penalty on what stays sure, distillation on the others",
     ),
+    "multidelete": (
+        "multidelete",
+        "MultiDeleteConfig",
+        "MultiDeleteTrainer",
+        "pictures of forget rows take the meaning of other rows' texts; classifiers of both",
+    ),
     "rmu": (
         "rmu",
         "RMUConfig",
         "RMUTrainer",
         "representation misdirection: steers one layer's activations",
+    ),
+    "retrain": (
+        "retrain",
+        "RetrainConfig",
+        "RetrainTrainer",
+        "training without the forget rows, from the model that the original began as",
+    ),
+    "scrub": (
+        "scrub",
+        "ScrubConfig",
+        "ScrubTrainer",
+        "away from a frozen teacher on forget rows, after it on the others, in turns; SCRUB+R with rewind",
     ),
 }
 

@@ -29,6 +29,12 @@ def asks_fsdp(args) -> bool:
     return bool(args.fsdp) or _told("ACCELERATE_USE_FSDP")
 
 
+def shards_weights(args) -> bool:
+    """Whether DeepSpeed or FSDP is to run the model: an optimizer over weights, or copies of them, in parts."""
+    kind = args.distributed_state.distributed_type.value
+    return kind == "DEEPSPEED" or bool(args.deepspeed) or asks_fsdp(args)
+
+
 def tell_launch(trainer) -> None:
     """Logs what came of a launch on several processes, once the model is wrapped.
 

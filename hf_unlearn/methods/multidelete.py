@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MultiDelete (https://huggingface.co/papers/2311.12047), for classifiers of pictures with texts."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..checks import check_choice, check_left_out, check_number
+from ..classify.pairs import PairForward, PairRows, derangement, vilt_of, with_texts_of
+from ..config import UnlearnConfig
+from ..data.pairing import RolePairs
+from ..families import CLASSIFIER
+from ..fused import TileRows
+from ..losses import at_least_float32
+from ..modeling import is_peft_model
+from ..needs import RowFunction
+from ..trainer import UnlearnTrainer
+
+
+TEXTS_OF = ("forget", "retain")
+
+
+@dataclass
+class MultiDeleteConfig(UnlearnConfig):
+    """Settings of [`MultiDeleteTrainer`]; the published code has no weights, which is 1 for each."""
+
+    RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("states",)
+
+    md_weight: float = field(default=1.0, metadata={"help": "Weight of modality decoupling, on forget rows."})
+    mkr_weight: float = field(default=1.0, metadata={"help": "Weight of multimodal retention, on retain rows."})
+    ukr_weight: float = field(default=1.0, metadata={"help": "Weight of unimodal retention, on forget rows."})
+    unrelated_from: str = field(
+        default="forget",
+        metadata={
+            "help": "Whose texts forget pictures are put with: other `forget` rows', as in the published code, or "
+            "`retain` rows', as in the paper. Where forget rows all ask the same, only the second says anything."
+        },
+    )
+    retain_loss: str = field(default="states", metadata={"help": "Distance of fused states on retain rows: `states`."})
+
+    def __post_init__(self):
+        for name in ("md_weight", "mkr_weight", "ukr_weight"):
+            check_number(name, getattr(self, name), at_least=0)
+        check_choice("unrelated_from", self.unrelated_from, TEXTS_OF)
+        names = ("forget_weight", "retain_weight", "poison_prefix", "value_norm_penalty")
+        check_left_out(self, names, "MultiDelete has `md_weight`, `mkr_weight` and `ukr_weight`.")
+        super().__post_init__()
+        if self.per_device_train_batch_size < 2:
+            raise ValueError("per_device_train_batch_size=1: a forget row takes another's text. Give at least 2.")
+
+
+def likelihood(logits: Tensor, at: TileRows) -> tuple[Tensor, dict[str, Tensor]]:
+    """What is logged beside the losses, which are of states."""
+    nll = at.nll(logits)
+    return nll, {"logps": -nll}
+
+
+class MultiDeleteTrainer(UnlearnTrainer):
+    r"""Mean squared distances from the frozen original \\( f \\).
+
+    Modality decoupling, on forget rows: a pair becomes what the original makes of its picture with the text of another
+    row, \\( \| f'(I_i, T_i) - f(I_i, T_j) \|^2 \\), \\( j \neq i \\). Multimodal retention, on retain rows:
+    \\( \| f'(I, T) - f(I, T) \|^2 \\). Unimodal retention, on forget rows:
+    \\( \| f'_{img}(I_i) - f_{img}(I_i) \|^2 + \| f'_{txt}(T_i) - f_{txt}(T_i) \|^2 \\).
+
+    Of ViLT \\( f \\) is the pooled state that the classifier reads, which itself does not train, and unimodal are the
+    embeddings of patches and tokens.
+    """
+
+    config_class = MultiDeleteConfig
+    method = "multidelete"
+    families = (CLASSIFIER,)
+    paper = "2311.12047"
+
+    @classmethod
+    def needs_of(cls, args: MultiDeleteConfig):
+        return dict.fromkeys(("forget", "retain"), RowFunction(likelihood, states=True))
+
+    @classmethod
+    def reference_roles_of(cls, args: MultiDeleteConfig) -> set[str]:
+        return {"forget", "retain"}
+
+    def check_rows(self, args: MultiDeleteConfig, roles, processor) -> None:
+        if len(roles["forget"]) < 2:
+            raise ValueError("There is one forget row, and it takes another's text. Give at least 2.")
+
+    def check_architecture(self, args: MultiDeleteConfig, model: nn.Module) -> None:
+        if vilt_of(model) is None:
+            raise ValueError(
+                "MultiDelete takes pictures and texts apart, and is built for ViLT; this model is a "
+                f"{type(model).__name__}. For one of texts or pictures alone it is not defined: take another method."
+            )
+
+    def make_pairs(self, roles, args: MultiDeleteConfig, processor) -> RolePairs:
+        pairs = super().make_pairs(roles, args, processor)
+        # A batch of one forget row would have no other's text to take.
+        pairs.length += -pairs.length % (args.per_device_train_batch_size * args.world_size)
+        return pairs
+
+    def build_forward(self, model, args, needs, shape):
+        return PairForward(needs, shape, self.family.likelihood)
+
+    def trainable_patterns(self, args: MultiDeleteConfig, model: nn.Module) -> list[str] | None:
+        # No loss depends on the classifier.
+        return args.trainable_modules or (None if is_peft_model(model) else [r"^(?!classifier\.)"])
+
+    def role_rows(self, model, inputs) -> dict[str, PairRows]:
+        parts = self._parts(inputs)
+        forget = parts["forget"]
+        others = derangement(len(forget["index"])) if self.args.unrelated_from == "forget" else None
+        unrelated = with_texts_of(forget, parts["retain"] if others is None else forget, others)
+        references = self.reference.rows(self.forward_path, model, {**parts, "forget": unrelated})
+        found = references["forget"]
+        if others is None:
+            found.text = self.reference.rows(self.forward_path, model, {"forget": forget})["forget"].text
+        else:
+            # A text's embeddings are its own beside whatever picture.
+            found.text = found.text[others.argsort().to(found.text.device)]
+        return self.forward_path.policy(model, parts, references)
+
+    def forget_loss(self, rows: PairRows) -> Tensor:
+        real = rows.batch["attention_mask"].bool()
+        decoupling = distance(rows.states, rows.ref_states)
+        unimodal = distance(rows.image, rows.ref_image) + distance(rows.text[real], rows.ref_text[real])
+        rows.noted |= {"md": decoupling, "ukr": unimodal}
+        return self.args.md_weight * decoupling + self.args.ukr_weight * unimodal
+
+    def retain_loss(self, rows: PairRows) -> Tensor:
+        rows.noted["mkr"] = distance(rows.states, rows.ref_states)
+        return self.args.mkr_weight * rows.noted["mkr"]
+
+
+def distance(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared difference of the entries; no gradient is taken by `wanted`."""
+    return (at_least_float32(found) - at_least_float32(wanted.detach())).square().mean()

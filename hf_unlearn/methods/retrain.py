@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training on the retain rows alone: what every other method is judged against."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..checks import check_choice, check_left_out
+from ..config import UnlearnConfig
+from ..data.pairing import RolePairs
+from ..data.roles import data_seed
+from ..trainer import UnlearnTrainer
+
+
+TRAIN_ON = ("retain", "all")
+
+
+@dataclass
+class RetrainConfig(UnlearnConfig):
+    """Settings of [`RetrainTrainer`]: plain training; give it the rate, the epochs and the batches that the original
+    was trained with. An epoch sees every retain row once."""
+
+    RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("nll",)
+
+    train_on: str = field(
+        default="retain",
+        metadata={"help": "`retain` rows; or `all`, forget rows among them, which makes an original to unlearn from."},
+    )
+    retain_loss: str = field(default="nll", metadata={"help": "Negative log-likelihood of the retain rows: `nll`."})
+    epoch_by: str = field(default="retain", metadata={"help": "The role whose rows are each seen once an epoch."})
+
+    def __post_init__(self):
+        check_choice("train_on", self.train_on, TRAIN_ON)
+        names = ("poison_prefix", "value_norm_penalty", "max_forget_loss", "epoch_by", "forget_weight")
+        check_left_out(self, names, "retraining sees no forget rows.")
+        super().__post_init__()
+
+
+class RetrainTrainer(UnlearnTrainer):
+    r"""\\( L = NLL(retain) \\), from the model that is given: the one that the original's training began with, so
+    the pretrained one and not the one to be unlearned from.
+
+    Forget rows are given to be kept apart: no retain row may be one of them. Training never sees them, unless
+    `train_on` is `all`: then it makes what the others unlearn from.
+    """
+
+    config_class = RetrainConfig
+    method = "retrain"
+
+    def make_pairs(self, roles, args, processor) -> RolePairs:
+        rows = roles["retain"]
+        if args.train_on == "all":
+            from datasets import concatenate_datasets
+
+            rows = concatenate_datasets([roles["forget"], rows])
+        return RolePairs({"retain": rows}, seed=data_seed(args), epoch_by="retain")

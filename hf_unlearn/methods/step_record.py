@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded optimizer steps, taken back."""
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .step_deltas import RECORD, SAMPLE, SUM
+
+
+logger = logging.getLogger(__name__)
+
+
+class StepRecord:
+    """What [`AmnesiacRecorder`] wrote.
+
+    Args:
+        folder (`str` or `Path`): the recorder's.
+
+    Raises:
+        `ValueError`: if there is no record.
+    """
+
+    def __init__(self, folder: str | Path | None):
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is None or not (self.folder / RECORD).is_file():
+            what = "no `record_path` was given" if folder is None else f"{folder} holds no record"
+            raise ValueError(
+                "variant='subtract' takes back recorded steps of the original's training, and "
+                f"{what}. Train the original with `AmnesiacRecorder` among its callbacks, or take variant='relabel', "
+                "which works on any checkpoint."
+            )
+        record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+        self.keep, self.rows, self.steps, self.weights = (record[k] for k in ("keep", "rows", "steps", "weights"))
+
+    def tainted(self, rows: Iterable[str]) -> list[int]:
+        """The steps to take back so that rows, given by their fingerprints, are forgotten.
+
+        Raises:
+            `ValueError`: if one of them was not recorded.
+        """
+        if self.rows is None:
+            return [entry["step"] for entry in self.steps]
+        rows = set(rows)
+        if unknown := rows - set(self.rows):
+            raise ValueError(
+                f"{len(unknown)} of {len(rows)} forget rows were not among the {len(self.rows)} that {self.folder} "
+                "recorded. Give rows that were, tokenized as then, or take variant='relabel'."
+            )
+        if self.keep == "sum":
+            if others := set(self.rows) - rows:
+                logger.warning("The record is one sum: %d other rows recorded with it are forgotten too.", len(others))
+            rows = set(self.rows)
+        return [entry["step"] for entry in self.steps if rows & set(entry["rows"])]
+
+    def deltas(self, steps: list[int]) -> Iterable[dict[str, Tensor]]:
+        """What to subtract: the deltas of each step, or the sum of all."""
+        from safetensors.torch import load_file
+
+        if not steps:
+            return
+        for path in [SUM] if self.keep == "sum" else [f"step-{step}.safetensors" for step in steps]:
+            yield load_file(self.folder / path)
+
+    @torch.no_grad()
+    def subtract(self, model: nn.Module, steps: list[int]) -> None:
+        """\\( w - \\sum_s \\Delta_s \\), in place.
+
+        Raises:
+            `ValueError`: if these are not the weights that the recorded training ended with.
+        """
+        self.check_weights(model)
+        parameters = dict(model.named_parameters())
+        for deltas in self.deltas(steps):
+            for name, delta in deltas.items():
+                found = parameters[name]
+                found.copy_((found.float() - delta.to(found.device).float()).to(found.dtype))
+
+    def check_weights(self, model: nn.Module) -> None:
+        """Raises `ValueError` unless the model is the one that the recorded training ended with."""
+        parameters = dict(model.named_parameters())
+        missing = [name for name in self.weights if name not in parameters]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(self.weights)} recorded parameters are not in the model, the first: "
+                f"{missing[0]!r}. Load what was trained: with its adapter, if it was one, and not merged."
+            )
+        for name, values in self.weights.items():
+            now = parameters[name].detach().flatten()[:SAMPLE].float().cpu()
+            if not torch.allclose(now, torch.tensor(values), rtol=1e-2, atol=1e-7):
+                raise ValueError(
+                    f"{name} is not as the recorded training left it: the record in {self.folder} is of other "
+                    "weights. Give the checkpoint that it was made with."
+                )
