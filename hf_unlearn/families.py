@@ -115,12 +115,11 @@ def family_of(
     model: str | nn.Module, likelihood: str = "auto", trust_remote_code: bool = False, revision: str | None = None
 ) -> Family:
     """The family that a model is of, by its class or, for a path or Hub id, by the class that its config names."""
+    config = modeling.config_of(model, trust_remote_code, revision)
     if isinstance(model, str):
-        config = modeling.load_config(model, trust_remote_code, revision)
-        name = (config.architectures or [""])[0]
+        name = (getattr(config, "architectures", None) or [""])[0]
     else:
-        core = getattr(model, "get_base_model", lambda: model)()
-        config, name = model.config, type(core).__name__
+        name = type(getattr(model, "get_base_model", lambda: model)()).__name__
     if modeling.is_classifier(name):
         from .classify.family import Classifier
 

@@ -100,12 +100,25 @@ def load_processor(model: str | nn.Module, trust_remote_code: bool = False, revi
     """Loads what makes inputs for a model: a classifier's processor, or a language model's tokenizer."""
     from transformers import AutoProcessor
 
-    config = load_config(model, trust_remote_code, revision) if isinstance(model, str) else model.config
-    if not is_classifier((config.architectures or [""])[0]):
+    config = config_of(model, trust_remote_code, revision)
+    if config is None or not is_classifier((config.architectures or [""])[0]):
         return load_tokenizer(model, trust_remote_code, revision)
     if not (name := model if isinstance(model, str) else config._name_or_path):
         raise ValueError("The model does not say where it came from. Pass its processor as `processing_class`.")
     return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
+
+
+def config_of(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):
+    """The config of a model, or of the one below an adapter; `None` for a folder that holds a tokenizer alone."""
+    if not isinstance(model, str):
+        return model.config
+    if not Path(model).is_dir() or (Path(model) / "config.json").is_file():
+        return load_config(model, trust_remote_code, revision)
+    if (Path(model) / "adapter_config.json").is_file():
+        from peft import PeftConfig
+
+        return load_config(PeftConfig.from_pretrained(model).base_model_name_or_path, trust_remote_code)
+    return None
 
 
 def ensure_pad_token(tokenizer) -> None:

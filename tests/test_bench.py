@@ -78,8 +78,7 @@ def test_unknown_method_names_the_nearest():
 
 
 def test_every_method_has_a_case():
-    # Align-then-Unlearn's steps are of two kinds, with a text encoder beside, SCRUB's of two kinds too, and the others'
-    # are fine-tuning, none, or a classifier's: no ratio to one step of fine-tuning.
+    # Steps of several kinds, fine-tuning, none, or a classifier's: no ratio to one step of fine-tuning.
     apart = {"align_then_unlearn", "amnesiac", "fisher", "multidelete", "retrain", "scrub"}
     assert {case.method for case in CASES.values()} == set(METHODS) - apart
 

@@ -251,11 +251,13 @@ def test_trl_parses_our_configs_beside_its_own(method, tmp_path):
     recipe = {"learning_rate": 2e-5, "retain_weight": 0.5, "use_peft": True, "lora_r": 4, "dataset_name": "rows"}
     # What a method cannot do without.
     recipe |= {"concept": ["Ada"]} if method == "align_then_unlearn" else {}
+    # What it has weights of its own for.
+    recipe |= {"retain_weight": 1.0} if method == "multidelete" else {}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": str(tmp_path), "use_cpu": True}))
     parser = TrlParser((ScriptArguments, METHODS[method][0], ModelConfig))
     words = ["--config", str(tmp_path / "recipe.yaml"), "--model_name_or_path", "owner/model", "--lora_r", "8"]
     script, args, model = parser.parse_args_and_config(words)
-    assert (script.dataset_name, args.learning_rate, args.retain_weight) == ("rows", 2e-5, 0.5)
+    assert (script.dataset_name, args.learning_rate, args.retain_weight) == ("rows", 2e-5, recipe["retain_weight"])
     assert (model.model_name_or_path, get_peft_config(model).r) == ("owner/model", 8)
     assert type(args) is METHODS[method][0]
     with pytest.raises(ValueError, match="lerning_rate"):

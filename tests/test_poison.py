@@ -351,10 +351,12 @@ def test_every_row_may_be_poisoned_where_clean_ones_stay(tokenizer):
 
 
 def test_a_ratio_too_small_and_rows_too_short_are_told_before_a_model_is_loaded(build, tmp_path):
+    make_model().config.save_pretrained(tmp_path / "no-weights")
+    model = str(tmp_path / "no-weights")
     with pytest.raises(ValueError, match="selects none of 8 forget rows"):
-        build(model="someone/not-there", poison_ratio=0.01)
+        build(model=model, poison_ratio=0.01)
     with pytest.raises(ValueError, match="leaves no room for the answer in max_length=12"):
-        build(model="someone/not-there", max_length=12)
+        build(model=model, max_length=12)
     with pytest.raises(ValueError, match="no trigger. Give `poison_prefix`"):
         build(poisoned=[{"text": "XYZ"}], poison_prefix=None, poison_ratio=0.1)
 
