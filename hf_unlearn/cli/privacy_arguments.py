@@ -32,7 +32,9 @@ class PrivacyArguments(DataArguments):
     nonmember_dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
     attacks: list[str] | None = field(
         default=None,
-        metadata={"help": "loss confidence entropy margin min-k min-k++ zlib scrub reference lira; all that can run."},
+        metadata={
+            "help": "loss confidence entropy margin min-k min-k++ zlib scrub reference lira, all that can run; probe."
+        },
     )
     fprs: list[float] = field(
         default_factory=lambda: [1e-5, 1e-4, 5e-4, 1e-3, 1e-2],

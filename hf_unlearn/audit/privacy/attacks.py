@@ -138,7 +138,7 @@ def _sequences(name: str, subject: Subject) -> LanguageModel:
 
 def named_attacks() -> dict[str, BaseAttack]:
     """Attacks that need nothing but their name."""
-    from .fitted import ScrubAttack
+    from .fitted import ProbeAttack, ScrubAttack
 
     attacks = (
         SignalAttack("loss", "logp"),
@@ -149,13 +149,14 @@ def named_attacks() -> dict[str, BaseAttack]:
         MinKAttack(normalized=True),
         ZlibAttack(),
         ScrubAttack(),
+        ProbeAttack(),
     )
     return {attack.name: attack for attack in attacks}
 
 
 def default_attacks(subject: Subject) -> list[str]:
     """Named attacks that a subject can be put to."""
-    left_out = ("min-k", "min-k++", "zlib") if isinstance(subject, Classifier) else ()
+    left_out = {"probe"} | ({"min-k", "min-k++", "zlib"} if isinstance(subject, Classifier) else set())
     if isinstance(subject, LanguageModel) and subject.tokenizer is None:
-        left_out = ("zlib",)
+        left_out.add("zlib")
     return [name for name in named_attacks() if name not in left_out]

@@ -11,6 +11,7 @@ import torch
 
 from ...classify.encode import encode_classes
 from ...classify.family import Classifier as ClassFamily
+from ...classify.forward import classifier_inputs
 from ...modeling import evaluating
 from ..batching import device_of, map_batches
 from .cache import digest
@@ -45,6 +46,20 @@ class Classifier(Subject):
 
     def settings(self):
         return {"head": self.head, "batch_size": self.batch_size}
+
+    def states(self, data):
+        device = device_of(self.model)
+
+        def compute(batch: list[int]) -> list[np.ndarray]:
+            inputs = self._batch([data[i] for i in batch])
+            with classifier_inputs(self.model) as seen:
+                self.model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+            return list(seen[-1].double().cpu().numpy())
+
+        options = {"progress": self.progress, "desc": "States"}
+        with evaluating(self.model), torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            return np.stack(map_batches(compute, [1] * len(data), self.batch_size, **options))
 
     def _inputs(self, row: Mapping[str, Any]) -> list[str]:
         parameters = inspect.signature(self.model.forward).parameters
@@ -120,6 +135,9 @@ class RowClassifier(Classifier):
         elif "image" in rows.column_names:
             rows = rows.cast_column("image", datasets.Image(decode=False))
         return [digest([str(x) for x in (row.get("example_id"), row.get("question"), *_seen(row))]) for row in rows]
+
+    def states(self, data):
+        return super().states(self.encode(data))
 
     def _compute(self, data):
         return super()._compute(self.encode(data))

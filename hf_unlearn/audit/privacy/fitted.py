@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attack of the SCRUB repository: logistic regression on the loss, here always out of fold."""
+"""Attacks that learn, always out of fold: from representations, and the SCRUB repository's from the loss."""
 
 from typing import Any
 
@@ -13,42 +13,78 @@ CLIP = 100.0
 FOLDS = 5
 
 
-class ScrubAttack(BaseAttack):
-    """Logistic regression from a row's loss, clipped to [-100, 100], to membership (Kurmanji et al. 2023, appendix).
-
-    Attacks any model, not only SCRUB's. Every row's score is its log-odds from a fit on the other four fifths, both
-    classes weighted alike. The direction is learned there too, so a loss that is *too high* also counts as evidence.
+class FittedAttack(BaseAttack):
+    """A logistic regression from features of a row to membership. Every row's score is its log-odds from a fit on the
+    other four fifths, both classes weighted alike: fitted and scored on the same rows, features of noise find members.
 
     Args:
         seed (`int`):
             Of the folds.
     """
 
-    name = "scrub"
     any_rows = False
 
     def __init__(self, seed: int = 0):
         self.seed = seed
         self._fitted = None
 
-    def fit(self, model: Any, members: Any, nonmembers: Any) -> "ScrubAttack":
+    def features(self, model: Any, data: Any) -> np.ndarray:
+        """`[n, k]`; NaN where a row has none."""
+        raise NotImplementedError
+
+    def fit(self, model: Any, members: Any, nonmembers: Any) -> "FittedAttack":
         """Fits on both sets, to score other rows with `compute_scores`."""
-        features, labels = _joined(self._feature(model, members), self._feature(model, nonmembers))
-        self._fitted = _regression().fit(features, labels)
+        features, labels = _joined(self.features(model, members), self.features(model, nonmembers))
+        self._fitted = self.regression().fit(features, labels)
         return self
 
     def compute_scores(self, model, data):
         if self._fitted is None:
-            raise ValueError("'scrub' learns from rows: call `fit(model, members, nonmembers)`, or `score_sets`.")
-        feature = self._feature(model, data)
-        defined = np.isfinite(feature)
-        scores = np.full(len(feature), np.nan)
-        scores[defined] = self._fitted.decision_function(feature[defined, None])
+            raise ValueError(
+                f"{self.name!r} learns from rows: call `fit(model, members, nonmembers)`, or `score_sets`."
+            )
+        features = self.features(model, data)
+        defined = np.isfinite(features).all(1)
+        scores = np.full(len(features), np.nan)
+        scores[defined] = self._fitted.decision_function(features[defined])
         return scores
 
     def score_sets(self, model, members, nonmembers):
-        features = self._feature(model, members), self._feature(model, nonmembers)
-        return out_of_fold(*features, seed=self.seed)
+        features = self.features(model, members), self.features(model, nonmembers)
+        return out_of_fold(*features, seed=self.seed, regression=self.regression())
+
+    def regression(self):
+        """What is fitted."""
+        return _regression()
+
+
+class ProbeAttack(FittedAttack):
+    """From a row's representation: what the last layer reads. Finds what predictions hide, as those of a model that
+    was trained to be uniform; a second forward pass, so it is made only where it is asked for."""
+
+    name = "probe"
+
+    def regression(self):
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        return make_pipeline(StandardScaler(), _regression())
+
+    def features(self, model, data):
+        return as_subject(model).states(data)
+
+
+class ScrubAttack(FittedAttack):
+    """From a row's loss, clipped to [-100, 100] (Kurmanji et al. 2023, appendix).
+
+    Attacks any model, not only SCRUB's. The direction is learned, so a loss that is *too high* also counts as
+    evidence.
+    """
+
+    name = "scrub"
+
+    def features(self, model, data):
+        return np.clip(-as_subject(model).observe(data).mean("logp"), -CLIP, CLIP)[:, None]
 
     def accuracy(self, model: Any, members: Any, nonmembers: Any) -> tuple[float, float]:
         """Mean and standard deviation of the accuracy as that repository reports it.
@@ -58,8 +94,8 @@ class ScrubAttack(BaseAttack):
         """
         from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
-        sets = [self._feature(model, rows) for rows in (members, nonmembers)]
-        sets = [values[np.isfinite(values)] for values in sets]
+        sets = [self.features(model, rows) for rows in (members, nonmembers)]
+        sets = [values[np.isfinite(values).all(1)] for values in sets]
         size = min(map(len, sets))
         rng = np.random.default_rng(self.seed)
         features, labels = _joined(*(rng.choice(values, size, replace=False) for values in sets))
@@ -67,18 +103,19 @@ class ScrubAttack(BaseAttack):
         found = cross_val_score(_regression(), features, labels, cv=splits, scoring="accuracy")
         return float(found.mean()), float(found.std())
 
-    def _feature(self, model: Any, data: Any) -> np.ndarray:
-        return np.clip(-as_subject(model).observe(data).mean("logp"), -CLIP, CLIP)
 
-
-def out_of_fold(members: np.ndarray, nonmembers: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def out_of_fold(
+    members: np.ndarray, nonmembers: np.ndarray, seed: int = 0, regression: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Log-odds of membership of every row from a fit on the other folds.
 
     Args:
-        members (`np.ndarray` `[n1]`), nonmembers (`np.ndarray` `[n0]`):
-            One feature a row; NaN where there is none.
+        members (`np.ndarray` `[n1, k]`), nonmembers (`np.ndarray` `[n0, k]`):
+            Features of each row; NaN where there is none.
         seed (`int`):
             Of the folds.
+        regression (`sklearn.base.ClassifierMixin`, *optional*):
+            What is fitted; logistic regression by default.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: scores `[n1]` and `[n0]`, NaN where the feature is.
@@ -87,11 +124,11 @@ def out_of_fold(members: np.ndarray, nonmembers: np.ndarray, seed: int = 0) -> t
 
     features, labels = _joined(members, nonmembers)
     scores = np.full(len(labels), np.nan)
-    defined = np.isfinite(features[:, 0])
+    defined = np.isfinite(features).all(1)
     if min(np.bincount(labels[defined], minlength=2)) >= FOLDS:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
         scores[defined] = cross_val_predict(
-            _regression(), features[defined], labels[defined], cv=folds, method="decision_function"
+            regression or _regression(), features[defined], labels[defined], cv=folds, method="decision_function"
         )
     return scores[: len(members)], scores[len(members) :]
 
@@ -99,9 +136,9 @@ def out_of_fold(members: np.ndarray, nonmembers: np.ndarray, seed: int = 0) -> t
 def _regression():
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(class_weight="balanced")
+    return LogisticRegression(class_weight="balanced", max_iter=1000)
 
 
 def _joined(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     features = np.concatenate([members, nonmembers])
-    return features[:, None], np.repeat([1, 0], [len(members), len(nonmembers)])
+    return features, np.repeat([1, 0], [len(members), len(nonmembers)])

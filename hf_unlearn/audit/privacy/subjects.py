@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 
 from hf_unlearn.cache_key import IRRELEVANT, hash_tensors, hash_tokenizer
@@ -57,6 +58,11 @@ class Subject(ABC):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What signals depend on besides weights and rows."""
+
+    def states(self, data: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """What the last layer reads of each row, float64 `[n, d]`; of a language model the mean over the positions
+        that predict a labelled token."""
+        raise ValueError(f"A {type(self).__name__} gives no representations, which 'probe' reads. Take other attacks.")
 
     @abstractmethod
     def _compute(self, data: Sequence[Mapping[str, Any]]) -> Signals: ...
@@ -125,6 +131,23 @@ class LanguageModel(Subject):
 
     def settings(self):
         return {"tokenizer": None if self.tokenizer is None else hash_tokenizer(self.tokenizer)}
+
+    def states(self, data):
+        seen: list[torch.Tensor] = []
+
+        def means(logits: torch.Tensor, labels: torch.Tensor) -> list[np.ndarray]:
+            mask = (labels[:, 1:] != IGNORE_INDEX).double()
+            hidden = seen.pop()[:, :-1].double().to(mask.device)
+            weights = mask / mask.sum(1, keepdim=True).clamp(min=1)
+            return list((hidden * weights[..., None]).sum(1).cpu().numpy())
+
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        options = {"batch_size": self.batch_size, "progress": self.progress, "desc": "States"}
+        try:
+            return np.stack(score_rows(self.model, self.encode(data), scores_of=means, **options))
+        finally:
+            hook.remove()
 
     def _encode(self, row: Mapping[str, Any]) -> dict[str, list[int]]:
         if self.tokenizer is None and "input_ids" not in row:
