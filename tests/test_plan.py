@@ -331,3 +331,12 @@ def test_command_line_mistakes(words, message, capsys):
     recipe = [str(RECIPES / "llama-2-7b" / "npo_klr.yaml")] if words else []
     assert main(["plan", *recipe, *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_classifier_is_not_planned():
+    from vilt import make_vilt
+
+    config = make_vilt().config
+    config.architectures = ["ViltForQuestionAnswering"]
+    with pytest.raises(ValueError, match="The model is a ViltForQuestionAnswering, and memory is planned for causal"):
+        shape_of(config)

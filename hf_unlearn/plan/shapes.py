@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..fused import head_of
-from ..modeling import is_peft_model, select_trainable
+from ..modeling import is_classifier, is_peft_model, select_trainable
 
 
 # Part of a model's name -> its config, for a machine that cannot ask the Hub.
@@ -112,9 +112,14 @@ def shape_of(config, trainable_modules: list[str] | None = None, peft_config=Non
         config (`PretrainedConfig`): the model's.
         trainable_modules (`list[str]`, *optional*): see [`~hf_unlearn.UnlearnConfig`].
         peft_config (`PeftConfig`, *optional*): adapter to train instead.
+
+    Raises:
+        `ValueError`: for a classifier, whose memory is not planned.
     """
     from transformers import AutoModelForCausalLM
 
+    if is_classifier(name := (config.architectures or [""])[0]):
+        raise ValueError(f"The model is a {name}, and memory is planned for causal language models only.")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
