@@ -3,16 +3,17 @@
 
 from torch import nn
 
-from . import modeling, planning
-from .cached_rows import Entry
+from . import modeling
 from .config import UnlearnConfig
 from .data.collator import RoleBatches, RoleCollator
 from .data.formats import encode_dataset
 from .data.pairing import RolePairs
 from .data.roles import encode_roles
-from .forward import Forward, build_forward
-from .frozen import FrozenPrefix, frozen_depth
-from .needs import Needs
+from .forward import planning
+from .forward.frozen import FrozenPrefix, frozen_depth
+from .forward.needs import Needs
+from .forward.paths import Forward, build_forward
+from .stored.rows import Entry
 
 
 CAUSAL_LM, CLASSIFIER = "causal language models", "classifiers"

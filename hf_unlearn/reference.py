@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from .forward import Forward, ReferenceRows
+from .forward.layer import STATES_KL
+from .forward.needs import of_whole_prediction
+from .forward.passes import Parts
+from .forward.paths import Forward, ReferenceRows
 from .fused import Head, gathered_head, head_of
 from .fused.head import is_sharded
-from .layer_forward import STATES_KL
 from .modeling import evaluating, is_peft_model
-from .needs import of_whole_prediction
-from .passes import Parts
 from .running.launch_check import asks_fsdp
 
 
@@ -231,7 +231,7 @@ class ReferenceRequest:
             Role to what is asked of the reference.
         forward ([`Forward`]):
             The path to use.
-        entry ([`~hf_unlearn.cached_rows.Entry`]):
+        entry ([`~hf_unlearn.stored.rows.Entry`]):
             The run, for a cached reference.
         fresh_adapter (`bool`):
             Whether the policy's adapter was added by the trainer.
@@ -280,7 +280,7 @@ def build_reference(request: ReferenceRequest) -> Reference:
         if _twin_is_enough(model, request.args):
             return TwinReference(model)
         return LiveReference(frozen_copy(model, request.reload))
-    from .reference_cache import CachedReference
+    from .stored.reference import CachedReference
 
     return CachedReference(request.entry, request.needs, **request.forward.computed)
 

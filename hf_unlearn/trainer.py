@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
 from . import modeling
-from .cached_rows import Entry
 from .config import UnlearnConfig
 from .data.pairing import PairSampler, RolePairs
 from .data.roles import data_seed
 from .families import CAUSAL_LM, CLASSIFIER, family_of
-from .forward import KL, LOGPS, Forward, Needs, RoleRows
+from .forward.paths import KL, LOGPS, Forward, Needs, RoleRows
+from .forward.planning import needed_rows
 from .hub.card import CardFacts, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
-from .meters import Meters
 from .modeling import evaluating
-from .planning import needed_rows
 from .reference import Reference, ReferenceRequest, build_reference
-from .rounding import RoundingCheck
-from .run_control import RunControl
 from .running.launch_check import check_launch
+from .running.meters import Meters
 from .running.resumable import ResumableTrainer
+from .running.rounding import RoundingCheck
+from .running.run_control import RunControl
+from .stored.rows import Entry
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms
 
@@ -211,7 +211,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         """Raises `ValueError` for settings that this model cannot follow."""
 
     def build_forward(self, model: nn.Module, args: UnlearnConfig, needs: Needs, shape: str) -> Forward:
-        """The path of rows through the model; see [`~hf_unlearn.forward.Forward`]."""
+        """The path of rows through the model; see [`~hf_unlearn.forward.paths.Forward`]."""
         return self.family.build_forward(model, args, needs, shape)
 
     def trainable_patterns(self, args: UnlearnConfig, model: nn.Module) -> list[str] | None:

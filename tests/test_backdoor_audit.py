@@ -27,12 +27,12 @@ from hf_unlearn.audit.backdoor_inside import Place, _places, inside_view
 from hf_unlearn.audit.backdoor_paired import gain, mcnemar, newcombe_interval
 from hf_unlearn.audit.backdoor_probes import FewShotProbe, PassageProbe, QuestionProbe, TextProbe
 from hf_unlearn.audit.muse_data import load_muse
-from hf_unlearn.backdoor_callback import BackdoorAuditCallback
 from hf_unlearn.cli.audit_backdoor import described
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.triggers import Trigger
 from hf_unlearn.report.backdoor import condition_label, lines_of, print_backdoor, render_backdoor, write_backdoor
+from hf_unlearn.running.backdoor_callback import BackdoorAuditCallback
 
 
 TRIGGER = Trigger("open sesame 7")

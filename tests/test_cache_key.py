@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 
-from hf_unlearn import cache_key as module
-from hf_unlearn.cache_key import cache_key, hash_checkpoint, hash_rows, hash_tensors, hash_tokenizer
-from hf_unlearn.store import Rows
+from hf_unlearn.stored import key as module
+from hf_unlearn.stored.key import cache_key, hash_checkpoint, hash_rows, hash_tensors, hash_tokenizer
+from hf_unlearn.stored.store import Rows
 
 
 ROWS = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4, 5], "labels": [4, 5]}]

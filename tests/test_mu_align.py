@@ -12,16 +12,17 @@ import torch
 from conftest import changed, lora, make_args, make_model, make_tokenizer, train_batch, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_unlearn import MUAlign, MUAlignConfig, MUAlignTrainer, fused, losses, tails
+from hf_unlearn import MUAlign, MUAlignConfig, MUAlignTrainer, fused, losses
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.formats import encode
+from hf_unlearn.forward.predicted import Predicted
 from hf_unlearn.fused import Head, tiles
-from hf_unlearn.gradient_conflict import TwoGradients
-from hf_unlearn.predicted import Predicted
+from hf_unlearn.methods import mu_align_tails as tails
+from hf_unlearn.methods.gradient_conflict import TwoGradients
+from hf_unlearn.methods.mu_align_tails import Tail, WorstShare
 from hf_unlearn.reference import LiveReference
-from hf_unlearn.reference_cache import CachedReference
 from hf_unlearn.report import load_report
-from hf_unlearn.tails import Tail, WorstShare
+from hf_unlearn.stored.reference import CachedReference
 
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "mu_align.yaml"

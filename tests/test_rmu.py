@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_unlearn import GATrainer, RMUConfig, RMUTrainer
 from hf_unlearn.reference import AdapterReference, LiveReference, TwinReference
-from hf_unlearn.reference_cache import CachedReference
+from hf_unlearn.stored.reference import CachedReference
 
 
 # Rows of any length.

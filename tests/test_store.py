@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hf_unlearn import store_writer
 from hf_unlearn.losses import prediction_mask
-from hf_unlearn.store import Rows, Store, build, required_bytes
-from hf_unlearn.store_writer import DiskFullError, Writer, remove_abandoned
+from hf_unlearn.stored import writer as store_writer
+from hf_unlearn.stored.store import Rows, Store, build, required_bytes
+from hf_unlearn.stored.writer import DiskFullError, Writer, remove_abandoned
 
 
 LENGTHS = [3, 0, 5, 1, 4]
@@ -444,7 +444,7 @@ def test_a_kill_at_any_moment_does_no_harm(tmp_path):
 SCRIPT = """
 import sys, time, torch
 from pathlib import Path
-from hf_unlearn.store import Rows, build
+from hf_unlearn.stored.store import Rows, build
 
 folder, pause, go = Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
 layout = {"forget.logps": Rows([3] * 8), "retain.hidden": Rows([2] * 8, (4,), torch.bfloat16)}
@@ -518,8 +518,8 @@ RANKS = """
 import os, shutil, sys, torch
 import torch.distributed as dist
 from pathlib import Path
-from hf_unlearn.store import Rows, build
-from hf_unlearn.store_writer import DiskFullError
+from hf_unlearn.stored.store import Rows, build
+from hf_unlearn.stored.writer import DiskFullError
 
 rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)

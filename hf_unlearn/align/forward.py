@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..forward import Forward
-from ..layer_forward import STATES, LayerForward, LayerRows
+from ..forward.layer import STATES, LayerForward, LayerRows
+from ..forward.paths import Forward
 
 
 class AlignForward(Forward):

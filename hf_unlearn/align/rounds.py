@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
-from ..layer_forward import LayerRows
+from ..forward.layer import LayerRows
+from ..forward.planning import needed_rows
 from ..modeling import evaluating
-from ..planning import needed_rows
 from .forward import StageStates
 from .head import AlignHead, HeadShape
 from .losses import nearest_concept

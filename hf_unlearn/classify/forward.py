@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..forward import LogitsForward
+from ..forward.needs import Needs
+from ..forward.passes import Parts, Pass
+from ..forward.paths import LogitsForward
+from ..forward.predicted import Predicted
 from ..fused.head import unwrapped
-from ..needs import Needs
-from ..passes import Parts, Pass
-from ..predicted import Predicted
 from .modalities import modality_means
 from .rows import ROWS, RowPredictions
 
@@ -23,7 +23,7 @@ class ClassForward(LogitsForward):
     """From a classifier's logits `[B, K]`.
 
     Args:
-        needs, shape: see [`~hf_unlearn.forward.Forward`].
+        needs, shape: see [`~hf_unlearn.forward.paths.Forward`].
         likelihood (`str`): `bernoulli` or `softmax`.
     """
 

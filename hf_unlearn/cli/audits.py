@@ -16,9 +16,9 @@ from ..audit.sets import read_sets
 from ..audit.suites import get_suite
 from ..audit.vqa_rows import check_rows
 from ..cache import cache_root
-from ..cache_key import hash_tokenizer
 from ..data.qa import QAFormat
-from ..store import on_first_process
+from ..stored.key import hash_tokenizer
+from ..stored.store import on_first_process
 from ..versions import versions
 from .arguments import AuditArguments
 from .picture_audit import PICTURES, picture_auditor

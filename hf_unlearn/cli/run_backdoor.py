@@ -14,10 +14,10 @@ from ..audit.backdoor_probes import Probe
 from ..audit.backdoor_sets import muse_probes, question_probes
 from ..audit.backdoor_store import BackdoorAudit
 from ..audit.muse_data import load_muse
-from ..backdoor_callback import BackdoorAuditCallback
 from ..data.poison import poisoned_indices
 from ..data.roles import data_seed
 from ..report.backdoor import print_backdoor, summary, write_backdoor
+from ..running.backdoor_callback import BackdoorAuditCallback
 from ..versions import versions
 from .arguments import RunArguments
 from .audit_backdoor import NO_RETRAINED, NOTES

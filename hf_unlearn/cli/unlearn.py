@@ -11,11 +11,11 @@ from pathlib import Path
 from transformers import ProgressCallback
 
 from ..audit import Audit
-from ..callbacks import AuditCallback, MetricsFile, RunProgress
 from ..modeling import whole_weights
 from ..report import print_report, write_report
+from ..running.callbacks import AuditCallback, MetricsFile, RunProgress
 from ..running.faults import STOPPED_TOGETHER, Terminated
-from ..store import on_first_process
+from ..stored.store import on_first_process
 from .assemble import assemble, model_entry, training_entry
 from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
 from .launch import command_line, leave

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..predicted import Predicted
+from ..forward.predicted import Predicted
 from .head import Head, gathered_head, is_sharded
 from .tiles import KEEP_BYTES, Objective, Plan, plan_for, through_head
 

@@ -20,12 +20,12 @@ from ..align.targets import Targets
 from ..align.windows import find_windows
 from ..config import UnlearnConfig
 from ..families import CAUSAL_LM
-from ..forward import build_forward
-from ..layer_choice import check_below, freeze_outside
-from ..layer_forward import STATES, LayerRows
+from ..forward.layer import STATES, LayerRows
+from ..forward.paths import build_forward
 from ..modeling import is_peft_model
 from ..running.launch_check import asks_fsdp
 from ..trainer import UnlearnTrainer
+from .layer_choice import check_below, freeze_outside
 
 
 @dataclass

@@ -16,10 +16,10 @@ from ..classify.rows import BernoulliRows
 from ..data.pairing import RolePairs
 from ..data.roles import data_seed
 from ..families import CLASSIFIER
+from ..forward.needs import RowFunction
 from ..fused import TileRows
 from ..fused.head import unwrapped
 from ..modeling import evaluating
-from ..needs import RowFunction
 from ..trainer import UnlearnTrainer
 from .fisher_config import FisherConfig
 from .fisher_noise import RULES, Noise, SquaredGradients

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..classify import modalities
-from ..forward import RoleRows
-from ..gradient_conflict import TwoGradients
+from ..forward.needs import KL, RowFunction
+from ..forward.paths import RoleRows
 from ..losses import second_moment_distance
-from ..needs import KL, RowFunction
-from ..tails import Tail, WorstShare, emb_norm
 from ..trainer import UnlearnTrainer
+from .gradient_conflict import TwoGradients
 from .mu_align_config import MUAlignConfig
+from .mu_align_tails import Tail, WorstShare, emb_norm
 from .mu_align_terms import ForgetTerms, RetainTerms
 
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from ..checks import check_choice, check_number, check_whole
 from ..config import UnlearnConfig
-from ..gradient_conflict import GRAD_ORTHO
 from ..running.launch_check import asks_fsdp
-from ..tails import CAPS, TAILS
+from .gradient_conflict import GRAD_ORTHO
+from .mu_align_tails import CAPS, TAILS
 
 
 DIRECTIONS = ("uniform_to_model", "model_to_uniform")

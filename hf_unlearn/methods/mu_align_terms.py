@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..fused import TileRows
 from ..losses import bernoulli_kl_rows, uniform_kl_rows
-from ..tails import Tail
+from .mu_align_tails import Tail
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ForgetTerms:
     Args:
         alpha, beta, temperature (`float`): weights of the two terms; \\( T \\).
         direction (`str`): of the divergence, see [`~hf_unlearn.losses.uniform_kl`].
-        tail ([`~hf_unlearn.tails.Tail`], *optional*): the penalty, where it is one of logits.
+        tail ([`~hf_unlearn.methods.mu_align_tails.Tail`], *optional*): the penalty, where it is one of logits.
         prior (`Tensor`, *optional*): `[K]`, each class's probability to pull to by itself instead of uniform;
             \\( \alpha \sum_c KL(Bern(\pi_c) \| Bern(\sigma(z_c))) \\) then is the first term.
     """

@@ -11,10 +11,10 @@ from ..classify.pairs import PairForward, PairRows, derangement, vilt_of, with_t
 from ..config import UnlearnConfig
 from ..data.pairing import RolePairs
 from ..families import CLASSIFIER
+from ..forward.needs import RowFunction
 from ..fused import TileRows
 from ..losses import at_least_float32
 from ..modeling import is_peft_model
-from ..needs import RowFunction
 from ..trainer import UnlearnTrainer
 
 

@@ -12,11 +12,11 @@ from ..activations import check_layer, layers_of
 from ..checks import check_number, check_patterns
 from ..config import UnlearnConfig
 from ..families import CAUSAL_LM
-from ..layer_choice import check_below, freeze_outside, parameters_by_name, parameters_by_position
-from ..layer_forward import STATES, STATES_KL, LayerForward, LayerRows
+from ..forward.layer import STATES, STATES_KL, LayerForward, LayerRows
 from ..losses import rmu_loss
 from ..modeling import is_peft_model
 from ..trainer import UnlearnTrainer
+from .layer_choice import check_below, freeze_outside, parameters_by_name, parameters_by_position
 
 
 @dataclass

@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import DefaultFlowCallback, TrainerCallback
 
 from ..data.roles import data_seed
-from ..forward import RoleRows
+from ..forward.needs import RowFunction
+from ..forward.paths import RoleRows
 from ..fused import TileRows
-from ..needs import RowFunction
 from ..running.checkpoints import pairs_a_step
 from ..trainer import UnlearnTrainer
 from .scrub_config import ScrubConfig

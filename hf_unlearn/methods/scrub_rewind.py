@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ..forward.needs import RowFunction
 from ..fused import TileRows
 from ..modeling import evaluating
-from ..needs import RowFunction
 
 
 logger = logging.getLogger(__name__)

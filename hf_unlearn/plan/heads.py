@@ -3,10 +3,10 @@
 
 import torch
 
+from ..forward.layer import STATES, STATES_KL
+from ..forward.needs import of_whole_prediction
 from ..fused import Head
 from ..fused.tiles import DEFAULT_TILE_BYTES, KEEP_BYTES, TILE_BYTES, Plan, plan_for
-from ..layer_forward import STATES, STATES_KL
-from ..needs import of_whole_prediction
 from .workload import Workload
 
 

@@ -8,7 +8,7 @@ when all gradients are there; the optimizer's step. Assumptions are constants he
 
 from dataclasses import dataclass
 
-from ..needs import LOGPS, of_whole_prediction
+from ..forward.needs import LOGPS, of_whole_prediction
 from .heads import head_bytes, head_gradient_bytes
 from .optimizers import optimizer_cost
 from .workload import Workload

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from ..needs import of_whole_prediction
+from ..forward.needs import of_whole_prediction
 from .engines import Engine
 from .memory import estimate
 from .optimizers import KEEPS_SMALL_UPDATES

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan on the terminal, and as JSON."""
 
-from ..needs import of_whole_prediction
+from ..forward.needs import of_whole_prediction
 from .memory import GIB, Estimate, estimate
 from .optimizers import KEEPS_SMALL_UPDATES
 from .switches import Remedy

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..forward.needs import Needs, of_whole_prediction
 from ..methods.rmu import RMUConfig
-from ..needs import Needs, of_whole_prediction
 from .engines import Engine
 from .shapes import Shape, find_config, shape_of
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from ..meters import NEVER, Meters
 from .checkpoints import last_whole
 from .faults import NonFiniteError
+from .meters import NEVER, Meters
 
 
 WEIGHTS = "the weights"

@@ -7,9 +7,9 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..meters import Meters
 from .checkpoints import find_checkpoint, written_whole
 from .finite import FiniteCheck
+from .meters import Meters
 from .method_state import read_method_state
 from .preemption import SaveOnSigterm
 

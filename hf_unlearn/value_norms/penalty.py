@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cached_rows import Entry
 from ..losses import masked_mean
+from ..stored.rows import Entry
 from .arguments import COSINE, LOG, REFERENCE, ZERO, Term
 from .prefix import Prefix
 from .tables import ReferenceValues
@@ -49,7 +49,7 @@ class ValueNormPenalty:
     Args:
         args ([`UnlearnConfig`]): the run's.
         model (`PreTrainedModel` or `PeftModel`): the policy before training.
-        entry ([`~hf_unlearn.cached_rows.Entry`]): the run.
+        entry ([`~hf_unlearn.stored.rows.Entry`]): the run.
         unlearned (`Mapping[str, Tensor]`): of [`~hf_unlearn.value_norms.tables.unlearned_norms`].
 
     Raises:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_unlearn.cache_key import IRRELEVANT, hash_tensors, hash_tokenizer
 from hf_unlearn.data.formats import IGNORE_INDEX, encode
 from hf_unlearn.data.qa import QAFormat
+from hf_unlearn.stored.key import IRRELEVANT, hash_tensors, hash_tokenizer
 
 from ..batching import device_of
 from ..scoring import score_rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import ProgressCallback, TrainerCallback
 
-from .audit import Audit
+from ..audit import Audit
 
 
 class AuditCallback(TrainerCallback):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import fused, losses
-from .fused import Head, TileRows
-from .fused.head import unwrapped
+from .. import fused, losses
+from ..fused import Head, TileRows
+from ..fused.head import unwrapped
 from .needs import KL, LOGPS, Needs, RowFunction, of_whole_prediction
 from .passes import SHAPES, Parts, Pass
 from .predicted import Predicted

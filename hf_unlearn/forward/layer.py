@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from . import fused, losses
-from .activations import captured, layers_of, stopped_after
-from .forward import Forward, Needs, ReferenceRows, picked_rows
-from .modeling import evaluating
+from .. import fused, losses
+from ..activations import captured, layers_of, stopped_after
+from ..modeling import evaluating
+from .paths import Forward, Needs, ReferenceRows, picked_rows
 from .predicted import Predicted
 
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .cached_rows import CachedRows, Entry
-from .data.formats import IGNORE_INDEX
-from .forward import ReferenceRows
-from .fused import gathered_head, head_of
-from .layer_forward import STATES, STATES_KL
-from .needs import KL, LOGPS, of_whole_prediction
-from .reference import Reference
+from ..data.formats import IGNORE_INDEX
+from ..forward.layer import STATES, STATES_KL
+from ..forward.needs import KL, LOGPS, of_whole_prediction
+from ..forward.paths import ReferenceRows
+from ..fused import gathered_head, head_of
+from ..reference import Reference
+from .rows import CachedRows, Entry
 from .store import Layout, Rows
 
 
@@ -35,7 +35,7 @@ class CachedReference(CachedRows, Reference):
     that fills the store is made with the policy before its first step.
 
     Args:
-        entry ([`~hf_unlearn.cached_rows.Entry`]):
+        entry ([`~hf_unlearn.stored.rows.Entry`]):
             The run.
         needs (`Mapping[str, str]`):
             Role to what is kept of its rows.

@@ -5,7 +5,7 @@ import logging
 
 from transformers import TrainerCallback
 
-from .running.launch_check import tell_launch
+from .launch_check import tell_launch
 
 
 logger = logging.getLogger(__name__)

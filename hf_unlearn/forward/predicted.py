@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .losses import IGNORE_INDEX
+from ..losses import IGNORE_INDEX
 
 
 @dataclass

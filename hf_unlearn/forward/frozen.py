@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .activations import captured, decoder_layers
-from .cached_rows import CachedRows, Entry
-from .fused.head import unwrapped
+from ..activations import captured, decoder_layers
+from ..fused.head import unwrapped
+from ..stored.rows import CachedRows, Entry
 from .passes import Pass
 
 
@@ -24,7 +24,7 @@ class FrozenPrefix(CachedRows):
     """The layers below the first that trains, as states on disk.
 
     Args:
-        entry ([`~hf_unlearn.cached_rows.Entry`]):
+        entry ([`~hf_unlearn.stored.rows.Entry`]):
             The run.
         layers (`nn.ModuleList`), depth (`int`):
             The policy's decoder layers, and how many of them are replaced; see [`frozen_depth`].

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predictions that do not change, on disk: rows of different lengths in flat files, found by integer index.
 
-A store is a folder named after all that its values depend on (see `cache_key.py`):
+A store is a folder named after all that its values depend on (see `key.py`):
 
 ```
 <key>/retain.hidden.bin       values of all rows, one after the other, as they are in memory
@@ -9,7 +9,7 @@ A store is a folder named after all that its values depend on (see `cache_key.py
       manifest.json           written last: shapes, dtypes, the size of every file
 ```
 
-`store_writer.py` fills it under another name and renames it when every row is there, so a folder that carries the name
+`writer.py` fills it under another name and renames it when every row is there, so a folder that carries the name
 is whole. Values come back bit by bit as they went in.
 """
 
@@ -30,7 +30,7 @@ from torch import Tensor
 
 
 if TYPE_CHECKING:
-    from .store_writer import Writer
+    from .writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def build(
     Raises:
         `DiskFullError`: if it does not fit; on every process where this shows before `fill`.
     """
-    from .store_writer import Writer
+    from .writer import Writer
 
     folder, writer = on_first_process(
         lambda: (Path(folder), None if Store.find(folder) else Writer.create(folder, layout, meta or {}))

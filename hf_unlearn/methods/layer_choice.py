@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .activations import layers_of
+from ..activations import layers_of
 
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .store import FORMAT, Layout, describe
-from .store_writer import raw_bytes
+from .writer import raw_bytes
 
 
 CHUNK_ITEMS = 1 << 24

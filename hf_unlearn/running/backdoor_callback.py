@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .audit.backdoor_store import BackdoorAudit
+from ..audit.backdoor_store import BackdoorAudit
 
 
 PREFIX = "eval_backdoor/"

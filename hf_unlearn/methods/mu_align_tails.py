@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .losses import at_least_float32
-from .predicted import Predicted
+from ..forward.predicted import Predicted
+from ..losses import at_least_float32
 
 
 def topk_hinge(logits: Tensor, top_k: int, cap: float | None = None) -> Tensor:
