@@ -10,6 +10,7 @@ from vilt import CLASSES, make_processor, make_rows, make_vilt, picture
 
 from hf_unlearn import GAConfig, GATrainer, MUAlignConfig, MUAlignTrainer, NPOConfig, NPOTrainer, losses
 from hf_unlearn.classify.encode import Classes, encode_classes
+from hf_unlearn.methods.relabel import relabelled_classes
 
 
 KINDS = Classes({name: i for i, name in enumerate(CLASSES)}, many=True)
@@ -440,3 +441,129 @@ def test_the_short_form_takes_loaders_of_pictures(tmp_path):
     model = short.unlearn(DataLoader(FORGET, batch_size=3), DataLoader(RETAIN, batch_size=3), epochs=1)
     assert changed(before, weights(model))
     assert short.trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize("loader", ["subset", "random_subset", "sequential", "batches", "weighted"])
+def test_the_short_form_takes_the_rows_that_a_loader_gives(loader):
+    from torch.utils.data import (
+        BatchSampler,
+        DataLoader,
+        SequentialSampler,
+        Subset,
+        SubsetRandomSampler,
+        WeightedRandomSampler,
+    )
+
+    from hf_unlearn.methods.mu_align_short import _rows
+
+    made = {
+        "subset": lambda: DataLoader(Subset(FORGET, [1, 3]), batch_size=2, shuffle=True),
+        "random_subset": lambda: DataLoader(FORGET, batch_size=2, sampler=SubsetRandomSampler([3, 1])),
+        "sequential": lambda: DataLoader(Subset(FORGET, [1, 3]), batch_size=2),
+        "batches": lambda: DataLoader(FORGET, batch_sampler=Halves(SequentialSampler(FORGET), 2, False)),
+        "weighted": lambda: DataLoader(FORGET, sampler=WeightedRandomSampler([1.0] * 6, 2)),
+    }
+
+    class Halves(BatchSampler):
+        """Batches of one's own."""
+
+    if loader in ("batches", "weighted"):
+        with pytest.raises(ValueError, match="Halves|WeightedRandomSampler"):
+            _rows(made[loader]())
+    else:
+        assert [row["example_id"] for row in _rows(made[loader]())] == ["q1", "q3"]
+
+
+# Transforms
+
+
+def test_a_transform_changes_inputs_whenever_a_row_is_read_and_no_labels(tmp_path):
+    seen = []
+
+    def transform(batch):
+        seen.extend(answers[0] for answers in batch["answers"])
+        inverted = [image.point(lambda x: 255 - x) for image in batch["image"]]
+        changed = {"question": ["How many?"] * len(inverted), "answers": [["two"]] * len(inverted)}
+        return {**batch, **changed, "image": inverted}
+
+    plain = datasets.Dataset.from_list(FORGET)
+    changing = encode_classes(plain.with_transform(transform), KINDS, "forget")
+    assert seen == []
+    row = changing[1]
+    assert seen == [FORGET[1]["answers"][0]]
+    assert (row["question"], set(row)) == (
+        "How many?", {"image", "question", "example_id", "label_ids", "label_weights"}
+    )  # fmt: skip
+    assert np.array_equal(np.asarray(row["image"]), 255 - np.asarray(FORGET[1]["image"]))
+    assert list(changing["label_ids"]) == list(encode_classes(plain, KINDS, "forget")["label_ids"])
+    wrong = relabelled_classes(changing.select([1, 4]), len(CLASSES), seed=0)
+    assert [row["question"] for row in wrong] == ["How many?"] * 2
+    # What a model is called with.
+    kept = [{**row, "image": row["image"].point(lambda x: 255 - x), "question": "How many?"} for row in FORGET]
+    trained = []
+    for rows in (plain.with_transform(transform), kept):
+        trainer = trainer_of(GATrainer, GAConfig, tmp_path, forget=rows, max_steps=2, learning_rate=1e-2)
+        trainer.train()
+        trained.append(weights(trainer.model))
+    assert not changed(*trained)
+
+
+@pytest.mark.parametrize("ids", ["both", "forget", "neither"])
+def test_shared_rows_are_found_with_names_on_one_side_only(tmp_path, ids):
+    shared = [*make_rows(1, first=3), *RETAIN]
+    bare = lambda rows: [{k: v for k, v in row.items() if k != "example_id"} for row in rows]  # noqa: E731
+    forget, retain = FORGET if ids != "neither" else bare(FORGET), shared if ids == "both" else bare(shared)
+    with pytest.raises(ValueError, match="1 of 9 retain rows are forget rows too"):
+        trainer_of(GATrainer, GAConfig, tmp_path, forget=forget, retain=retain, retain_loss="nll")
+
+
+def test_a_picture_in_a_file_is_that_in_memory(tmp_path):
+    FORGET[2]["image"].save(tmp_path / "a.bmp")
+    row = {"image": str(tmp_path / "a.bmp"), "question": FORGET[2]["question"], "answers": ["one"]}
+    forget = [{**row, "image": FORGET[2]["image"]}]
+    with pytest.raises(ValueError, match="1 of 1 retain rows"):
+        trainer_of(GATrainer, GAConfig, tmp_path, forget=forget, retain=[row], retain_loss="nll")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (datasets.DatasetDict(train=datasets.Dataset.from_list(FORGET)), r"is a DatasetDict with \['train'\]"),
+        ((row for row in FORGET), "is a generator"),
+        (torch.utils.data.TensorDataset(torch.ones(2, 2)), "is a tuple. Pass rows that are dicts"),
+    ],
+    ids=["splits", "generator", "tensors"],
+)
+def test_what_is_no_set_of_rows_is_refused(tmp_path, rows, said):
+    with pytest.raises(ValueError, match=said):
+        trainer_of(GATrainer, GAConfig, tmp_path, forget=rows)
+
+
+def test_a_fraction_of_a_class_is_refused():
+    with pytest.raises(ValueError, match="1.5 is none of the model's 5 classes"):
+        encode_classes([{"text": "a", "label": 1.5}], Classes(KINDS.label2id, many=False), "forget")
+
+
+def test_classes_of_pictures_alone_have_no_length(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    torch.manual_seed(0)
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16,
+                       patch_size=8, num_labels=3)  # fmt: skip
+    rows = [{"image": picture(i), "label": i % 3} for i in range(8)]
+    trainer = GATrainer(
+        ViTForImageClassification(config),
+        make_args(GAConfig, tmp_path, retain_loss="nll", max_steps=1, per_device_train_batch_size=2),
+        forget_dataset=rows[:4],
+        retain_dataset=rows[4:],
+        processing_class=ViTImageProcessorPil(size={"height": 16, "width": 16}),
+    )
+    assert trainer.train().global_step == 1
+
+
+def test_the_default_number_of_largest_is_at_most_that_of_the_classes(tmp_path):
+    assert trainer_of(MUAlignTrainer, MUAlignConfig, tmp_path).args.top_k == len(CLASSES)
+    assert trainer_of(MUAlignTrainer, MUAlignConfig, tmp_path, tail="logit_norm", top_k=7).args.top_k == 7
+    with pytest.raises(ValueError, match="top_k=6, and a prediction is among 5"):
+        trainer_of(MUAlignTrainer, MUAlignConfig, tmp_path, top_k=6)

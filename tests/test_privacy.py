@@ -14,9 +14,11 @@ from hf_unlearn.audit.privacy import (
     Classifier,
     LanguageModel,
     Privacy,
+    as_subject,
     evaluate_privacy,
     train_shadows,
 )
+from hf_unlearn.audit.privacy.cache import SignalCache
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.formats import encode
 from hf_unlearn.report.privacy import load_privacy_report, print_privacy_report, write_privacy_report
@@ -260,7 +262,8 @@ def test_members_among_the_nonmembers_are_counted_and_shown(untrained):
 
 def test_the_report_says_unresolved_and_draws(memorised, untrained, tmp_path):
     subject, rows, unseen = untrained
-    found = evaluate_privacy(subject, rows, rows[:0] or None, unseen, ["loss", "scrub"], [1e-5, 0.05], progress=False)
+    attacks = ["loss", "confidence", "scrub"]
+    found = evaluate_privacy(subject, rows, None, unseen, attacks, [1e-5, 0.05], progress=False)
     entry = {"name": "a_$odd_name", "kind": "attacked", "path": None, **found.to_dict()}
     report = {
         "schema_version": 1,
@@ -275,6 +278,10 @@ def test_the_report_says_unresolved_and_draws(memorised, untrained, tmp_path):
     text = files["privacy.md"].read_text()
     assert "unresolved (150 of 99,999)" in text
     assert "plots/privacy_roc.png" in text
+    # 30 rows have a 90th percentile and no 99th.
+    scores = found.scores["confidence"]["forget"]
+    tail = f"{np.percentile(scores, 90):.4f} | - | {np.mean(sorted(scores)[-3:]):.4f} | {max(scores):.4f} |"
+    assert f"| forget rows | {np.median(scores):.4f} | {tail}" in text
     for name in ("roc", "tpr", "scores"):
         assert (tmp_path / "plots" / f"privacy_{name}.png").stat().st_size > 10_000
         assert (tmp_path / "plots" / f"privacy_{name}.pdf").read_bytes().startswith(b"%PDF")
@@ -338,6 +345,15 @@ def test_the_command_on_own_files_and_several_models(files, tmp_path, capsys):
     assert "privacy.md" in printed
 
 
+def test_the_command_makes_attacks_that_learn_where_they_are_asked_for(files, tmp_path):
+    names = ["probe", "knn", "centroid", "features", "neural"]
+    given = {"models": [str(files / "runs" / "trained")], "attacks": names, "output_dir": tmp_path}
+    assert main(arguments(files, **given)) == 0
+    metrics = load_privacy_report(tmp_path)["models"][0]["metrics"]
+    assert all(0 <= metrics[f"{name}/auc"]["value"] <= 1 for name in names)
+    assert min(metrics[f"{name}/auc"]["value"] for name in ("features", "neural")) > 0.9
+
+
 @pytest.mark.slow
 def test_the_command_trains_shadow_models_and_keeps_them(files, tmp_path, capsys):
     given = {
@@ -385,3 +401,62 @@ def test_retain_rows_given_as_nonmembers_are_refused_by_the_command(files, tmp_p
     given = {"nonmember_dataset": files / "retain.jsonl", "models": [str(files / "runs" / "start")]}
     assert main(arguments(files, output_dir=tmp_path, **given)) == 2
     assert "15 of 15 rows of nonmember_data are retain rows too" in capsys.readouterr().err
+
+
+# Pictures
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Makes a ViLT under attack with a cache."""
+    from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+    from vilt import make_processor, make_vilt
+
+    def make(max_length=None, mean=None):
+        processor = make_processor()
+        if mean is not None:
+            images = ViltImageProcessorPil(size={"shortest_edge": 16}, size_divisor=8, image_mean=[mean] * 3)
+            processor = type(processor)(images, processor.tokenizer)
+        options = {"max_length": max_length, "cache": SignalCache(tmp_path), "progress": False}
+        return as_subject(make_vilt().eval(), processing_class=processor, **options)
+
+    return make
+
+
+def changed_rows(rows, **columns):
+    return [{**row, **{name: change(row) for name, change in columns.items()}} for row in rows]
+
+
+@pytest.mark.parametrize("change", ["image", "question", "weights", "mean", "max_length"])
+def test_kept_signals_are_of_these_rows_and_this_processor(pictures, change):
+    from vilt import make_rows
+
+    rows = make_rows(4)
+    before = pictures().observe(rows).mean("logp")
+    settings, other = {}, rows
+    if change == "image":
+        other = changed_rows(rows, image=lambda row: row["image"].rotate(90))
+    elif change == "question":
+        other = changed_rows(rows, question=lambda row: "How many colour?")
+    elif change == "weights":
+        other = changed_rows(rows, answers=lambda row: row["answers"][:1] + ["none"] * 9)
+    else:
+        settings = {"mean": {"mean": 0.1}, "max_length": {"max_length": 4}}[change]
+    kept = pictures(**settings).observe(other).mean("logp")
+    fresh = pictures(**settings)
+    fresh.cache = None
+    np.testing.assert_array_equal(kept, fresh.observe(other).mean("logp"))
+    assert not np.allclose(kept, before)
+    np.testing.assert_array_equal(pictures().observe(rows).mean("logp"), before)
+
+
+def test_sets_that_are_numbered_alike_share_no_row(pictures):
+    from vilt import make_rows
+
+    forget, others = make_rows(12), make_rows(12, first=30)
+    others = [{**row, "example_id": same["example_id"]} for row, same in zip(others, forget, strict=True)]
+    found = evaluate_privacy(pictures(), forget, nonmember_data=others, attacks=["loss"], fprs=[0.2], progress=False)
+    assert found.metrics["loss/auc"].value is not None
+    others[3] = {**forget[5], "example_id": "another"}
+    with pytest.raises(ValueError, match="1 of 12 rows of nonmember_data are forget rows too"):
+        evaluate_privacy(pictures(), forget, nonmember_data=others, attacks=["loss"], fprs=[0.2], progress=False)

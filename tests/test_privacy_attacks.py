@@ -25,7 +25,7 @@ from hf_unlearn.audit.privacy import (
     named_attacks,
     train_shadows,
 )
-from hf_unlearn.audit.privacy.fitted import out_of_fold
+from hf_unlearn.audit.privacy.fitted import fitted_attacks, out_of_fold
 from hf_unlearn.audit.privacy.lira import gaussians
 from hf_unlearn.audit.privacy.rates import tpr_at_fpr
 from hf_unlearn.audit.privacy.shadows import IN, OUT, UNLEARNED, shadow_seed, shadow_states
@@ -111,7 +111,7 @@ def test_every_named_attack_equals_its_formula(setting):
         "zlib": [logp / len(zlib.compress(t.encode())) for logp, t in zip(mean["logp"], texts, strict=True)],
     }
     attacks = named_attacks()
-    assert expected.keys() | {"scrub", "probe"} == attacks.keys()
+    assert expected.keys() | {"scrub", *(attack.name for attack in fitted_attacks())} == attacks.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(attacks[name].compute_scores(subject, rows), values, rtol=2e-5, err_msg=name)
 
@@ -624,69 +624,3 @@ def test_rows_with_pictures_are_attacked_as_they_are():
             processing_class=make_processor(),
             progress=False,
         )
-
-
-# The probe of representations
-
-
-def test_states_are_what_the_last_layer_reads():
-    from vilt import make_processor, make_rows, make_vilt
-
-    model, tokenizer = make_model().eval(), make_tokenizer()
-    rows = [{"prompt": "Who?", "completion": " Ada" + "!" * i} for i in range(5)]
-    slow = []
-    for row in rows:
-        found = encode(row, tokenizer)
-        with torch.no_grad():
-            hidden = model.model(torch.tensor([found["input_ids"]])).last_hidden_state[0].double()
-        places = [t for t, label in enumerate(found["labels"][1:]) if label != -100]
-        slow.append(hidden[places].mean(0).numpy())
-    subject = as_subject(model, processing_class=tokenizer, batch_size=2, progress=False)
-    np.testing.assert_allclose(subject.states(rows), slow, atol=1e-5)
-    vilt, rows, slow = make_vilt().eval(), make_rows(5), []
-    for row in rows:
-        batch = make_processor()(row["image"], row["question"], return_tensors="pt")
-        with torch.no_grad():
-            slow.append(vilt.vilt(**batch).pooler_output[0].double().numpy())
-    subject = as_subject(vilt, processing_class=make_processor(), batch_size=2, progress=False)
-    np.testing.assert_allclose(subject.states(rows), slow, atol=1e-5)
-
-
-class Representations(Classifier):
-    """Rows that are their own representation."""
-
-    def states(self, data):
-        return np.stack([row["pixels"].numpy() for row in data])
-
-
-def test_the_probe_finds_what_predictions_hide_and_nothing_in_noise():
-    rng = np.random.default_rng(0)
-    subject = Representations(Pixels(), progress=False)
-
-    def rows(count, shift):
-        # Along a direction that the layer does not read: no prediction tells.
-        away = np.linalg.svd(Pixels().layer.weight.detach().numpy())[2][-1]
-        drawn = rng.normal(size=(count, 6)) + shift * away
-        return [{"pixels": torch.tensor(x, dtype=torch.float), "labels": 0} for x in drawn]
-
-    probe = named_attacks()["probe"]
-    for shift, low, high in ((0, 0.3, 0.7), (3, 0.95, 1.0)):
-        members, others = probe.score_sets(subject, rows(80, shift), rows(120, 0))
-        area = (members[:, None] > others[None]).mean()
-        assert low <= area <= high
-    # As many features as rows: fitted and scored on the same rows it would find them all.
-    wide = [{"pixels": torch.tensor(rng.normal(size=200), dtype=torch.float), "labels": 0} for _ in range(120)]
-    members, others = probe.score_sets(subject, wide[:60], wide[60:])
-    assert 0.3 < (members[:, None] > others[None]).mean() < 0.7
-    fitted = probe.fit(subject, wide[:60], wide[60:]).compute_scores(subject, wide)
-    assert (fitted[:60, None] > fitted[None, 60:]).mean() > 0.99
-
-
-def test_the_probe_is_made_where_it_is_asked_for():
-    rows = [{"text": f"secret {i:02d} of Ada"} for i in range(24)]
-    options = {"processing_class": make_tokenizer(), "progress": False, "fprs": [0.2]}
-    plain = evaluate_privacy(make_model(), rows[:12], None, rows[12:], **options)
-    assert not any(name.startswith("probe/") for name in plain.metrics)
-    asked = evaluate_privacy(make_model(), rows[:12], None, rows[12:], attacks=["probe", "loss"], **options)
-    assert 0 <= asked.metrics["probe/auc"].value <= 1
-    assert "probe/retain_auc" not in asked.metrics

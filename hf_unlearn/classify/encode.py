@@ -11,18 +11,22 @@
 beside `image`, `question` (or `text`), and `example_id`.
 """
 
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.formats import as_dataset
 from ..data.vqa.targets import target_weights
 
 
 logger = logging.getLogger(__name__)
 
 LABEL_COLUMNS = ("label_ids", "labels", "label", "answers")
+# What becomes of them.
+SOFT = ("label_ids", "label_weights")
 
 
 @dataclass
@@ -66,10 +70,10 @@ class Classes:
         return found, [float(value[i]) for i in found]
 
     def _number(self, name) -> int:
-        number = self.label2id.get(name) if isinstance(name, str) else int(name)
-        if number is None or not 0 <= number < len(self):
+        number = self.label2id.get(name) if isinstance(name, str) else name
+        if number is None or number != int(number) or not 0 <= number < len(self):
             raise ValueError(f"{name!r} is none of the model's {len(self)} classes.")
-        return number
+        return int(number)
 
 
 def encode_classes(rows, classes: Classes, name: str):
@@ -77,7 +81,8 @@ def encode_classes(rows, classes: Classes, name: str):
 
     Args:
         rows (`datasets.Dataset`, or anything with a length and rows that are dicts):
-            See the module's table. Pictures are not read here.
+            See the module's table. Pictures are not read here, and a transform (`with_transform`) is applied whenever
+            a row is read: to its inputs, not to its labels.
         classes ([`Classes`]): the model's.
         name (`str`): what messages call the rows.
 
@@ -90,28 +95,61 @@ def encode_classes(rows, classes: Classes, name: str):
     """
     import datasets
 
-    if rows is None or not len(rows):
-        raise ValueError(f"{name}_dataset is missing or empty. Give at least one row.")
-    if not isinstance(rows, datasets.Dataset):
-        rows = datasets.Dataset.from_list([rows[i] for i in range(len(rows))])
-    if "text" in rows.column_names and "question" not in rows.column_names:
-        rows = rows.rename_column("text", "question")
+    rows, transform = without_transform(as_dataset(rows, name))
     columns = set(rows.column_names)
     label = next((column for column in LABEL_COLUMNS if column in columns), None)
-    if label is None or not columns & {"image", "question"}:
+    if label is None or not columns & {"image", "question", "text"}:
         raise ValueError(
             f"{name}_dataset has the columns {sorted(columns)}. A classifier's rows have `image`, `question` (or "
             "`text`) or both, and `labels`, `label` or `answers`."
         )
-    kept = rows.select_columns([c for c in ("image", "question", "example_id") if c in columns])
     if "image" in columns:
-        kept = _with_pictures(kept, name)
-    if label == "label_ids":
-        return datasets.concatenate_datasets([kept, rows.select_columns(["label_ids", "label_weights"])], axis=1)
+        rows = _with_pictures(rows, name)
+    inputs = rows
+    if "text" in columns and "question" not in columns:
+        inputs = rows.rename_column("text", "question")
+    inputs = inputs.select_columns([c for c in ("image", "question", "example_id") if c in inputs.column_names])
+    soft = rows.select_columns(list(SOFT)) if label == "label_ids" else _soft(rows[label], label, classes, name)
+    if transform is None:
+        return datasets.concatenate_datasets([inputs, soft], axis=1)
+    rows = rows.remove_columns([c for c in SOFT if c in columns])
+    return datasets.concatenate_datasets([rows, soft], axis=1).with_transform(Transformed(transform))
+
+
+def without_transform(rows) -> tuple[Any, Callable[[dict], dict] | None]:
+    """Rows as they are kept, and what `with_transform` put in front of them."""
+    return rows.with_format(None), (rows.format["format_kwargs"] or {}).get("transform")
+
+
+@dataclass
+class Transformed:
+    """A transform of rows that is applied whenever their inputs are read; labels are what they were when they were
+    encoded.
+
+    Args:
+        transform (`Callable`): from a batch of the rows' own columns to one, as `datasets` has it.
+    """
+
+    transform: Callable[[dict], dict]
+
+    def __call__(self, batch: dict) -> dict:
+        soft = {name: batch.pop(name) for name in SOFT if name in batch}
+        if not batch:
+            return soft
+        found = self.transform(batch)
+        if "text" in found and "question" not in found:
+            found["question"] = found["text"]
+        return {name: found[name] for name in ("image", "question", "example_id") if name in found} | soft
+
+
+def _soft(values, column: str, classes: Classes, name: str):
+    """`label_ids` and `label_weights` of a column of labels."""
+    import datasets
+
     numbers, weights, unknown = [], [], 0
-    for i, value in enumerate(rows[label]):
+    for i, value in enumerate(values):
         try:
-            ids, shares = classes.soft(label, value)
+            ids, shares = classes.soft(column, value)
         except ValueError as error:
             raise ValueError(f"Row {i} of {name}_dataset: {error}") from error
         if not all(0 <= share <= 1 for share in shares):
@@ -119,20 +157,16 @@ def encode_classes(rows, classes: Classes, name: str):
         numbers.append(ids)
         weights.append(shares)
         unknown += not ids
-    if unknown == len(rows):
+    if unknown == len(values):
         raise ValueError(
             f"No row of {name}_dataset has an answer among the model's {len(classes)} classes (such as "
             f"{', '.join(repr(c) for c in list(classes.label2id)[:5])}). Take the model that fits the set."
         )
     if unknown:
-        logger.info("%d of %d %s rows have no answer among the model's classes.", unknown, len(rows), name)
-    types = {
-        "label_ids": datasets.List(datasets.Value("int64")),
-        "label_weights": datasets.List(datasets.Value("float32")),
-    }
-    soft = dict(zip(types, (numbers, weights), strict=True))
-    soft = datasets.Dataset.from_dict(soft, features=datasets.Features(types))
-    return datasets.concatenate_datasets([kept, soft], axis=1)
+        logger.info("%d of %d %s rows have no answer among the model's classes.", unknown, len(values), name)
+    types = [datasets.List(datasets.Value(kind)) for kind in ("int64", "float32")]
+    features = datasets.Features(dict(zip(SOFT, types, strict=True)))
+    return datasets.Dataset.from_dict(dict(zip(SOFT, (numbers, weights), strict=True)), features=features)
 
 
 def _with_pictures(rows, name: str):
@@ -164,8 +198,9 @@ def check_disjoint(forget, retain) -> None:
     Raises:
         `ValueError`: with the number of shared rows and the first of them.
     """
-    known = set(_identities(forget))
-    shared = [identity for identity in _identities(retain) if identity in known]
+    named = all("example_id" in rows.column_names for rows in (forget, retain))
+    known = set(_identities(forget, named))
+    shared = [identity for identity in _identities(retain, named) if identity in known]
     if shared:
         raise ValueError(
             f"{len(shared)} of {len(retain)} retain rows are forget rows too, the first: {str(shared[0])[:200]!r}. "
@@ -173,12 +208,22 @@ def check_disjoint(forget, retain) -> None:
         )
 
 
-def _identities(rows) -> list:
-    import datasets
+def _identities(rows, named: bool) -> list:
+    rows = without_transform(rows)[0]
+    return list(rows["example_id"]) if named else [identity[:2] for identity in identities(rows)]
 
-    if "example_id" in rows.column_names:
-        return list(rows["example_id"])
-    if "image" not in rows.column_names:
-        return list(rows["question"])
-    pictures = rows.cast_column("image", datasets.Image(decode=False))
-    return [(row["image"]["bytes"] or row["image"]["path"], row.get("question")) for row in pictures]
+
+def identities(rows) -> list[tuple]:
+    """What a model gets and is to say of each row: a hash of its picture, its question, numbers and weights of its
+    classes; `None` for what it has not. Transforms are left out."""
+    rows = without_transform(rows)[0]
+    if "question" not in rows.column_names and "text" in rows.column_names:
+        rows = rows.rename_column("text", "question")
+    columns = {name: rows[name] if name in rows.column_names else [None] * len(rows) for name in ("question", *SOFT)}
+    pictures = map(_pixels, rows["image"]) if "image" in rows.column_names else [None] * len(rows)
+    return list(zip(pictures, *columns.values(), strict=True))
+
+
+def _pixels(image) -> str:
+    """The bytes of a file depend on who wrote it; the pixels do not."""
+    return hashlib.sha256(f"{image.size}".encode() + image.convert("RGB").tobytes()).hexdigest()

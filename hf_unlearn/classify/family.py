@@ -64,8 +64,8 @@ class Classifier(Family):
         # Texts are cut where the model has no more positions, at the latest.
         tokenizer = getattr(processor, "tokenizer", processor)
         positions = getattr(self.config, "max_position_embeddings", None)
-        limits = [max_length, getattr(tokenizer, "model_max_length", None), positions]
-        return ClassCollator(processor, tuple(roles), len(self.classes), min(x for x in limits if x is not None))
+        limits = [x for x in (max_length, getattr(tokenizer, "model_max_length", None), positions) if x is not None]
+        return ClassCollator(processor, tuple(roles), len(self.classes), min(limits, default=None))
 
     def check_model(self, model, processor, ref_model):
         if ref_model is not None and ref_model.config.label2id != model.config.label2id:

@@ -17,7 +17,7 @@ from ..audit.suites import get_suite
 from ..audit.vqa_rows import check_rows
 from ..cache import cache_root
 from ..data.qa import QAFormat
-from ..stored.key import hash_tokenizer
+from ..stored.key import hash_processor
 from ..stored.store import on_first_process
 from ..versions import versions
 from .arguments import AuditArguments
@@ -26,6 +26,9 @@ from .sets import Sets
 
 
 logger = logging.getLogger(__name__)
+
+# Raised when an audit finds more, or otherwise, than those that are kept.
+METRICS = 2
 
 
 def check_audited(sets: Sets, max_items: int | None) -> None:
@@ -98,11 +101,11 @@ class AuditCache:
 
     def __init__(self, run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, computed: dict):
         rows = {name: _with_files(data).to_list() for name, data in sets.audited.items()}
-        words = [hash_tokenizer(getattr(tokenizer, "tokenizer", tokenizer)), tokenizer.chat_template]
+        words = [hash_processor(tokenizer), tokenizer.chat_template]
         asked = [run.prompts, run.audit_max_items, run.max_new_tokens, run.lm_eval_tasks]
         if sets.suite == PICTURES:
             asked.append(run.retrained_model_name_or_path)
-        about = [rows, sets.suite, vars(qa), words, asked, computed, versions()]
+        about = [METRICS, rows, sets.suite, vars(qa), words, asked, computed, versions()]
         self.about = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
         self.root = cache_root() / "audits"
 

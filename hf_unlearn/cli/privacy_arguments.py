@@ -33,7 +33,8 @@ class PrivacyArguments(DataArguments):
     attacks: list[str] | None = field(
         default=None,
         metadata={
-            "help": "loss confidence entropy margin min-k min-k++ zlib scrub reference lira, all that can run; probe."
+            "help": "loss confidence entropy margin min-k min-k++ zlib scrub reference lira, all that can run; where "
+            "asked for also probe knn centroid features neural."
         },
     )
     fprs: list[float] = field(

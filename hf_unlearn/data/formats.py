@@ -3,7 +3,8 @@
 
 | columns                    | trained tokens (labels other than -100)                    |
 |----------------------------|------------------------------------------------------------|
-| `input_ids` (+ `labels`)   | as given; every token where `labels` is absent             |
+| `input_ids` (+ `labels`)   | as given; every token where `labels` is absent (without    |
+|                            | those that an `attention_mask` leaves out)                 |
 | `messages`                 | every assistant turn                                       |
 | `prompt`, `completion`     | the completion (strings or lists of messages)              |
 | `text`                     | every token                                                |
@@ -69,11 +70,7 @@ def encode(example: Mapping[str, Any], tokenizer, max_length: int | None = None)
     """
     kind = dataset_type(name for name, value in example.items() if value is not None)
     if kind == "tokenized":
-        ids = list(example["input_ids"])
-        given = example.get("labels")
-        labels = list(ids if given is None else given)
-        if len(labels) != len(ids):
-            raise ValueError(f"A row has {len(ids)} `input_ids` and {len(labels)} `labels`; give as many of each.")
+        ids, labels = _tokenized(example)
     elif kind == "messages":
         ids, labels = _encode_messages(example, tokenizer)
     elif kind == "prompt_completion":
@@ -82,6 +79,18 @@ def encode(example: Mapping[str, Any], tokenizer, max_length: int | None = None)
         ids = _with_eos(tokenizer(example["text"])["input_ids"], tokenizer)
         labels = list(ids)
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+
+
+def _tokenized(example: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Tokens and labels as given, without what `attention_mask` says is padding."""
+    ids = list(example["input_ids"])
+    columns = {"labels": ids, "attention_mask": [1] * len(ids)}
+    columns = {name: own if example.get(name) is None else list(example[name]) for name, own in columns.items()}
+    for name, values in columns.items():
+        if len(values) != len(ids):
+            raise ValueError(f"A row has {len(ids)} `input_ids` and {len(values)} `{name}`; give as many of each.")
+    seen = [place for place, kept in enumerate(columns["attention_mask"]) if kept]
+    return [ids[place] for place in seen], [columns["labels"][place] for place in seen]
 
 
 def encode_dataset(dataset, tokenizer, max_length: int | None = None, name: str = "forget"):
@@ -150,16 +159,21 @@ def as_dataset(dataset, name: str):
         raise ValueError(
             f"`{name}_dataset` is streamed, but pairing rows needs random access. Load it without `streaming=True`."
         )
-    if isinstance(dataset, list):
-        dataset = Dataset.from_list(dataset)
-    if not isinstance(dataset, Dataset):
+    counted = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if isinstance(dataset, Mapping) or not counted:
+        splits = f" with {sorted(dataset)}" if isinstance(dataset, Mapping) else ""
         raise ValueError(
-            f"`{name}_dataset` is a {type(dataset).__name__}. Pass a `datasets.Dataset` (one split) or a list of "
-            "dicts."
+            f"`{name}_dataset` is a {type(dataset).__name__}{splits}. Pass a `datasets.Dataset` (one split) or a list "
+            "of dicts."
         )
     if len(dataset) == 0:
         raise ValueError(f"The {name} set is empty. Give at least one row.")
-    return dataset
+    if isinstance(dataset, Dataset):
+        return dataset
+    rows = [dataset[i] for i in range(len(dataset))]
+    if wrong := next((row for row in rows if not isinstance(row, Mapping)), None):
+        raise ValueError(f"A row of `{name}_dataset` is a {type(wrong).__name__}. Pass rows that are dicts.")
+    return Dataset.from_list(rows)
 
 
 def chunk_documents(documents, tokenizer, max_length: int):

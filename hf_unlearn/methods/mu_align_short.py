@@ -50,8 +50,8 @@ class MUAlign:
 
         Args:
             forget, retain (`datasets.Dataset`, `list[dict]` or `torch.utils.data.DataLoader`):
-                Rows of any type that [`~hf_unlearn.UnlearnTrainer`] takes. Of a loader its dataset is taken, and the
-                forget loader's batch size; rows are shuffled and padded here.
+                Rows of any type that [`~hf_unlearn.UnlearnTrainer`] takes. Of a loader its rows are taken, and the
+                forget loader's batch size; they are shuffled and padded here, without its `collate_fn`.
             epochs (`float`, *optional*):
                 Passes over the forget rows, the preset's if left out.
         """
@@ -74,7 +74,30 @@ class MUAlign:
 
 
 def _rows(data):
-    """The rows behind a loader."""
-    from torch.utils.data import DataLoader
+    """The rows behind a loader: those that its sampler would give.
 
-    return data.dataset if isinstance(data, DataLoader) else data
+    Raises:
+        `ValueError`: if the loader draws them in a way that does not say which they are.
+    """
+    from torch.utils.data import (
+        BatchSampler,
+        DataLoader,
+        RandomSampler,
+        SequentialSampler,
+        Subset,
+        SubsetRandomSampler,
+    )
+
+    if not isinstance(data, DataLoader):
+        return data
+    sampler, batches = data.sampler, data.batch_sampler
+    if batches is None or type(batches) is BatchSampler:
+        if isinstance(sampler, SubsetRandomSampler):
+            return Subset(data.dataset, sorted(sampler.indices))
+        if isinstance(sampler, (RandomSampler, SequentialSampler)):
+            return data.dataset
+    drawing = sampler if type(batches) is BatchSampler else batches
+    raise ValueError(
+        f"The loader draws its rows with a {type(drawing).__name__}, and batches are made here. Give the rows "
+        "themselves, or a loader that goes through all of a dataset or a subset."
+    )

@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from ..classify.encode import without_transform
 from ..data.formats import IGNORE_INDEX
 
 
@@ -30,6 +31,7 @@ def relabelled_classes(rows, classes: int, seed: int):
     from datasets import Dataset, concatenate_datasets
 
     generator, numbers = np.random.default_rng([seed, classes]), []
+    rows, transform = without_transform(rows)
     for own in rows["label_ids"]:
         wrong = np.setdiff1d(np.arange(classes), own)
         if not len(wrong):
@@ -39,7 +41,8 @@ def relabelled_classes(rows, classes: int, seed: int):
     features = rows.features
     soft = {"label_ids": numbers, "label_weights": [[1.0]] * len(numbers)}
     soft = Dataset.from_dict(soft, features=type(features)({name: features[name] for name in names}))
-    return concatenate_datasets([rows.remove_columns(names).flatten_indices(), soft], axis=1)
+    found = concatenate_datasets([rows.remove_columns(names).flatten_indices(), soft], axis=1)
+    return found if transform is None else found.with_transform(transform)
 
 
 def relabelled_answers(rows, pool, source: str, tokenizer, max_length: int | None, seed: int):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf")
 MEMBER, NONMEMBER = METHODS[1], METHODS[0]
 PANEL = (4.6, 4.2)
-MOST_COLUMNS = 3
+FEWEST_COLUMNS = 3
 
 
 def save_privacy_plots(report: dict, folder: Path, formats: tuple[str, ...] = FORMATS) -> dict[str, Path]:
@@ -171,7 +171,8 @@ def draw_scores(ax: "Axes", model: dict, attack: str) -> None:
 
 def _panels(report: dict, title: str) -> tuple["Figure", list["Axes"]]:
     count = len(report["models"])
-    columns = min(MOST_COLUMNS, count)
+    # A row for few models, a square for many.
+    columns = min(count, max(FEWEST_COLUMNS, math.ceil(math.sqrt(count))))
     rows = math.ceil(count / columns)
     figure = _figure((max(6.4, PANEL[0] * columns), PANEL[1] * rows + 0.8), PNG_PAD)
     figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")

@@ -4,14 +4,17 @@
 from pathlib import Path
 
 from .privacy_view import (
+    TAIL_HEADS,
     TAIL_WORDS,
     attacks_of,
     chance_cell,
+    defined_scores,
     differences,
     fpr_name,
     interval_cell,
     rate_cell,
     rate_of,
+    tail_cells,
     worst_of,
     zero_fp_of,
 )
@@ -78,6 +81,7 @@ def _model(model: dict) -> list[str]:
         spread = accuracy["details"]["standard_deviation"]
         told = f"{accuracy['value']:.3f} ± {spread:.3f}"
         lines += [f"Accuracy of the SCRUB repository's attack: {told} (0.5 is ideal).", ""]
+    lines += _confidences(model)
     compared = list(differences(model))
     if compared:
         lines += ["Less the retrained model, on the same rows:", ""]
@@ -97,6 +101,14 @@ def _tails(model: dict, names: list[str], fprs: list[float]) -> list[str]:
     ]
     lines = ["Forgotten too much? Rows that score *below*, or on either side:", ""]
     return lines + _table(["attack", *(f"TPR at {fpr_name(fpr)}" for fpr in resolved)], rows)
+
+
+def _confidences(model: dict) -> list[str]:
+    if "confidence" not in attacks_of(model):
+        return []
+    sets = zip(("forget rows", "non-members"), defined_scores(model, "confidence"), strict=True)
+    lines = ["The largest probability (a few rows that a model is sure of vanish in a mean):", ""]
+    return lines + _table(["rows", *TAIL_HEADS], [[name, *tail_cells(values)] for name, values in sets])
 
 
 def _achieved(metric: dict) -> str:

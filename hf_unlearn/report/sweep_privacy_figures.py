@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 WORST = "worst"
-MOST_MODELS = 9
+# A page of 36 panels is about 70 cm wide and high.
+MOST_PANELS = 36
+MOST_NAMES = 6
 
 
 def privacy_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
@@ -109,9 +111,17 @@ def _drawn(draw, table: Table) -> "Figure | None":
             models.append({**found, "name": row_label(row), "kind": row_label(row)})
     if not any(audit_of(point) for row in table.of("result") for point in row.points):
         return None
-    figure = draw({"models": models[:MOST_MODELS]})
-    footnote(figure, table, "One run each, the first seed and target.")
+    figure = draw({"models": models[:MOST_PANELS]})
+    footnote(figure, table, f"One run each, the first seed and target.{_left_out(models[MOST_PANELS:])}")
     return figure
+
+
+def _left_out(models: list[dict]) -> str:
+    if not models:
+        return ""
+    named = ", ".join(model["name"] for model in models[:MOST_NAMES])
+    more = f" and {len(models) - MOST_NAMES} more" if len(models) > MOST_NAMES else ""
+    return f" No room for {named}{more}: see `table.csv`."
 
 
 def _chance(rows: list[Row], metric: str) -> float | None:

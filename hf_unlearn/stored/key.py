@@ -131,5 +131,16 @@ def hash_tokenizer(tokenizer) -> str:
     return _hash_json([tokenizer.get_vocab(), special, tokenizer.all_special_ids])
 
 
+def hash_processor(processor) -> str:
+    """Hash of a tokenizer, of what is done to pictures, or of both."""
+    parts = [getattr(processor, name) for name in ("tokenizer", "image_processor") if hasattr(processor, name)]
+    return _hash_json(
+        [
+            hash_tokenizer(part) if hasattr(part, "get_vocab") else json.loads(part.to_json_string())
+            for part in parts or [processor]
+        ]
+    )
+
+
 def _hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

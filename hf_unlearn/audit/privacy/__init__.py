@@ -9,6 +9,7 @@ _PUBLIC = {
     "DEFAULT_FPRS": "rates",
     "BaseAttack": "attacks",
     "Classifier": "classifiers",
+    "FittedAttack": "fitted",
     "LanguageModel": "subjects",
     "LiRAAttack": "lira",
     "MinKAttack": "attacks",
@@ -33,6 +34,7 @@ __all__ = [
     "DEFAULT_FPRS",
     "BaseAttack",
     "Classifier",
+    "FittedAttack",
     "LanguageModel",
     "LiRAAttack",
     "MinKAttack",
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from .attacks import BaseAttack, MinKAttack, ReferenceAttack, SignalAttack, ZlibAttack, named_attacks
     from .classifiers import Classifier, RowClassifier
     from .evaluate import evaluate_privacy
-    from .fitted import ScrubAttack
+    from .fitted import FittedAttack, ScrubAttack
     from .lira import LiRAAttack, ULiRAAttack
     from .rates import DEFAULT_FPRS, auc_result, nonmembers_needed, tpr_at_fpr
     from .result import Privacy

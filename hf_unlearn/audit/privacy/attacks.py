@@ -38,6 +38,8 @@ class BaseAttack(ABC):
     name: str
     # Whether rows without any tie to this attack's preparations can be scored.
     any_rows = True
+    # How many rows say as much as one whose score depends on no other row: intervals are of so many times fewer rows.
+    design_effect = 1.0
 
     @abstractmethod
     def compute_scores(self, model: Any, data: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -136,9 +138,9 @@ def _sequences(name: str, subject: Subject) -> LanguageModel:
     return subject
 
 
-def named_attacks() -> dict[str, BaseAttack]:
-    """Attacks that need nothing but their name."""
-    from .fitted import ProbeAttack, ScrubAttack
+def named_attacks(seed: int = 0) -> dict[str, BaseAttack]:
+    """Attacks that need nothing but their name; `seed` is that of the folds of those that learn."""
+    from .fitted import ScrubAttack, fitted_attacks
 
     attacks = (
         SignalAttack("loss", "logp"),
@@ -148,15 +150,19 @@ def named_attacks() -> dict[str, BaseAttack]:
         MinKAttack(),
         MinKAttack(normalized=True),
         ZlibAttack(),
-        ScrubAttack(),
-        ProbeAttack(),
+        ScrubAttack(seed),
+        *fitted_attacks(seed),
     )
     return {attack.name: attack for attack in attacks}
 
 
 def default_attacks(subject: Subject) -> list[str]:
-    """Named attacks that a subject can be put to."""
-    left_out = {"probe"} | ({"min-k", "min-k++", "zlib"} if isinstance(subject, Classifier) else set())
+    """Named attacks that a subject can be put to, less those that are made only where they are asked for."""
+    from .fitted import fitted_attacks
+
+    left_out = {attack.name for attack in fitted_attacks()}
+    if isinstance(subject, Classifier):
+        left_out |= {"min-k", "min-k++", "zlib"}
     if isinstance(subject, LanguageModel) and subject.tokenizer is None:
         left_out.add("zlib")
     return [name for name in named_attacks() if name not in left_out]

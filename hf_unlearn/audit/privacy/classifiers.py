@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...classify.encode import encode_classes
+from ...classify.encode import encode_classes, identities
 from ...classify.family import Classifier as ClassFamily
 from ...classify.forward import classifier_inputs
 from ...modeling import evaluating
+from ...stored.key import hash_processor
 from ..batching import device_of, map_batches
 from .cache import digest
 from .signals import SIGMOID_COLUMNS, SOFTMAX_COLUMNS, Signals, sigmoid_signals, softmax_signals
@@ -47,7 +48,7 @@ class Classifier(Subject):
     def settings(self):
         return {"head": self.head, "batch_size": self.batch_size}
 
-    def states(self, data):
+    def _states(self, data):
         device = device_of(self.model)
 
         def compute(batch: list[int]) -> list[np.ndarray]:
@@ -117,7 +118,9 @@ class RowClassifier(Classifier):
         head = {"bernoulli": "sigmoid", "softmax": "softmax"}[self.family.likelihood]
         super().__init__(model, **{"head": head} | kwargs)
         self.collator = self.family.collator(processing_class, (), max_length)
+        self.processor = hash_processor(processing_class)
         self._encoded: dict[int, tuple[Any, Any]] = {}
+        self._ids: dict[int, list[str]] = {}
 
     def encode(self, data):
         """Rows with soft labels; pictures are read when they are needed."""
@@ -126,18 +129,16 @@ class RowClassifier(Classifier):
         return self._encoded[id(data)][1]
 
     def row_ids(self, data):
-        import datasets
+        if id(data) not in self._ids:
+            self._ids[id(data)] = [digest(identity) for identity in identities(self.encode(data))]
+        return self._ids[id(data)]
 
-        rows = self.encode(data)
-        if "example_id" in rows.column_names:
-            # What a picture's bytes are depends on who has opened it.
-            rows = rows.select_columns(["example_id", "label_ids"])
-        elif "image" in rows.column_names:
-            rows = rows.cast_column("image", datasets.Image(decode=False))
-        return [digest([str(x) for x in (row.get("example_id"), row.get("question"), *_seen(row))]) for row in rows]
+    def settings(self):
+        processed = {"processor": self.processor, "max_length": self.collator.max_length}
+        return super().settings() | processed
 
-    def states(self, data):
-        return super().states(self.encode(data))
+    def _states(self, data):
+        return super()._states(self.encode(data))
 
     def _compute(self, data):
         return super()._compute(self.encode(data))
@@ -152,14 +153,6 @@ class RowClassifier(Classifier):
         batch = self.collator.pad(rows)
         del batch["labels"]
         return batch
-
-
-def _seen(row: Mapping) -> tuple:
-    """A row's labels, and its picture by content, or by its file where it lies in one."""
-    image = row.get("image")
-    if image is None or image["bytes"] is None:
-        return row["label_ids"], image and image["path"]
-    return row["label_ids"], hashlib.sha256(image["bytes"]).hexdigest()
 
 
 def _labels(data: Sequence[Mapping[str, Any]]) -> torch.Tensor:

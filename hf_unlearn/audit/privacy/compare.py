@@ -11,7 +11,11 @@ from .rates import ALPHA
 
 
 def auc_difference(
-    members: np.ndarray, nonmembers: np.ndarray, gold_members: np.ndarray, gold_nonmembers: np.ndarray
+    members: np.ndarray,
+    nonmembers: np.ndarray,
+    gold_members: np.ndarray,
+    gold_nonmembers: np.ndarray,
+    effect: float = 1.0,
 ) -> MetricResult:
     """AUC of a model less that of the retrained one, with DeLong's interval for the same rows (DeLong et al. 1988).
 
@@ -20,12 +24,14 @@ def auc_difference(
             Scores under the model.
         gold_members (`np.ndarray` `[n1]`), gold_nonmembers (`np.ndarray` `[n0]`):
             Scores of the same rows under the retrained model.
+        effect (`float`):
+            How many rows say as much as one that is independent of the others; see [`BaseAttack`].
     """
     from scipy.stats import norm
 
     mine, gold = _placements(members, nonmembers), _placements(gold_members, gold_nonmembers)
     value = float(mine[0].mean() - gold[0].mean())
-    spread = math.sqrt(sum(np.var(a - b, ddof=1) / len(a) for a, b in zip(mine, gold, strict=True)))
+    spread = math.sqrt(effect * sum(np.var(a - b, ddof=1) / len(a) for a, b in zip(mine, gold, strict=True)))
     z = float(norm.ppf(1 - ALPHA / 2))
     return MetricResult(
         "auc_vs_retrained",
@@ -39,7 +45,9 @@ def auc_difference(
     )
 
 
-def rate_difference(name: str, found: Sequence[float | None], gold: Sequence[float | None]) -> MetricResult:
+def rate_difference(
+    name: str, found: Sequence[float | None], gold: Sequence[float | None], effect: float = 1.0
+) -> MetricResult:
     """TPR of a model less that of the retrained one, each at its own threshold, on the same members.
 
     The interval is Bonett and Price's (2012), the p-value of the exact McNemar test.
@@ -47,6 +55,8 @@ def rate_difference(name: str, found: Sequence[float | None], gold: Sequence[flo
     Args:
         found, gold (`Sequence[float]` `[n1]`):
             Whether each member was found, 0 or 1; `None` where undefined.
+        effect (`float`):
+            As in [`auc_difference`]; it widens the interval, the test takes rows as they are.
     """
     from scipy.stats import binomtest, norm
 
@@ -54,7 +64,7 @@ def rate_difference(name: str, found: Sequence[float | None], gold: Sequence[flo
     n = len(pairs)
     only_mine, only_gold = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
     p, q = (only_mine + 1) / (n + 2), (only_gold + 1) / (n + 2)
-    half = float(norm.ppf(1 - ALPHA / 2)) * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    half = float(norm.ppf(1 - ALPHA / 2)) * math.sqrt(effect * (p + q - (p - q) ** 2) / (n + 2))
     discordant = only_mine + only_gold
     return MetricResult(
         f"{name}_vs_retrained",

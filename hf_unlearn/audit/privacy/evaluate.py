@@ -72,8 +72,9 @@ def evaluate_privacy(
             Rows like the forget rows that no model was trained on. 1 / fpr of them are needed in the calibrating part
             to resolve a rate.
         attacks (`Sequence`, *optional*):
-            Names (`loss`, `confidence`, `entropy`, `margin`, `min-k`, `min-k++`, `zlib`, `scrub`, `reference`, `lira`)
-            and [`BaseAttack`]s. By default all for which there is what they need.
+            Names (`loss`, `confidence`, `entropy`, `margin`, `min-k`, `min-k++`, `zlib`, `scrub`, `reference`, `lira`;
+            `probe`, `knn`, `centroid`, `features`, `neural`) and [`BaseAttack`]s. By default those before the
+            semicolon for which there is what they need.
         fprs (`Sequence[float]`):
             False positive rates, in (0, 1).
         retrained (`torch.nn.Module`, [`Subject`] or [`Privacy`], *optional*):
@@ -108,7 +109,7 @@ def evaluate_privacy(
     subject = as_subject(model, **common)
     check_disjoint(subject, {"forget": forget} | ({} if retain is None else {"retain": retain}), nonmembers)
     reference = None if reference_model is None else as_subject(reference_model, **common)
-    chosen = choose_attacks(attacks, subject, reference, shadows)
+    chosen = choose_attacks(attacks, subject, reference, shadows, seed)
     split = split_nonmembers(len(nonmembers), calibration_share, seed)
     found = _attack(subject, chosen, (forget, nonmembers, retain), fprs, split, seed)
     ids = {"forget": subject.row_ids(forget), "nonmember": subject.row_ids(nonmembers)}
@@ -136,13 +137,14 @@ def choose_attacks(
     subject: Subject,
     reference: Subject | None = None,
     shadows: Shadows | None = None,
+    seed: int = 0,
 ) -> list[BaseAttack]:
     """Attacks by name or as they are; `lira` stands for all variants that the shadow models allow.
 
     Raises:
         `ValueError`: for an unknown or repeated name, or one that lacks its reference or shadow models.
     """
-    named = named_attacks()
+    named = named_attacks(seed)
     if attacks is None:
         attacks = [
             *default_attacks(subject),
@@ -174,26 +176,29 @@ def _attack(subject: Subject, attacks, sets, fprs, split, seed) -> Privacy:
     forget, nonmembers, retain = sets
     metrics: dict[str, MetricResult] = {}
     scores: dict[str, dict[str, list[float | None]]] = {}
-    table = []
+    table, effects = [], []
     for attack in attacks:
         members, others = (_checked(attack, s, n) for s, n in zip(
             attack.score_sets(subject, forget, nonmembers), (len(forget), len(nonmembers)), strict=True
         ))  # fmt: skip
         scores[attack.name] = {"forget": _listed(members), "nonmember": _listed(others)}
-        metrics |= {f"{attack.name}/{key}": r for key, r in _rates(members, others, fprs, split).items()}
-        table += _suspicion(members, others[split[0]])
+        rates = _rates(members, others, fprs, split, attack.design_effect)
+        metrics |= {f"{attack.name}/{key}": result for key, result in rates.items()}
+        suspicion = _suspicion(members, others[split[0]])
+        table += suspicion
+        effects += [attack.design_effect] * len(suspicion)
         if isinstance(attack, ScrubAttack):
             metrics[f"{attack.name}/accuracy"] = _accuracy(attack, subject, forget, nonmembers)
         if retain is not None and attack.any_rows:
             known = _checked(attack, attack.compute_scores(subject, retain), len(retain))
             metrics[f"{attack.name}/retain_auc"] = _auc(known, others, "retain_auc", "none")
-    metrics |= worst_case(metrics, np.array(table), len(forget), fprs, seed)
+    metrics |= worst_case(metrics, np.array(table), len(forget), fprs, effects, seed)
     return Privacy(metrics, scores)
 
 
-def _rates(members: np.ndarray, others: np.ndarray, fprs, split) -> dict[str, MetricResult]:
+def _rates(members: np.ndarray, others: np.ndarray, fprs, split, effect: float) -> dict[str, MetricResult]:
     """AUC, and the TPR at every rate in every tail, of the rows that have a score."""
-    found = {"auc": _auc(members, others, "auc", "closer_to_retrained")}
+    found = {"auc": _auc(members, others, "auc", "closer_to_retrained", effect)}
     defined = np.isfinite(members)
     calibration, evaluation = (others[part][np.isfinite(others[part])] for part in split)
     enough = min(defined.sum(), 2 * len(calibration), 2 * len(evaluation)) >= MIN_ROWS
@@ -202,12 +207,13 @@ def _rates(members: np.ndarray, others: np.ndarray, fprs, split) -> dict[str, Me
         return found | {name: _undefined(name.split("/")[0], defined) for name in names}
     for fpr in fprs:
         for tail in TAILS:
-            result = tpr_at_fpr(members[defined], calibration, evaluation, fpr, tail)
+            result = tpr_at_fpr(members[defined], calibration, evaluation, fpr, tail, effect)
             if tail == "upper":
                 rest = np.concatenate([calibration, evaluation])
                 result.details["roc_tpr"] = roc_tpr(members[defined], rest, fpr)
             found[f"tpr@{fpr_name(fpr)}{ENDINGS[tail]}"] = _with_gaps(result, defined)
-    found["tpr_zero_fp"] = _with_gaps(tpr_at_zero_fp(members[defined], calibration, evaluation), defined)
+    zero = tpr_at_zero_fp(members[defined], calibration, evaluation, effect=effect)
+    found["tpr_zero_fp"] = _with_gaps(zero, defined)
     return found
 
 
@@ -226,12 +232,12 @@ def _with_gaps(result: MetricResult, defined: np.ndarray) -> MetricResult:
     return replace(result, per_item=per_item, undefined=int((~defined).sum()))
 
 
-def _auc(members: np.ndarray, others: np.ndarray, name: str, direction: str) -> MetricResult:
+def _auc(members: np.ndarray, others: np.ndarray, name: str, direction: str, effect: float = 1.0) -> MetricResult:
     known, unseen = members[np.isfinite(members)], others[np.isfinite(others)]
     undefined = len(members) - len(known)
     if min(len(known), len(unseen)) < MIN_ROWS:
         return replace(_undefined(name, np.isfinite(members)), direction=direction)
-    return replace(auc_result(known, unseen), name=name, direction=direction, undefined=undefined)
+    return replace(auc_result(known, unseen, effect), name=name, direction=direction, undefined=undefined)
 
 
 def _accuracy(attack: ScrubAttack, subject: Subject, forget, nonmembers) -> MetricResult:

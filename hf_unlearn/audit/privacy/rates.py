@@ -5,11 +5,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from ..result import MetricResult, proportion_interval
+from ..result import MetricResult
 
 
 DEFAULT_FPRS = (1e-5, 1e-4, 5e-4, 1e-3, 1e-2)
@@ -78,7 +79,12 @@ def tail_scores(scores: np.ndarray, centre: float, tail: str) -> np.ndarray:
 
 
 def tpr_at_fpr(
-    members: np.ndarray, calibration: np.ndarray, evaluation: np.ndarray, fpr: float, tail: str = "upper"
+    members: np.ndarray,
+    calibration: np.ndarray,
+    evaluation: np.ndarray,
+    fpr: float,
+    tail: str = "upper",
+    effect: float = 1.0,
 ) -> MetricResult:
     r"""Share of the members above a threshold that non-members set.
 
@@ -98,6 +104,8 @@ def tpr_at_fpr(
             The rate asked for, in (0, 1).
         tail (`str`):
             As in [`tail_scores`].
+        effect (`float`):
+            How many rows say as much as one that is independent of the others; see [`BaseAttack`].
 
     Returns:
         `MetricResult`: per item whether each member was found.
@@ -105,8 +113,8 @@ def tpr_at_fpr(
     k = rank_at(len(calibration), fpr)
     name = f"tpr@{fpr_name(fpr)}"
     if k > 0:
-        return _rate(name, k, members, calibration, evaluation, tail, {"fpr": fpr})
-    zero = tpr_at_zero_fp(members, calibration, evaluation, tail)
+        return _rate(name, k, members, calibration, evaluation, tail, effect, {"fpr": fpr})
+    zero = tpr_at_zero_fp(members, calibration, evaluation, tail, effect)
     details = {
         "fpr": fpr,
         "status": "unresolved",
@@ -118,80 +126,87 @@ def tpr_at_fpr(
 
 
 def tpr_at_zero_fp(
-    members: np.ndarray, calibration: np.ndarray, evaluation: np.ndarray, tail: str = "upper"
+    members: np.ndarray,
+    calibration: np.ndarray,
+    evaluation: np.ndarray,
+    tail: str = "upper",
+    effect: float = 1.0,
 ) -> MetricResult:
     """Share of the members above every calibration non-member: what a small sample can say, whatever its size.
 
     The rate of false positives behind it is about 1 / (n + 1), and unknown beyond. Arguments as in [`tpr_at_fpr`].
     """
-    return _rate("tpr_zero_fp", 1, members, calibration, evaluation, tail, {})
+    return _rate("tpr_zero_fp", 1, members, calibration, evaluation, tail, effect, {})
 
 
-def _rate(name, k, members, calibration, evaluation, tail, details) -> MetricResult:
+def _rate(name, k, members, calibration, evaluation, tail, effect, details) -> MetricResult:
     centre = float(np.median(calibration))
     members, calibration, evaluation = (tail_scores(s, centre, tail) for s in (members, calibration, evaluation))
     threshold = calibrate(calibration, k)
-    found = _found(members, evaluation, threshold)
+    found = _found(members, evaluation, threshold, effect)
     tied = threshold.ties > 0 and (calibration > threshold.value).sum() < k - 1
-    details = {**details, "n_calibration": len(calibration), "n_evaluation": len(evaluation)}
+    details = {**details, "n_calibration": len(calibration), "n_evaluation": len(evaluation), "design_effect": effect}
     return MetricResult(
         name,
         found["tpr"],
         len(members),
         "closer_to_retrained",
         per_item=(members > threshold.value).astype(float).tolist(),
-        interval=_with_threshold_noise(members, calibration, k),
-        interval_method="clopper-pearson, design effect of the threshold",
+        interval=_with_threshold_noise(members, calibration, k, effect),
+        interval_method="clopper-pearson, design effect of the threshold" + (" and of fits" if effect != 1 else ""),
         variant=f"calibrated {tail}",
         details={**details, "status": "tied" if tied else "resolved", **found},
     )
 
 
-def _found(members: np.ndarray, evaluation: np.ndarray, threshold: Threshold) -> dict[str, Any]:
+def _found(members: np.ndarray, evaluation: np.ndarray, threshold: Threshold, effect: float) -> dict[str, Any]:
     """What a threshold does, and what chance would do in its place."""
     k, n, size = threshold.k, threshold.n, len(members)
     hits, false = int((members > threshold.value).sum()), int((evaluation > threshold.value).sum())
-    true_fpr, chances = _chance(size, k, n)
+    # So many independent members, of which as large a share was found.
+    independent = math.ceil(size / effect)
+    true_fpr, chances = _chance(independent, k, n, effect)
     places = np.searchsorted(np.cumsum(chances), [ALPHA / 2, 1 - ALPHA / 2])
     achieved = false / len(evaluation)
     return {
         "tpr": hits / size,
         "hits": hits,
-        "interval_fixed_threshold": list(proportion_interval(hits, size)),
+        "interval_fixed_threshold": list(clopper_pearson(hits / effect, size / effect)),
         "threshold": threshold.value,
         "tied_nonmembers": threshold.ties,
         "achieved_fpr": achieved,
-        "achieved_fpr_interval": list(proportion_interval(false, len(evaluation))),
+        "achieved_fpr_interval": list(clopper_pearson(false / effect, len(evaluation) / effect)),
         "true_fpr_range": list(true_fpr),
         "chance": threshold.chance,
-        "chance_range": [int(place) / size for place in places.clip(max=size)],
+        "chance_range": [int(place) / independent for place in places.clip(max=independent)],
         # Summed from the small end: one less the rest would be 0 below 1e-16.
-        "p_chance": min(1.0, float(chances[hits:][::-1].sum())),
+        "p_chance": min(1.0, float(chances[math.floor(hits * independent / size) :][::-1].sum())),
         "ratio": hits / size / max(achieved, threshold.chance),
     }
 
 
 @lru_cache(maxsize=64)
-def _chance(n_members: int, k: int, n: int) -> tuple[list[float], np.ndarray]:
+def _chance(n_members: int, k: int, n: int, effect: float) -> tuple[list[float], np.ndarray]:
     """95 % range of the true FPR, and the probability of 0 to `n_members` hits, if scores mean nothing."""
     from scipy.stats import beta, betabinom
 
-    true_fpr = beta.ppf([ALPHA / 2, 1 - ALPHA / 2], k, n + 1 - k).tolist()
-    return true_fpr, betabinom.pmf(np.arange(n_members + 1), n_members, k, n + 1 - k)
+    shape = k / effect, (n + 1 - k) / effect
+    true_fpr = beta.ppf([ALPHA / 2, 1 - ALPHA / 2], *shape).tolist()
+    return true_fpr, betabinom.pmf(np.arange(n_members + 1), n_members, *shape)
 
 
-def _with_threshold_noise(members: np.ndarray, calibration: np.ndarray, k: int) -> tuple[float, float]:
+def _with_threshold_noise(members: np.ndarray, calibration: np.ndarray, k: int, of_fits: float) -> tuple[float, float]:
     from scipy.stats import beta
 
     n, size = len(calibration), len(members)
     # How likely the k-th largest lies at each place among its neighbours, were non-members drawn anew.
     edges = np.concatenate([[0.0], np.arange(1.5, n), [n + 1.0]]) / (n + 1)
-    weights = np.diff(beta.cdf(edges, k, n + 1 - k))
+    weights = np.diff(beta.cdf(edges, k / of_fits, (n + 1 - k) / of_fits))
     largest = np.sort(calibration)[::-1]
     rates = 1 - np.searchsorted(np.sort(members), largest, side="right") / size
     mean = float((weights * rates).sum())
     luck = float((weights * (rates - mean) ** 2).sum())
-    effect = 1 + luck * (size - 1) / (mean * (1 - mean)) if 0 < mean < 1 else 1.0
+    effect = of_fits + (luck * (size - 1) / (mean * (1 - mean)) if 0 < mean < 1 else 0.0)
     rate = float((members > largest[k - 1]).mean())
     return clopper_pearson(rate * size / effect, size / effect)
 
@@ -224,10 +239,11 @@ def roc(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.nda
     return roc_curve(labels, np.concatenate([members, nonmembers]), drop_intermediate=False)[:2]
 
 
-def auc_result(members: np.ndarray, nonmembers: np.ndarray) -> MetricResult:
+def auc_result(members: np.ndarray, nonmembers: np.ndarray, effect: float = 1.0) -> MetricResult:
     """Area under the ROC: the chance that a member scores above a non-member. Below 0.5: forgotten too much.
 
-    The interval is Newcombe's (2006, method 5), which stays within [0, 1] and is not empty at 0 and 1.
+    The interval is Newcombe's (2006, method 5), which stays within [0, 1] and is not empty at 0 and 1; `effect` as in
+    [`tpr_at_fpr`].
     """
     from sklearn.metrics import roc_auc_score
 
@@ -238,13 +254,13 @@ def auc_result(members: np.ndarray, nonmembers: np.ndarray) -> MetricResult:
         value,
         len(members),
         "closer_to_retrained",
-        interval=auc_interval(value, len(members), len(nonmembers)),
-        interval_method="newcombe",
-        details={"n_nonmembers": len(nonmembers), "chance": 0.5},
+        interval=auc_interval(value, len(members) / effect, len(nonmembers) / effect),
+        interval_method="newcombe" + (", design effect of fits" if effect != 1 else ""),
+        details={"n_nonmembers": len(nonmembers), "chance": 0.5, "design_effect": effect},
     )
 
 
-def auc_interval(auc: float, n_members: int, n_nonmembers: int) -> tuple[float, float]:
+def auc_interval(auc: float, n_members: float, n_nonmembers: float) -> tuple[float, float]:
     """95% interval of an AUC, from the sizes alone (Newcombe 2006, method 5)."""
     from scipy.optimize import brentq
     from scipy.stats import norm
@@ -275,8 +291,8 @@ def check_fprs(fprs: Sequence[float]) -> list[float]:
     Raises:
         `ValueError`: if there is none, or one is no number in (0, 1).
     """
-    rates = [fprs] if isinstance(fprs, (int, float)) else list(fprs)
-    bad = [rate for rate in rates if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1]
+    rates = [fprs] if fprs is None or isinstance(fprs, Real) else list(fprs)
+    bad = [rate for rate in rates if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate < 1]
     if bad or not rates:
         raise ValueError(f"fprs={rates!r}; give at least one false positive rate, each above 0 and below 1.")
     return sorted(set(map(float, rates)))

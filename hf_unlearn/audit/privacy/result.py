@@ -55,11 +55,13 @@ class Privacy:
             gold = retrained.metrics.get(key)
             if gold is None or mine.value is None or gold.value is None or key.startswith("worst/"):
                 continue
+            effect = mine.details.get("design_effect", 1.0)
             if key.endswith("/auc"):
                 attack = key.removesuffix("/auc")
-                found[f"{key}/vs_retrained"] = auc_difference(*_paired(self.scores[attack], retrained.scores[attack]))
+                scores = _paired(self.scores[attack], retrained.scores[attack])
+                found[f"{key}/vs_retrained"] = auc_difference(*scores, effect)
             elif mine.per_item:
-                found[f"{key}/vs_retrained"] = rate_difference(mine.name, mine.per_item, gold.per_item)
+                found[f"{key}/vs_retrained"] = rate_difference(mine.name, mine.per_item, gold.per_item, effect)
         self.metrics.update(found)
         return found
 

@@ -15,7 +15,12 @@ DRAWS = 500
 
 
 def chance_of_maximum(
-    scores: np.ndarray, n_members: int, ks: Sequence[int], draws: int = DRAWS, seed: int = 0
+    scores: np.ndarray,
+    n_members: int,
+    ks: Sequence[int],
+    effects: Sequence[float] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> np.ndarray:
     """TPR of the best of several attacks if membership had nothing to do with scores, by permutation.
 
@@ -29,6 +34,9 @@ def chance_of_maximum(
             `n1`.
         ks (`Sequence[int]`):
             Ranks of the thresholds among the `n` calibration non-members.
+        effects (`Sequence[float]`, *optional*):
+            Design effect of each row of `scores`, as in [`~hf_unlearn.audit.privacy.rates.tpr_at_fpr`]: permuting
+            scores does not permute what was learned from the labels, so what is found is spread out by its root.
         draws (`int`), seed (`int`):
             Permutations.
 
@@ -38,6 +46,8 @@ def chance_of_maximum(
     rng = np.random.default_rng(seed)
     size = scores.shape[1]
     places = np.asarray(ks) - 1
+    means = np.asarray(ks) / (size - n_members + 1)
+    spreads = np.sqrt(np.ones(len(scores)) if effects is None else np.asarray(effects))
     orders = np.argsort(-scores, axis=1, kind="stable")
     ranked = np.take_along_axis(scores, orders, axis=1)
     # The first place of those who share a score: nobody among them is above the others.
@@ -49,18 +59,24 @@ def chance_of_maximum(
     for draw in range(draws):
         sets_threshold = np.zeros(size, dtype=bool)
         sets_threshold[rng.choice(size, size - n_members, replace=False)] = True
-        for order, first in zip(orders, firsts, strict=True):
+        for order, first, spread in zip(orders, firsts, spreads, strict=True):
             calibration = np.flatnonzero(sets_threshold[order[:depth]])
             if len(calibration) < deepest:
                 calibration = np.flatnonzero(sets_threshold[order])
             above = first[calibration[places]]
             hits = above - np.searchsorted(calibration, above)
-            found[:, draw] = np.maximum(found[:, draw], hits / n_members)
+            rates = means + spread * (hits / n_members - means)
+            found[:, draw] = np.maximum(found[:, draw], rates.clip(max=1))
     return found
 
 
 def worst_case(
-    results: dict[str, MetricResult], scores: np.ndarray, n_members: int, fprs: Sequence[float], seed: int = 0
+    results: dict[str, MetricResult],
+    scores: np.ndarray,
+    n_members: int,
+    fprs: Sequence[float],
+    effects: Sequence[float] | None = None,
+    seed: int = 0,
 ) -> dict[str, MetricResult]:
     """The largest TPR over attacks and tails at each rate.
 
@@ -71,6 +87,8 @@ def worst_case(
             As in [`chance_of_maximum`].
         n_members (`int`):
             `n1`.
+        effects (`Sequence[float]`, *optional*):
+            Likewise.
         fprs (`Sequence[float]`), seed (`int`):
             As in the evaluation.
 
@@ -80,7 +98,8 @@ def worst_case(
     """
     n = scores.shape[1] - n_members
     resolved = [fpr for fpr in fprs if rank_at(n, fpr) >= 1]
-    drawn = chance_of_maximum(scores, n_members, [rank_at(n, fpr) for fpr in resolved], seed=seed) if resolved else []
+    ks = [rank_at(n, fpr) for fpr in resolved]
+    drawn = chance_of_maximum(scores, n_members, ks, effects, seed=seed) if resolved else []
     found = {}
     for fpr in fprs:
         name = f"tpr@{fpr_name(fpr)}"
