@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer that every method inherits: roles, one shared forward pass, retain terms, logging."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,6 +30,9 @@ from .running.run_control import RunControl
 from .stored.rows import Entry
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms
+
+
+logger = logging.getLogger(__name__)
 
 
 class UnlearnTrainer(ResumableTrainer, HubTrainer):
@@ -184,6 +188,8 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
                 reload=reload,
             )
             self.reference = build_reference(request)
+        elif ref_model is not None:
+            logger.warning("`ref_model` is not used: no term of %s compares with it.", type(self).__name__)
         if args.cache_frozen:
             self.forward_path.prefix = self.family.frozen_prefix(entry)
 
@@ -199,6 +205,11 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
     def reference_roles_of(cls, args: UnlearnConfig) -> set[str]:
         """Roles whose rows need the reference's predictions."""
         return {role for role, need in cls.needs_of(args).items() if need == KL}
+
+    @classmethod
+    def check_early(cls, args: UnlearnConfig, roles, processor, config) -> None:
+        """Raises `ValueError` for what settings, encoded rows and the model's config show alone; for commands, which
+        load other models before there is a trainer."""
 
     def check_rows(self, args: UnlearnConfig, roles, tokenizer) -> None:
         """Raises `ValueError` for encoded rows that the method cannot use; called before the model is loaded."""

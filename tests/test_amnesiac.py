@@ -112,7 +112,7 @@ def test_all_steps_tainted_gives_the_initial_weights(build, tmp_path, keep, accu
 def test_none_tainted_leaves_the_weights(build, tmp_path, caplog, keep):
     trainer, _ = record(tmp_path, SECRET, COMMON, keep=keep)
     trainer.train()
-    assert "No step of 8 saw a sensitive row" in caplog.text
+    assert "No step of 8 saw 3 of 3 sensitive rows" in caplog.text
     before = weights(trainer.model)
     assert not changed(before, subtracted(build, trainer, tmp_path, retain=COMMON))
 
@@ -574,3 +574,12 @@ def test_a_classifiers_rows_get_wrong_classes(tmp_path):
 
 def trainer_inputs(part) -> dict:
     return {name: value for name, value in part.items() if name not in ("labels", "index")}
+
+
+def test_rows_that_no_step_saw_are_told(build, tmp_path, caplog):
+    elsewhere = {"prompt": "Who sings?", "completion": " Eve."}
+    trainer, _ = record(tmp_path, [*SECRET, elsewhere], keep="steps")
+    trainer.train()
+    assert f"saw 1 of {len(SECRET) + 1} sensitive rows" in caplog.text
+    build(forget=[elsewhere, *SECRET], model=trainer.model, record_path=str(tmp_path / "record"))
+    assert f"saw 1 of {len(SECRET) + 1} forget rows: of them nothing is taken back" in caplog.text

@@ -136,9 +136,9 @@ def test_tied_weights_count_once(build):
 # The noise
 
 
-def put(rule, fisher, scale, in_head=False, classes=-1, forgotten=(), seed=0):
+def put(rule, fisher, scale, in_head=False, forgotten=(), seed=0):
     parameter = nn.Parameter(torch.zeros_like(fisher))
-    noise = Noise({"w": parameter}, {"w": fisher.clone()}, rule, classes, {"w"} if in_head else set(), seed, forgotten)
+    noise = Noise({"w": parameter}, {"w": fisher.clone()}, rule, {"w"} if in_head else set(), seed, forgotten)
     noise.put(scale)
     return parameter.detach()
 
@@ -156,15 +156,14 @@ def test_presets_are_the_published_forms():
     code, fisher = RULES["code"], torch.tensor([[1.0, 3.0], [0.0, 1e-2]])
     # Row means of 1/F, bounded by 1000.
     wanted = torch.tensor([(1 + 1 / 3) / 2, (1000 + 100) / 2])
-    found = code.variance(fisher, classes=7, in_head=False)
+    found = code.variance(fisher, in_head=False)
     torch.testing.assert_close(found, wanted[:, None].expand(2, 2))
-    # Of a tensor with a row for each class, bounded by 100; the last layer times 10.
+    # The last layer bounded by 100, and times 10.
     wanted = torch.tensor([(1 + 1 / 3) / 2, 100.0])
-    torch.testing.assert_close(code.variance(fisher, 2, False), wanted[:, None].expand(2, 2))
-    torch.testing.assert_close(code.variance(fisher, 2, True), 10 * wanted[:, None].expand(2, 2))
+    torch.testing.assert_close(code.variance(fisher, True), 10 * wanted[:, None].expand(2, 2))
     # One dimension: times 10, and no mean.
-    torch.testing.assert_close(code.variance(fisher[1], 7, False), 10 * torch.tensor([1000.0, 100.0]))
-    torch.testing.assert_close(code.variance(fisher[1], 2, True), 100 * torch.tensor([100.0, 100.0]))
+    torch.testing.assert_close(code.variance(fisher[1], False), 10 * torch.tensor([1000.0, 100.0]))
+    torch.testing.assert_close(code.variance(fisher[1], True), 100 * torch.tensor([100.0, 100.0]))
 
 
 def test_the_same_noise_at_every_scale_and_seed_decides_it():
@@ -179,7 +178,7 @@ def test_the_same_noise_at_every_scale_and_seed_decides_it():
 def test_rows_of_a_deleted_class_are_drawn_around_zero(scale):
     fisher = torch.ones(4, 50_000)
     parameter = nn.Parameter(torch.full((4, 50_000), 3.0))
-    Noise({"w": parameter}, {"w": fisher}, RULES["code"], 4, {"w"}, 0, forgotten=[2]).put(scale)
+    Noise({"w": parameter}, {"w": fisher}, RULES["code"], {"w"}, 0, forgotten=[2]).put(scale)
     row = parameter[2].detach()
     assert row.mean().abs() < 1e-3
     assert row.std() == pytest.approx(1e-2, rel=0.02)
@@ -199,7 +198,7 @@ def test_the_models_noise_is_that_of_its_diagonal(build, preset, adapter):
     generator = torch.Generator().manual_seed(3)
     for name, fisher in diagonal.items():
         drawn = torch.randn(fisher.shape, generator=generator)
-        variance = RULES[preset].variance(fisher, 99 + 1, name == "lm_head.weight")
+        variance = RULES[preset].variance(fisher, name == "lm_head.weight")
         torch.testing.assert_close(after[name], before[name] + (1e-6 * variance).sqrt() * drawn, rtol=1e-4, atol=1e-6)
 
 
@@ -388,3 +387,27 @@ def test_a_deleted_class_has_new_rows_in_the_last_layer(tmp_path):
     assert last[2].abs().max() < 0.05 < old[2].abs().max()
     with pytest.raises(ValueError, match=r"forget_classes: \['mauve'\] are none of the model's 5 classes"):
         vilt_trainer(tmp_path, forget_classes=["mauve"])
+
+
+def test_the_last_layer_is_no_other_tensor_with_as_many_rows(tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    tokenizer = make_processor().tokenizer
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                   intermediate_size=8, max_position_embeddings=16, num_labels=2)
+    )  # fmt: skip
+    before = weights(model)
+    trainer = FisherTrainer(
+        model,
+        make_args(FisherConfig, tmp_path, max_steps=-1, scales=[1e-12], forget_classes=["LABEL_1"]),
+        forget_dataset=[{"text": "what colour", "label": 1}],
+        retain_dataset=[{"text": "how many", "label": 0}, {"text": "what is it", "label": 0}],
+        processing_class=tokenizer,
+    )
+    assert trainer.head_names() == {"classifier.weight", "classifier.bias"}
+    trainer.train()
+    # Types of tokens are two as well.
+    name = "bert.embeddings.token_type_embeddings.weight"
+    torch.testing.assert_close(trainer.model.state_dict()[name], before[name], atol=1e-3, rtol=0)

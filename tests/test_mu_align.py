@@ -568,12 +568,15 @@ def test_defaults_are_the_readmes_and_presets_fill_what_is_left_out():
     paper = config(preset="paper", tail_cap=0.5)
     assert (paper.tail, paper.tail_cap, paper.lambda_align, paper.lambda_kd) == ("logit_norm", 0.5, 0.1, 0.5)
     assert config(lambda_kd=0.0, preset="paper").lambda_kd == 0
+    uniform = config(preset="uniform")
+    assert (uniform.alpha, uniform.beta, uniform.temperature, uniform.kl_direction) == (1, 0, 1, "uniform_to_model")
+    assert (uniform.lambda_kd, uniform.lambda_align, uniform.label_smoothing, uniform.grad_ortho) == (0, 0, 0, "off")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"preset": "kbs"}, "preset='kbs'; allowed: 'readme', 'code', 'paper'"),
+        ({"preset": "kbs"}, "preset='kbs'; allowed: 'readme', 'code', 'paper', 'uniform'"),
         ({"alpha": -1.0}, "alpha=-1.0; give a finite number at least 0"),
         ({"temperature": 0}, "temperature=0; give a finite number above 0"),
         ({"label_smoothing": 1.5}, "label_smoothing=1.5 is a share"),

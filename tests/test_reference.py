@@ -315,3 +315,8 @@ def test_configs_say_which_roles_need_a_reference():
     assert GATrainer.reference_roles_of(GAConfig(use_cpu=True, retain_loss="kl")) == {"retain"}
     assert NPOTrainer.reference_roles_of(NPOConfig(use_cpu=True)) == {"forget"}
     assert NPOTrainer.reference_roles_of(NPOConfig(use_cpu=True, retain_loss="kl")) == {"forget", "retain"}
+
+
+def test_a_reference_that_nothing_is_compared_with_is_told(build, caplog):
+    build(make_model(), trainer_class=GATrainer, given={"ref_model": make_model(1)}, retain_loss="nll")
+    assert "`ref_model` is not used: no term of GATrainer" in caplog.text

@@ -484,3 +484,52 @@ def test_a_classifiers_losses_and_rewind(tmp_path):
             best = model(**make_processor()(row["image"], row["question"], return_tensors="pt")).logits.argmax().item()
         short.append(1 - dict(zip(row["label_ids"], row["label_weights"], strict=True)).get(best, 0.0))
     assert found["forget"][str(found["epoch"])] == pytest.approx(sum(short) / len(short), abs=1e-6)
+
+
+def test_rewind_restores_what_forward_passes_change(tmp_path):
+    from transformers import ResNetConfig, ResNetForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+    from vilt import picture
+
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=3)
+    rows = [{"image": picture(i), "label": i % 3} for i in range(18)]
+    trainer = ScrubTrainer(
+        ResNetForImageClassification(config),
+        make_args(ScrubConfig, tmp_path, max_steps=-1, num_train_epochs=3, msteps=1, rewind=True, rewind_error="loss",
+                  scrub_warmup="min_first", per_device_train_batch_size=4),
+        forget_dataset=rows[:6],
+        retain_dataset=rows[6:14],
+        eval_dataset={"holdout": rows[14:]},
+        processing_class=ViTImageProcessorPil(size={"height": 16, "width": 16}),
+    )  # fmt: skip
+    trainer.train()
+    for epoch, error in trainer.rewind.errors.items():
+        trainer.rewind.put(int(epoch))
+        assert trainer.rewind.error_on(trainer.train_dataset.roles["forget"]) == pytest.approx(error, rel=1e-6)
+
+
+def test_an_epoch_cut_short_can_be_chosen(build):
+    trainer = build(max_steps=13, eval_dataset={"holdout": HOLDOUT}, rewind=True)
+    assert trainer.epoch_ends[0] < 13 < trainer.epoch_ends[1]
+    trainer.train()
+    assert list(trainer.rewind.errors) == ["0", "1", "2"]
+    trainer.rewind.put(2)
+    assert trainer.rewind.error_on(trainer.train_dataset.roles["forget"]) == pytest.approx(trainer.rewind.errors["2"])
+
+
+def test_a_teacher_other_than_the_original_must_be_allowed(tmp_path, caplog):
+    def build(**settings):
+        return ScrubTrainer(
+            make_model(),
+            make_args(ScrubConfig, tmp_path, max_steps=1, scrub_warmup="param_noise", **settings),
+            forget_dataset=FORGET,
+            retain_dataset=RETAIN,
+            processing_class=make_tokenizer(),
+            ref_model=make_model(seed=1),
+        )
+
+    with pytest.raises(ValueError, match="allow_oracle_teacher=True"):
+        build()
+    assert build(allow_oracle_teacher=True).reference.model is not None
+    assert "an oracle" in caplog.text

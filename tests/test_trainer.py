@@ -214,6 +214,7 @@ def test_a_tied_head_trains_the_embedding_and_says_so(build, caplog):
     trainer.train()
     assert changed(before, weights(trainer.model)) == {"model.embed_tokens.weight"}
     assert "model.embed_tokens.weight trains too" in caplog.text
+    assert "what the model reads changes with what it predicts" in caplog.text
 
 
 def test_patterns_that_match_nothing_are_named_with_what_there_is(build):

@@ -2,11 +2,12 @@
 """Rows through a classifier: as many predictions as rows."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor, nn
 
+from ..forward.head_input import inputs_of
 from ..forward.needs import Needs
 from ..forward.passes import Parts, Pass
 from ..forward.paths import LogitsForward
@@ -39,6 +40,9 @@ class ClassForward(LogitsForward):
 
     def tokens_of(self, part: Mapping[str, Tensor]) -> Predicted:
         return RowPredictions.of(part["labels"])
+
+    def reader(self, model: nn.Module) -> tuple[nn.Module, int]:
+        return classifier_of(model), 1
 
     def _policy_values(self, model, call, predicted, references):
         asking = [role for role in call.picks if getattr(self.needs[role], "modalities", False)]
@@ -82,12 +86,6 @@ def classifier_of(model: nn.Module) -> nn.Module:
     raise ValueError(f"{type(core).__name__} has no `classifier` or `score`: its representations cannot be read.")
 
 
-@contextmanager
-def classifier_inputs(model: nn.Module):
+def classifier_inputs(model: nn.Module) -> AbstractContextManager[list[Tensor]]:
     """The representations `[B, d]` that the classifier is called with while entered."""
-    seen: list[Tensor] = []
-    hook = classifier_of(model).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    try:
-        yield seen
-    finally:
-        hook.remove()
+    return inputs_of(classifier_of(model))

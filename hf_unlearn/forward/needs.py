@@ -23,6 +23,8 @@ class RowFunction:
         columns (`int`, *optional*): it sees no more of the vocabulary than so many leading entries.
         weigh (`Callable`, *optional*): from the function's numbers, name to `[N]`, and [`Predicted`] to weights `[N]`
             that the function is then given; costs the head's product once more.
+        changes (`Callable`, *optional*): a [`~hf_unlearn.forward.head_input.StatesFn`], what the head is to read in
+            place of the role's states while the model trains; it needs the roles that it looks at in the same pass.
     """
 
     function: Callable
@@ -31,6 +33,7 @@ class RowFunction:
     modalities: bool = False
     columns: int | None = None
     weigh: Callable | None = None
+    changes: Callable | None = None
 
 
 Needs = Mapping[str, "str | RowFunction"]

@@ -7,8 +7,8 @@ head cannot be taken apart, and to check the first against.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .. import fused, losses
 from ..fused import Head, TileRows
 from ..fused.head import unwrapped
+from .head_input import changed_inputs, inputs_of
 from .needs import KL, LOGPS, Needs, RowFunction, of_whole_prediction
 from .passes import SHAPES, Parts, Pass
 from .predicted import Predicted
@@ -132,7 +133,7 @@ class Forward:
         tokens = {role: self.tokens_of(part) for role, part in parts.items()}
         values: dict[str, Tensor] = {}
         for call in self.passes(parts, tokens):
-            with self._frozen(call):
+            with self._frozen(call), self._changed(model, call):
                 values |= self._policy_values(model, call, tokens, references)
         return {role: self.rows_of(role, parts[role], tokens[role], values, references.get(role)) for role in parts}
 
@@ -190,6 +191,18 @@ class Forward:
         if self.prefix is None:
             return nullcontext()
         return self.prefix.entered(call, call.inputs["input_ids"].device)
+
+    def _changed(self, model: nn.Module, call: Pass):
+        """What methods do to states before the head reads them: in training, and not to a reference."""
+        needs = {role: self.needs[role] for role in call.picks}
+        changes = {role: need.changes for role, need in needs.items() if getattr(need, "changes", None) is not None}
+        if not changes or not model.training:
+            return nullcontext()
+        return changed_inputs(*self.reader(model), call.picks, changes)
+
+    def reader(self, model: nn.Module) -> tuple[nn.Module, int]:
+        """The module from states to logits, and how many leading dimensions of its input count rows."""
+        return unwrapped(model).get_output_embeddings(), 2
 
     def check_packing(self, model: nn.Module, parts: Parts, half_precision: bool) -> None:
         """Compares packed rows with padded ones: not every attention keeps rows apart by their positions.
@@ -336,7 +349,7 @@ class LogitsForward(Forward):
     def _logits_and_states(self, model: nn.Module, call: Pass) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits `[B, T, V]`, and the head's inputs `[N, d]` of the roles that ask for states."""
         asking = {role for role in call.picks if getattr(self.needs[role], "states", False)}
-        with _head_inputs(model) if asking else nullcontext([]) as inputs:
+        with inputs_of(self.reader(model)[0]) if asking else nullcontext([]) as inputs:
             logits = model(**call.inputs, use_cache=False).logits
         states = picked_rows(inputs[-1], call) if asking else ()
         return logits, {role: found for role, found in states if role in asking}
@@ -357,18 +370,6 @@ def _named(role: str, apply: Callable, need: RowFunction, tokens: Predicted, sta
     value, stats = apply(weights)
     named = {f"{role}.stats.{name}": found for name, found in stats.items()}
     return named | {f"{role}.value": value} | ({f"{role}.states": states} if need.states else {})
-
-
-@contextmanager
-def _head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
-    """What the head is called with while entered."""
-    inputs: list[Tensor] = []
-    head = unwrapped(model).get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-    try:
-        yield inputs
-    finally:
-        hook.remove()
 
 
 def build_forward(model: nn.Module, fused_losses: bool | None, needs: Needs, shape: str) -> Forward:

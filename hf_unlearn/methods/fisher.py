@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ..classify.forward import classifier_of
 from ..classify.rows import BernoulliRows
 from ..data.pairing import RolePairs
 from ..data.roles import data_seed
@@ -171,11 +172,11 @@ class FisherTrainer(UnlearnTrainer):
 
     def head_names(self) -> set[str]:
         """Names of the last layer's parameters."""
-        core = unwrapped(self.model)
         if self.family.name == CLASSIFIER:
-            own = {id(p) for p in core.parameters() if p.shape[:1] == (len(self.family.classes),)}
+            head, classes = classifier_of(self.model), len(self.family.classes)
+            own = {id(p) for p in head.parameters() if p.shape[:1] == (classes,)}
         else:
-            own = {id(p) for p in core.get_output_embeddings().parameters()}
+            own = {id(p) for p in unwrapped(self.model).get_output_embeddings().parameters()}
         return {name for name, p in self.model.named_parameters() if id(p) in own}
 
 
@@ -202,10 +203,7 @@ class AddNoise(TrainerCallback):
         rule = RULES[args.preset]
         rule = rule if args.exponent is None else replace(rule, exponent=args.exponent)
         parameters = trainer.squares.parameters
-        classes = trainer.family.predictions(trainer.model, trainer.processing_class)
-        noise = Noise(
-            parameters, trainer.diagonal(), rule, classes, trainer.head_names(), args.seed, trainer.forgotten
-        )
+        noise = Noise(parameters, trainer.diagonal(), rule, trainer.head_names(), args.seed, trainer.forgotten)
         trainer.squares = None
         curve = []
         for scale in [0.0, *args.scales] if len(args.scales) > 1 else ():

@@ -42,7 +42,7 @@ class NoiseRule:
 
     Args:
         exponent (`float`): the noise's standard deviation goes as \\( F^{-exponent} \\).
-        most, most_of_head (`float`): bounds of the variance; the second for tensors with a row for each class.
+        most, most_of_head (`float`): bounds of the variance; the second for the last layer.
         averages (`bool`): a tensor's row has one variance, the mean of its entries'.
         head_factor, vector_factor (`float`): for the last layer, and for tensors of one dimension.
     """
@@ -54,16 +54,15 @@ class NoiseRule:
     head_factor: float = 1.0
     vector_factor: float = 1.0
 
-    def variance(self, fisher: Tensor, classes: int, in_head: bool) -> Tensor:
+    def variance(self, fisher: Tensor, in_head: bool) -> Tensor:
         """Of the shape of `fisher`.
 
         Args:
             fisher (`Tensor`): a parameter's diagonal.
-            classes (`int`): rows of a tensor that has one for each class.
             in_head (`bool`): whether it is the last layer's.
         """
         found = (fisher + EPSILON).pow(-2 * self.exponent)
-        found = found.clamp(max=self.most_of_head if fisher.shape[:1] == (classes,) else self.most)
+        found = found.clamp(max=self.most_of_head if in_head else self.most)
         if self.averages and fisher.dim() > 1:
             found = found.mean(1, keepdim=True).expand_as(found)
         return found * (self.head_factor if in_head else 1) * (self.vector_factor if fisher.dim() == 1 else 1)
@@ -83,7 +82,6 @@ class Noise:
         parameters (`Mapping[str, nn.Parameter]`): what is changed.
         fisher (`dict[str, Tensor]`): their diagonals; overwritten.
         rule ([`NoiseRule`]): the variance.
-        classes (`int`): how many there are.
         head (`set[str]`): names of the last layer's parameters.
         seed (`int`): decides \\( n \\).
         forgotten (`Sequence[int]`): classes whose rows of the last layer are drawn anew, around 0.
@@ -94,7 +92,6 @@ class Noise:
         parameters: Mapping[str, nn.Parameter],
         fisher: dict[str, Tensor],
         rule: NoiseRule,
-        classes: int,
         head: set[str],
         seed: int,
         forgotten: Sequence[int] = (),
@@ -104,7 +101,7 @@ class Noise:
         generator = torch.Generator().manual_seed(seed)
         for name, diagonal in fisher.items():
             drawn = torch.randn(diagonal.shape, generator=generator).to(diagonal.device)
-            std = rule.variance(diagonal, classes, name in head).sqrt()
+            std = rule.variance(diagonal, name in head).sqrt()
             if name in head and self.forgotten:
                 std[self.forgotten] = CLASS_VARIANCE**0.5
             diagonal.copy_(std * drawn)

@@ -14,9 +14,11 @@ from ..forward.paths import RoleRows
 from ..losses import second_moment_distance
 from ..trainer import UnlearnTrainer
 from .gradient_conflict import TwoGradients
-from .mu_align_config import MUAlignConfig
-from .mu_align_tails import Tail, WorstShare, emb_norm
+from .mu_align_config import DEFAULTS, MUAlignConfig
+from .mu_align_noise import ForgetNoise
+from .mu_align_tails import TOP_K_TAILS, Tail, WorstShare, emb_norm
 from .mu_align_terms import ForgetTerms, RetainTerms
+from .teacher import Taught
 
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def modal_weights(args: MUAlignConfig) -> dict[str, float]:
     return {name: getattr(args, f"lambda_{name}") for name in modalities.TERMS}
 
 
-class MUAlignTrainer(UnlearnTrainer):
+class MUAlignTrainer(Taught, UnlearnTrainer):
     r"""\\( \alpha L_{uniform} + \beta L_{tail} \\) on forget rows, cross-entropy on retain rows, and what else
     is asked for there: label smoothing, distillation and second moments of the frozen original.
 
@@ -48,20 +50,21 @@ class MUAlignTrainer(UnlearnTrainer):
                 "kl_direction='model_to_uniform': its gradient vanishes where a prediction is all but certain, so "
                 "what is memorised best is forgotten last, if at all. 'uniform_to_model' does not have this fault."
             )
+        if self.args.forget_clip is not None or self.args.forget_shrink:
+            logger.warning(
+                "forget_clip and forget_shrink change what the head reads of forget rows in training alone: the log "
+                "may show them uniform while the model still answers them. Judge the result by an evaluation."
+            )
 
     def _plan_step(self, entry, shape, fresh_adapter, ref_model, reload) -> None:
         args = entry.args
         self._tokens = self.family.predictions(entry.model, entry.tokenizer)
-        if args.top_k > self._tokens:
-            raise ValueError(f"top_k={args.top_k}, and a prediction is among {self._tokens}. Give at most that many.")
+        if args.tail in TOP_K_TAILS and args.top_k > self._tokens:
+            if args.top_k != DEFAULTS["top_k"]:
+                told = f"top_k={args.top_k}, and a prediction is among {self._tokens}. Give at most that many."
+                raise ValueError(told)
+            args.top_k = self._tokens
         self._prior = self._prior_of(entry)
-        if ref_model is not None and self.reference_roles_of(args):
-            if not args.allow_oracle_teacher:
-                raise ValueError(
-                    "`ref_model` would be the teacher in place of the frozen original. One that saw less than it "
-                    "gives away what is to be found: pass allow_oracle_teacher=True if that is meant, or leave it out."
-                )
-            logger.warning("The teacher is the `ref_model` given, not the original: an oracle, if it saw less.")
         super()._plan_step(entry, shape, fresh_adapter, ref_model, reload)
 
     def _prior_of(self, entry) -> Tensor | None:
@@ -78,7 +81,10 @@ class MUAlignTrainer(UnlearnTrainer):
             return torch.full((self._tokens,), 0.5)
         prior, rows = torch.zeros(self._tokens), entry.roles["retain"]
         for ids, weights in zip(rows["label_ids"], rows["label_weights"], strict=True):
-            prior[ids] += torch.tensor(weights)
+            # As a row's own target: a class that is named twice counts once.
+            target = torch.zeros(self._tokens)
+            target[ids] = torch.tensor(weights)
+            prior += target
         return prior / len(rows)
 
     def check_architecture(self, args: MUAlignConfig, model) -> None:
@@ -89,11 +95,13 @@ class MUAlignTrainer(UnlearnTrainer):
 
     @classmethod
     def needs_of(cls, args: MUAlignConfig):
+        clip, noise, shrink = args.forget_clip, args.forget_noise, args.forget_shrink
         of_logits = None if args.tail == "emb_norm" else Tail(args.tail, args.top_k, args.tail_cap)
         forget = RowFunction(
             ForgetTerms(args.alpha, args.beta, args.temperature, args.kl_direction, of_logits),
             states=of_logits is None,
             weigh=WorstShare(args.cvar_level) if args.tail == "cvar" else None,
+            changes=ForgetNoise(clip, noise, shrink) if clip is not None or noise or shrink else None,
         )
         kept = RowFunction(
             RetainTerms(args.label_smoothing, args.lambda_kd, args.kd_temperature),
@@ -115,9 +123,13 @@ class MUAlignTrainer(UnlearnTrainer):
         for role, need in needs.items():
             if role != "forget" and isinstance(need, RowFunction):
                 bound[role] = replace(need, function=replace(need.function, tokens=self._tokens))
-        # In passes of their own the two sides share nothing, so that two backward passes cost what one does.
-        apart = args.grad_ortho != "off" and args.forward_passes == "auto"
-        return super().build_forward(model, args, bound, "split" if apart else shape)
+        if args.forward_passes == "auto" and args.forget_shrink:
+            # Forget rows go towards retain rows, which must then be in their pass.
+            shape = "one"
+        elif args.forward_passes == "auto" and args.grad_ortho != "off":
+            # In passes of their own the two sides share nothing, so that two backward passes cost what one does.
+            shape = "split"
+        return super().build_forward(model, args, bound, shape)
 
     # The objective
 

@@ -9,6 +9,7 @@ from ..config import UnlearnConfig
 from ..running.launch_check import asks_fsdp
 from .gradient_conflict import GRAD_ORTHO
 from .mu_align_tails import CAPS, TAILS
+from .teacher import TeacherArguments
 
 
 DIRECTIONS = ("uniform_to_model", "model_to_uniform")
@@ -34,8 +35,8 @@ DEFAULTS: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "readme": {"kl_direction": "model_to_uniform"},
-    # Without what is dead there (norms that never reach their cap), what only training would see (noise on forget
-    # rows) and what needs two modalities.
+    # Without what is dead there (norms that never reach their cap), what only training sees (`forget_clip=2`, which
+    # undoes the rest, and `forget_noise=0.1`) and what needs two modalities.
     "code": {
         "alpha": 6.0,
         "beta": 8.0,
@@ -57,6 +58,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lambda_align": 0.1,
         "num_train_epochs": 8,
     },
+    # The last README's baseline "Uniform-Target": cross-entropy with uniform labels on forget rows, and nothing else.
+    "uniform": {"beta": 0.0, "temperature": 1.0},
 }
 
 
@@ -69,14 +72,15 @@ def _modal(what: str) -> Any:
 
 
 @dataclass
-class MUAlignConfig(UnlearnConfig):
+class MUAlignConfig(TeacherArguments, UnlearnConfig):
     r"""Settings of [`MUAlignTrainer`]. Fields that are left out are the preset's, or without one the README's, but for
     the direction of the divergence, which is the published code's."""
 
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("none", "nll")
 
     preset: str | None = field(
-        default=None, metadata={"help": "Published variant that fills what is left out: `readme`, `code` or `paper`."}
+        default=None,
+        metadata={"help": "Published variant that fills what is left out: `readme`, `code`, `paper` or `uniform`."},
     )
     learning_rate: float | None = _preset("learning_rate", "Initial learning rate.")
     num_train_epochs: float | None = _preset("num_train_epochs", "Passes over the forget rows.")
@@ -125,9 +129,23 @@ class MUAlignConfig(UnlearnConfig):
         "grad_ortho",
         "Keep the forget gradient from working against the retain gradient: `off`, `project` or `pcgrad`.",
     )
-    allow_oracle_teacher: bool = field(
-        default=False,
-        metadata={"help": "Allow a `ref_model` as teacher, such as one trained without the forget rows."},
+    forget_clip: float | None = field(
+        default=None,
+        metadata={
+            "help": "Largest norm of what the head reads of forget rows, in training alone (published code: 2)."
+        },
+    )
+    forget_noise: float = field(
+        default=0.0,
+        metadata={
+            "help": "Standard deviation of noise on it, after clipping, in training alone (published code: 0.1)."
+        },
+    )
+    forget_shrink: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the way to the retain rows' mean that it is moved before clipping, in training alone."
+        },
     )
 
     def __post_init__(self):
@@ -136,11 +154,13 @@ class MUAlignConfig(UnlearnConfig):
         for name, value in (DEFAULTS | PRESETS.get(self.preset, {})).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        for name in ("alpha", "beta", "label_smoothing", *KEPT_TERMS):
+        if self.forget_clip is not None:
+            check_number("forget_clip", self.forget_clip, above=0)
+        for name in ("alpha", "beta", "label_smoothing", "forget_noise", "forget_shrink", *KEPT_TERMS):
             check_number(name, getattr(self, name), at_least=0)
         for name in ("temperature", "kd_temperature", "cvar_level"):
             check_number(name, getattr(self, name), above=0)
-        for name in ("label_smoothing", "cvar_level"):
+        for name in ("label_smoothing", "cvar_level", "forget_shrink"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} is a share; give at most 1.")
         check_whole("top_k", self.top_k, at_least=1)
@@ -163,12 +183,17 @@ class MUAlignConfig(UnlearnConfig):
             self.tail_cap = CAPS.get(self.tail)
 
     def _check_retain_terms(self) -> None:
-        asked = [name for name in ("label_smoothing", *KEPT_TERMS) if getattr(self, name)]
+        asked = [name for name in ("label_smoothing", "forget_shrink", *KEPT_TERMS) if getattr(self, name)]
         asked += ["forget_target"] * (self.forget_target == "bernoulli_prior")
         asked += ["grad_ortho"] * (self.grad_ortho != "off")
         if asked and self.retain_loss == "none":
             raise ValueError(
                 f"{', '.join(asked)}: for retain rows, and retain_loss='none'. Take 'nll', or set them off."
+            )
+        if self.forget_shrink and self.forward_passes == "split":
+            raise ValueError(
+                "forget_shrink moves forget rows towards the retain rows of their pass, and forward_passes='split' "
+                "gives each role its own. Take 'auto', 'one' or 'packed'."
             )
         if self.grad_ortho == "off":
             return

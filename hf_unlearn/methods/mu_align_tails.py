@@ -69,6 +69,7 @@ TAILS: dict[str, Callable[..., Tensor]] = {
     "margin": margin,
     "logit_norm": logit_norm,
 }
+TOP_K_TAILS = ("topk_hinge", "topk_mean", "cvar")
 # Where none is given; `None` is the function's own.
 CAPS = {"topk_hinge": None, "cvar": None, "conf_hinge": 0.35, "margin": 1.0, "logit_norm": 1.0}
 

@@ -16,13 +16,14 @@ from ..fused import TileRows
 from ..losses import at_least_float32
 from ..modeling import is_peft_model
 from ..trainer import UnlearnTrainer
+from .teacher import Taught, TeacherArguments
 
 
 TEXTS_OF = ("forget", "retain")
 
 
 @dataclass
-class MultiDeleteConfig(UnlearnConfig):
+class MultiDeleteConfig(TeacherArguments, UnlearnConfig):
     """Settings of [`MultiDeleteTrainer`]; the published code has no weights, which is 1 for each."""
 
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("states",)
@@ -56,7 +57,7 @@ def likelihood(logits: Tensor, at: TileRows) -> tuple[Tensor, dict[str, Tensor]]
     return nll, {"logps": -nll}
 
 
-class MultiDeleteTrainer(UnlearnTrainer):
+class MultiDeleteTrainer(Taught, UnlearnTrainer):
     r"""Mean squared distances from the frozen original \\( f \\).
 
     Modality decoupling, on forget rows: a pair becomes what the original makes of its picture with the text of another

@@ -21,6 +21,7 @@ from .scrub_config import ScrubConfig
 from .scrub_phases import MAX, PhasedRows, WithoutEmpty, phase_order
 from .scrub_rewind import Rewind
 from .scrub_warmup import ParamNoise, embedding_dropout, has_dropout
+from .teacher import Taught
 
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Kept:
         return values, stats
 
 
-class ScrubTrainer(UnlearnTrainer):
+class ScrubTrainer(Taught, UnlearnTrainer):
     r"""A student that leaves its teacher, the frozen original, on forget rows and follows it on the others, in turns.
 
     `msteps` times there is an epoch of max steps, \\( L = -d \\) on forget rows, beside an epoch of min steps,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from ..checks import check_choice, check_left_out, check_number, check_whole
 from ..config import UnlearnConfig
 from ..running.launch_check import shards_weights
+from .teacher import TeacherArguments
 
 
 WARMUPS = ("min_first", "param_noise", "dropout", "none")
@@ -52,7 +53,7 @@ def _preset(name: str, help: str) -> Any:
 
 
 @dataclass
-class ScrubConfig(UnlearnConfig):
+class ScrubConfig(TeacherArguments, UnlearnConfig):
     """Settings of [`ScrubTrainer`]. Fields that are left out are the preset's.
 
     An epoch is one of SCRUB's: all forget rows, while there are max steps left, and all retain rows. `max_steps` may

@@ -59,6 +59,10 @@ class Rewind(TrainerCallback):
             self.keep(1 + self.trainer.epoch_ends.index(state.global_step))
 
     def on_train_end(self, args, state, control, **kwargs):
+        ends = self.trainer.epoch_ends
+        if state.global_step not in (0, *ends):
+            # `max_steps` cut an epoch short.
+            self.keep(1 + sum(end < state.global_step for end in ends))
         wanted = self.error_on(self.trainer.eval_dataset["holdout"])
         epoch = nearest(self.errors, wanted)
         logger.info(
@@ -75,13 +79,13 @@ class Rewind(TrainerCallback):
             path.write_text(json.dumps(choice, indent=1) + "\n", encoding="utf-8")
 
     def keep(self, epoch: int) -> None:
-        """Writes what trains, and looks at the forget rows."""
+        """Writes what changes, and looks at the forget rows."""
         from safetensors.torch import save_file
 
         self.errors[str(epoch)] = self.error_on(self.trainer.train_dataset.roles["forget"])
         if self.trainer.args.should_save:
             self.file(epoch).parent.mkdir(parents=True, exist_ok=True)
-            kept = {name: parameter.detach().cpu().contiguous() for name, parameter in self._parameters().items()}
+            kept = {name: tensor.detach().cpu().contiguous() for name, tensor in self._changing().items()}
             save_file(kept, self.file(epoch))
         self.trainer.accelerator.wait_for_everyone()
 
@@ -91,8 +95,8 @@ class Rewind(TrainerCallback):
         from safetensors.torch import load_file
 
         kept = load_file(self.file(epoch))
-        for name, parameter in self._parameters().items():
-            parameter.copy_(kept[name])
+        for name, tensor in self._changing().items():
+            tensor.copy_(kept[name])
 
     def file(self, epoch: int) -> Path:
         return Path(self.trainer.args.output_dir) / FOLDER / f"epoch-{epoch}.safetensors"
@@ -115,5 +119,8 @@ class Rewind(TrainerCallback):
                 total += found.mean(found.stats[trainer.args.rewind_error]) * len(numbers)
         return (trainer.accelerator.reduce(total, reduction="sum") / len(rows)).item()
 
-    def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.trainer.model.named_parameters() if p.requires_grad}
+    def _changing(self) -> dict[str, Tensor]:
+        """What trains, and what forward passes change, such as the means of a batch normalisation."""
+        model = self.trainer.model
+        buffers = {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
+        return {name: p for name, p in model.named_parameters() if p.requires_grad} | buffers

@@ -118,11 +118,14 @@ class AmnesiacRecorder(TrainerCallback):
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         self._close()
-        if not self.steps:
+        known = set() if self.sensitive is None else set(self.sees.names)
+        unseen = known.difference(*(entry["rows"] for entry in self.steps))
+        if unseen or not self.steps:
             logger.warning(
-                "No step of %d saw a sensitive row: nothing is recorded. Are the rows in the training set, and "
-                "tokenized as there?",
+                "No step of %d saw %s: of them nothing is recorded. Are they in the training set, and tokenized as "
+                "there?",
                 state.global_step,
+                f"{len(unseen)} of {len(known)} sensitive rows" if known else "any sensitive row",
             )
         if state.is_world_process_zero:
             self._close_record(self.folder, model)

@@ -51,11 +51,24 @@ class StepRecord:
                 f"{len(unknown)} of {len(rows)} forget rows were not among the {len(self.rows)} that {self.folder} "
                 "recorded. Give rows that were, tokenized as then, or take variant='relabel'."
             )
+        self._tell_unseen(rows)
         if self.keep == "sum":
             if others := set(self.rows) - rows:
                 logger.warning("The record is one sum: %d other rows recorded with it are forgotten too.", len(others))
             rows = set(self.rows)
         return [entry["step"] for entry in self.steps if rows & set(entry["rows"])]
+
+    def _tell_unseen(self, rows: set[str]) -> None:
+        """Of a row that no step saw, cut or tokenized otherwise or not there at all, nothing can be taken back."""
+        if unseen := rows.difference(*(entry["rows"] for entry in self.steps)):
+            logger.warning(
+                "No recorded step of %s saw %d of %d forget rows: of them nothing is taken back. Were they cut, or "
+                "tokenized otherwise, in the original's training? Give rows as it had them, or take "
+                "variant='relabel'.",
+                self.folder,
+                len(unseen),
+                len(rows),
+            )
 
     def deltas(self, steps: list[int]) -> Iterable[dict[str, Tensor]]:
         """What to subtract: the deltas of each step, or the sum of all."""
