@@ -18,11 +18,11 @@ from hf_unlearn.cli.main import main
 from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.plan.engines import Engine, read_engine
 from hf_unlearn.plan.heads import head_bytes
-from hf_unlearn.plan.memory import GIB, cache_bytes, estimate, layer_bytes
+from hf_unlearn.plan.memory import GIB, _stream_bytes, cache_bytes, estimate, layer_bytes
 from hf_unlearn.plan.optimizers import OPTIMIZERS
 from hf_unlearn.plan.shapes import BUILT_IN, find_config, shape_of
 from hf_unlearn.plan.switches import remedies
-from hf_unlearn.plan.table import plan, print_plan, verdict
+from hf_unlearn.plan.table import describe, plan, print_plan, verdict
 from hf_unlearn.plan.workload import Planned, Workload, read_workload
 
 
@@ -202,6 +202,56 @@ def test_shipped_accelerate_configs_are_understood(name):
     assert engine == Engine(expected, 4)
     with pytest.raises(ValueError, match="gpus=0"):
         read_engine(config_path(name), 0)
+
+
+# Roles that share a step
+
+
+def planned_for(method, *words):
+    words = ["--model_name_or_path", "llama-3.2-1b", "--benchmark", "tofu", "--max_length", "100", *words]
+    words += ["--output_dir", "unused", "--per_device_train_batch_size", "4"]
+    return read_workload(parse_recipe(["--method", method, *words]), Engine())
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "roles", "tokens"),
+    [
+        ("npo", ["--retain_loss", "nll"], ["forget", "retain"], 2 * 4 * 100),
+        ("npo", ["--retain_loss", "nll", "--poison_prefix", "now"], ["forget", "retain", "poisoned"], 3 * 4 * 100),
+        ("retrain", [], ["retain"], 4 * 100),
+        ("retrain", ["--train_on", "all"], ["retain"], 4 * 100),
+        ("amnesiac", ["--variant", "subtract", "--record_path", "unused"], ["retain"], 4 * 100),
+        # An epoch of each in turns.
+        ("scrub", [], ["forget", "retain"], 4 * 100),
+        # Row by row, with the graphs of all draws of a row.
+        ("fisher", [], ["retain"], 100),
+        ("fisher", ["--fisher_samples", "3"], ["retain"], 3 * 100),
+    ],
+)
+def test_only_roles_that_share_a_step_are_added_up(method, words, roles, tokens):
+    planned = planned_for(method, *words)
+    assert list(planned.workload.needs) == roles
+    assert planned.workload.tokens == tokens
+    # What flows between two layers: d numbers a token in float32.
+    assert _stream_bytes(planned.workload) == 4 * 2048 * tokens
+
+
+def test_roles_that_take_turns_keep_the_logits_of_one(npo_klr):
+    # 2 x 512 tokens and 32000 entries of 2 bytes: few enough to be kept until the backward.
+    together = replace(npo_klr, rows=2)
+    apart = replace(together, turns=True)
+    assert head_bytes(together) - head_bytes(apart) == 2 * 2 * 512 * 32000
+    assert head_bytes(replace(apart, fused=False)) == 18 * 2 * 512 * 32000
+    both = {name: estimate(work, on_gpu=False) for name, work in (("together", together), ("apart", apart))}
+    activations = {name: need.moments["forward"]["activations"] for name, need in both.items()}
+    assert activations["together"] == 2 * activations["apart"]
+    assert both["together"].held == both["apart"].held
+
+
+def test_it_is_told_whose_rows_are_in_a_forward():
+    for method, told in (("scrub", "4 rows of forget or retain"), ("retrain", "4 rows of retain")):
+        assert f"a forward: {told}, up to 100 tokens" in describe(planned_for(method))
+    assert "a forward: 4 rows each of forget and retain, up to" in describe(planned_for("npo", "--retain_loss", "nll"))
 
 
 # Against what a run takes

@@ -9,6 +9,8 @@ from conftest import changed, lora, make_args, make_model, make_tokenizer, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_unlearn import GATrainer, RMUConfig, RMUTrainer
+from hf_unlearn.hub.push import published_files
+from hf_unlearn.methods.rmu import read_control
 from hf_unlearn.reference import AdapterReference, LiveReference, TwinReference
 from hf_unlearn.stored.reference import CachedReference
 
@@ -187,6 +189,11 @@ def assert_same(found, wanted):
         torch.testing.assert_close(found[1][name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def compared(variant) -> dict:
+    """A reference of its own, where the method compares with one."""
+    return {} if VARIANTS[variant].get("retain_loss") == "none" else {"ref_model": make_model(layers=4)}
+
+
 SGD = {"optim": "sgd", "learning_rate": 10.0, "max_grad_norm": 0.0, "max_steps": 3}
 ADAPTER_SGD = SGD | {"learning_rate": 0.5, "max_grad_norm": 1.0}
 
@@ -194,7 +201,7 @@ ADAPTER_SGD = SGD | {"learning_rate": 0.5, "max_grad_norm": 1.0}
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_path_trains_what_the_whole_model_trains(build, variant):
     settings = VARIANTS[variant] | SGD
-    wanted = outcome(build(ref_model=make_model(layers=4), **settings, **PLAIN))
+    wanted = outcome(build(**compared(variant), **settings, **PLAIN))
     # Some movement is needed for the retain term to say anything.
     assert settings.get("retain_loss") == "none" or max(wanted[0]["retain/loss"]) > 1e-5
     for name, path in PATHS.items():
@@ -210,7 +217,7 @@ def test_every_path_trains_what_the_whole_model_trains(build, variant):
 def test_loss_and_gradients_are_those_of_the_whole_model(build, variant):
     results = []
     for path in (PLAIN, {"reference": "live"}):
-        trainer = build(ref_model=make_model(layers=4), **VARIANTS[variant], **path)
+        trainer = build(**compared(variant), **VARIANTS[variant], **path)
         shake(trainer.model)
         loss = trainer.compute_loss(trainer.model.eval(), train_batch(trainer, range(3)))
         loss.backward()
@@ -414,6 +421,20 @@ def test_the_control_vector_is_the_seeds_of_length_one_and_positive(build):
     # Whatever else is drawn before.
     torch.manual_seed(99)
     assert torch.equal(build(seed=7).control, trainer.control)
+
+
+def test_a_saved_model_tells_where_it_was_steered(build, tmp_path):
+    trainer = build(forget=TOPICS, adaptive_scale=5.0, save_strategy="steps", save_steps=2)
+    trainer.train()
+    trainer.save_model()
+    wanted = trainer.coeffs[:, None] * trainer.control
+    assert wanted.isfinite().all()
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-2"):
+        assert torch.equal(read_control(folder), wanted.cpu())
+    # With it, whoever has the model could find what was forgotten: a push leaves it at home.
+    assert [file.name for file in published_files(tmp_path / "out") if "state" in file.name] == []
+    with pytest.raises(ValueError, match=r"out/none.* has no control vectors"):
+        read_control(tmp_path / "out" / "none")
 
 
 @pytest.mark.parametrize("adaptive", [None, 5.0])

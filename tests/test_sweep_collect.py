@@ -114,14 +114,6 @@ def test_what_is_missing_is_named(sweep, tmp_path):
     assert found["planned"] == 3
 
 
-def test_a_resumed_run_has_no_time(sweep, tmp_path):
-    runs = sweep(0, 1)
-    for run in runs:
-        finish(run)
-    (runs[1].folder / "resumed").touch()
-    assert [(run["seconds"], run["resumed"]) for run in collect(tmp_path)["runs"]] == [(5.0, False), (None, True)]
-
-
 def test_a_target_that_was_audited_differently_is_told(sweep, tmp_path):
     runs = sweep(0, 1)
     finish(runs[0], target=1.0)

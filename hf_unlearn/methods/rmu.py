@@ -3,6 +3,7 @@
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +16,13 @@ from ..families import CAUSAL_LM
 from ..forward.layer import STATES, STATES_KL, LayerForward, LayerRows
 from ..losses import rmu_loss
 from ..modeling import is_peft_model
+from ..running.method_state import read_method_state, write_method_state
 from ..trainer import UnlearnTrainer
 from .layer_choice import check_below, freeze_outside, parameters_by_name, parameters_by_position
+
+
+# Beside a saved model; a folder, so that no push takes it along.
+CONTROL = "rmu"
 
 
 @dataclass
@@ -98,7 +104,7 @@ class RMUTrainer(UnlearnTrainer):
     r"""Steers one layer's activations on forget rows to a random direction and holds them on the others:
     \\( \| h_\theta(x_f) - c\,u \|^2 + \alpha \| h_\theta(x_r) - h_{ref}(x_r) \|^2 \\), means over real tokens and
     dimensions (equations 1 and 2). \\( u \\) has entries uniform in [0, 1) and length 1; it is drawn from `seed`, the
-    same on every process, and kept with checkpoints.
+    same on every process, and kept with checkpoints and the saved model (see [`read_control`]).
 
     The forward stops at the layer it reads, states below the first trained layer come from disk, and the reference's
     activations are computed once.
@@ -194,6 +200,13 @@ class RMUTrainer(UnlearnTrainer):
     def load_method_state(self, state: dict[str, Any]) -> None:
         self.control, self.coeffs = state["control"], state["coeffs"]
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir) / CONTROL
+            folder.mkdir(exist_ok=True)
+            write_method_state(folder, self.method_state())
+
     def _topic(self, rows: LayerRows) -> Tensor:
         """The topic of each token, `[N]`."""
         found = rows.batch.get("topic")
@@ -220,6 +233,18 @@ class RMUTrainer(UnlearnTrainer):
         if len(values) not in (1, topics):
             raise ValueError(f"{name}={values}: the forget rows have {topics} topics; give 1 or {topics} numbers.")
         return list(values) * topics if len(values) == 1 else list(values)
+
+
+def read_control(folder: str | Path) -> Tensor:
+    r"""What a saved model's forget rows were steered to: \\( c\,u \\) of each topic, `[topics, d]`.
+
+    Raises:
+        `ValueError`: if the folder holds no model that RMU saved.
+    """
+    state = read_method_state(Path(folder) / CONTROL)
+    if not state:
+        raise ValueError(f"{str(folder)!r} has no control vectors. Give a folder that an RMU run saved its model in.")
+    return state["coeffs"][:, None] * state["control"]
 
 
 def _all(topic: Tensor) -> Tensor:

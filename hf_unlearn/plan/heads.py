@@ -27,7 +27,7 @@ def head_bytes(work: Workload, on_gpu: bool = True) -> float:
         return (LOGITS_KL_BYTES if kl else LOGITS_BYTES) * work.tokens * work.shape.vocab
     tile = DEFAULT_TILE_BYTES if on_gpu else TILE_BYTES["cpu"]
     tile = min(tile, 4 * work.rows * work.row_length * work.shape.vocab)
-    kept = sum(_kept(work, need) for need in needs)
+    kept = (max if work.turns else sum)(_kept(work, need) for need in needs)
     return kept + (KL_TILES if kl else TILES) * tile + head_gradient_bytes(work)
 
 

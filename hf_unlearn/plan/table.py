@@ -73,11 +73,13 @@ def describe(planned: Planned) -> str:
     work, shape = planned.workload, planned.workload.shape
     trained = "all trained" if shape.trainable == shape.parameters else f"{shape.trainable / 1e6:.1f} M trained"
     losses = "fused losses" if work.fused else "losses over logits"
+    rows = f"{work.rows} rows{' each' * (len(work.needs) > 1 and not work.turns)} of"
+    roles = " or ".join(work.needs) if work.turns else " and ".join(work.needs)
     gpus = f"{work.engine.gpus} GPU{'s' * (work.engine.gpus > 1)}"
     return (
         f"{shape.parameters / 1e9:.2f} B parameters ({planned.source}), {trained}, {work.optimizer}\n"
-        f"{work.engine.name} on {gpus}; a forward: {work.rows} rows each of {' and '.join(work.needs)}, up to "
-        f"{work.row_length} tokens; {losses}; reference: {work.reference or 'none'}"
+        f"{work.engine.name} on {gpus}; a forward: {rows} {roles}, up to {work.row_length} tokens; "
+        f"{losses}; reference: {work.reference or 'none'}"
     )
 
 

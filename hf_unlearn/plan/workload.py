@@ -6,7 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..forward.needs import Needs, of_whole_prediction
+from ..methods.amnesiac import AmnesiacConfig
+from ..methods.fisher_config import FisherConfig
+from ..methods.retrain import RetrainConfig
 from ..methods.rmu import RMUConfig
+from ..methods.scrub_config import ScrubConfig
 from .engines import Engine
 from .shapes import Shape, find_config, shape_of
 
@@ -29,6 +33,7 @@ class Workload:
         optimizer, optimizer_args (`str`): `optim` and `optim_args`.
         checkpointing (`bool`): activation checkpointing.
         rows (`int`): rows of each role, a GPU and forward.
+        turns (`bool`): a forward has rows of one role, not of all.
         row_length (`int`): tokens of the longest row.
         accumulation (`int`): forwards a step.
         needs (`Needs`): role to what the loss needs of it.
@@ -50,6 +55,7 @@ class Workload:
     optimizer_args: str | None = None
     checkpointing: bool = False
     rows: int = 4
+    turns: bool = False
     row_length: int = 512
     accumulation: int = 1
     needs: Needs = field(default_factory=dict)
@@ -63,8 +69,8 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Of all roles, a GPU and forward, padding included."""
-        return self.rows * len(self.needs) * self.row_length
+        """A GPU and forward, padding included."""
+        return self.rows * (1 if self.turns else len(self.needs)) * self.row_length
 
 
 @dataclass
@@ -100,8 +106,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     shape = _shape(config, args, peft_config)
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = recipe.trainer_class()
-    roles = ("forget",) if args.retain_loss == "none" else ("forget", "retain")
-    roles = roles if args.poison_prefix is None else (*roles, "poisoned")
+    roles = _trained_roles(args)
     needs = {role: trainer.needs_of(args)[role] for role in roles}
     reference_roles = tuple(role for role in roles if role in trainer.reference_roles_of(args))
     fused = shape.fusible if args.fused_losses is None else args.fused_losses
@@ -119,7 +124,9 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
         optimizer=getattr(args.optim, "value", args.optim),
         optimizer_args=args.optim_args,
         checkpointing=bool(args.activation_checkpointing),
-        rows=args.per_device_train_batch_size,
+        # Fisher forgetting goes row by row, and holds the graphs of all draws of one.
+        rows=args.fisher_samples if isinstance(args, FisherConfig) else args.per_device_train_batch_size,
+        turns=isinstance(args, ScrubConfig),
         row_length=row_length,
         accumulation=args.gradient_accumulation_steps,
         needs=needs,
@@ -135,6 +142,15 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     if peft_config is None and not args.trainable_modules:
         with_lora = shape_of(config, None, lora, args.trust_remote_code)
     return Planned(workload, source, with_lora)
+
+
+def _trained_roles(args) -> tuple[str, ...]:
+    """Roles whose rows go through the model with a gradient."""
+    subtracts = isinstance(args, AmnesiacConfig) and args.variant == "subtract"
+    if subtracts or isinstance(args, (RetrainConfig, FisherConfig)):
+        return ("retain",)
+    roles = ("forget",) if args.retain_loss == "none" else ("forget", "retain")
+    return roles if args.poison_prefix is None else (*roles, "poisoned")
 
 
 def _shape(config, args, peft_config) -> Shape:

@@ -2,16 +2,20 @@
 """The tables of a sweep: `table.csv`, `targets.csv`, and `table.md` for reading."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .markdown import _escape, _table
 from .naming import ARROWS, UNDEFINED, format_number, full_label, is_p_value, is_percent, unit
-from .sweep_numbers import PRIVACY, SECONDS, Cell, Row, Table, cell_of, targets_of
+from .sweep_numbers import PRIVACY, SECONDS, Cell, Row, Table, cell_of, own_interval, targets_of
 
 
 PARTS = ("", "_sd", "_low", "_high", "_n")
-TARGET_COLUMNS = ("target", "kind", "method", "recipe", "variant", "step", "metric", "mean", "sd", "n", "missing")
+TARGET_COLUMNS = (
+    *("target", "kind", "method", "recipe", "variant", "step", "metric"),
+    *("mean", "sd", "low", "high", "interval", "n", "missing"),
+)
 MOST_NAMED = 12
 
 
@@ -29,7 +33,8 @@ def write_table(table: Table, path: Path) -> None:
 
 
 def write_targets(table: Table, path: Path) -> None:
-    """Writes `targets.csv`: every main metric of every row for each target, over seeds."""
+    """Writes `targets.csv`: every main metric of every row for each target, over seeds, with the 95 % interval: over
+    `seeds`, or the only run's own over its `items`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, TARGET_COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -39,13 +44,18 @@ def write_targets(table: Table, path: Path) -> None:
                 about |= {"variant": row.variant, "step": row.step}
                 for name in table.metrics:
                     cell = target_cell(row, target, name)
-                    numbers = {"mean": cell.mean, "sd": cell.sd, "n": cell.n, "missing": cell.missing}
-                    writer.writerow({**about, "metric": name, **numbers})
+                    over = None if cell.low is None else "seeds" if cell.n > 1 else "items"
+                    numbers = {"mean": cell.mean, "sd": cell.sd, "low": cell.low, "high": cell.high, "interval": over}
+                    writer.writerow({**about, "metric": name, **numbers, "n": cell.n, "missing": cell.missing})
 
 
 def target_cell(row: Row, target: str, metric: str) -> Cell:
-    """One metric of a row for one target, over seeds."""
-    return cell_of([point for point in row.points if point.run["target"] == target], metric)
+    """One metric of a row for one target, over seeds; of one run alone, with its own interval over items."""
+    points = [point for point in row.points if point.run["target"] == target]
+    cell = cell_of(points, metric)
+    known = [point for point in points if point.values.get(metric) is not None]
+    low, high = (own_interval(known[0], metric) if len(known) == 1 else None) or (cell.low, cell.high)
+    return replace(cell, low=low, high=high)
 
 
 def render_table(sweep: dict[str, Any], table: Table, plots: dict[str, Path], folder: Path) -> str:
@@ -67,13 +77,14 @@ def render_table(sweep: dict[str, Any], table: Table, plots: dict[str, Path], fo
 
 
 def text_of(name: str, cell: Cell) -> str:
-    """`12.5 ± 1.2`, with the interval over targets; why there is no number; and how many runs have none."""
+    """`12.5 ± 1.2`, with the interval over targets or, of one run, over its items; why there is no number; and how
+    many runs have none."""
     if cell.mean is None:
         return "unresolved" if cell.unresolved else UNDEFINED
     shown = _shown(name, cell.mean)
     if cell.sd is not None:
         shown += f" ± {_shown(name, cell.sd, spread=True)}"
-    if cell.n_targets > 1 and cell.low is not None and name != SECONDS:
+    if (cell.n_targets > 1 or cell.n == 1) and cell.low is not None and name != SECONDS:
         shown += f" [{_shown(name, cell.low)}, {_shown(name, cell.high)}]"
     gaps = [f"{cell.unresolved} unresolved"] if cell.unresolved else []
     gaps += [f"{cell.missing - cell.unresolved} missing"] if cell.missing > cell.unresolved else []
@@ -94,8 +105,6 @@ def missing_lines(sweep: dict[str, Any], table: Table) -> str:
     if len(sweep["missing"]) > MOST_NAMED:
         lines.append(f"- and {len(sweep['missing']) - MOST_NAMED} more")
     lines += [f"- {name}: nothing in it meets the rule" for name in table.unmet]
-    resumed = sum(bool(run.get("resumed")) for run in sweep["runs"])
-    lines += [f"- the time of {resumed} runs, which were resumed"] if resumed else []
     for one in sweep["baselines"]:
         if one["disagrees"]:
             names = ", ".join(one["disagrees"][:3])
@@ -150,6 +159,8 @@ def _target_table(table: Table) -> str:
         ]
         heads = ["", *(_escape(row.name) for row in rows)]
         parts.append(f"{full_label(name)}{', %' if unit(name) else ''}:\n\n{_table(heads, lines, numbers=True)}")
+    if any(target_cell(row, target, name).n == 1 for row in rows for target in targets for name in names):
+        parts.append("Brackets: the 95 % interval of the one run that there is, over its items.")
     return "\n\n".join(parts)
 
 

@@ -63,7 +63,8 @@ class BackdoorAuditCallback(TrainerCallback):
         if self._step == state.global_step:
             return
         self._step = state.global_step
-        self.last = self.audit(self.trainer.model, self.trainer.accelerator)
+        with self.trainer.stopwatch.paused():
+            self.last = self.audit(self.trainer.model, self.trainer.accelerator)
         values = {f"{PREFIX}{name}": value for name, value in self.last.values().items() if value is not None}
         self.trainer.log(values)
         if self.folder is not None and state.is_world_process_zero:

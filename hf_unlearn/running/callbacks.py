@@ -63,7 +63,8 @@ class AuditCallback(TrainerCallback):
     def _at(self, step: int) -> Audit:
         """The audit of the weights at a step, made once."""
         if self._last is None or self._last[0] != step:
-            self._last = step, self.audit(self.trainer.model, self.trainer.accelerator)
+            with self.trainer.stopwatch.paused():
+                self._last = step, self.audit(self.trainer.model, self.trainer.accelerator)
         return self._last[1]
 
 

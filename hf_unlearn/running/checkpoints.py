@@ -62,6 +62,11 @@ def find_checkpoint(asked: str | bool | None, args) -> str | None:
     return folder
 
 
+def seconds_until(folder: str | Path) -> float:
+    """How long training took until a checkpoint; see [`~hf_unlearn.running.stopwatch.Stopwatch`]."""
+    return json.loads((Path(folder) / COMPLETE).read_text(encoding="utf-8"))["seconds"]
+
+
 def check_whole(folder: str | Path) -> None:
     """Raises `ValueError` unless `folder` is a whole checkpoint."""
     if not is_whole(folder):
@@ -103,13 +108,13 @@ def written_whole(trainer, folder: str | Path) -> Iterator[None]:
         write_method_state(folder, state)
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
-        _complete(folder, pairs_a_step(args))
+        _complete(folder, pairs_a_step=pairs_a_step(args), seconds=trainer.stopwatch.seconds)
         best = trainer.state.best_model_checkpoint
         rotate_checkpoints(folder.parent, limit, best_model_checkpoint=best, use_mtime=True)
 
 
-def _complete(folder: Path, pairs: int) -> None:
+def _complete(folder: Path, **facts) -> None:
     files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     unfinished = folder / f"{COMPLETE}.tmp"
-    unfinished.write_text(json.dumps({"pairs_a_step": pairs, "files": files}, indent=1), encoding="utf-8")
+    unfinished.write_text(json.dumps({**facts, "files": files}, indent=1), encoding="utf-8")
     unfinished.replace(folder / COMPLETE)

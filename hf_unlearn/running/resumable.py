@@ -7,15 +7,20 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .checkpoints import find_checkpoint, written_whole
+from .checkpoints import find_checkpoint, seconds_until, written_whole
 from .finite import FiniteCheck
 from .meters import Meters
 from .method_state import read_method_state
 from .preemption import SaveOnSigterm
+from .stopwatch import Stopwatch
 
 
 class ResumableTrainer(Trainer):
-    """[`~transformers.Trainer`] whose checkpoints are whole or not there, and that ends where it should."""
+    """[`~transformers.Trainer`] whose checkpoints are whole or not there, and that ends where it should.
+
+    Attributes:
+        stopwatch ([`Stopwatch`]): how long training took, what came before a checkpoint included.
+    """
 
     def watch_faults(self, meters: Meters) -> None:
         """Called once the trainer is set up, when its other callbacks are there: these have the last word.
@@ -23,6 +28,7 @@ class ResumableTrainer(Trainer):
         Args:
             meters ([`Meters`]): gets every loss by name.
         """
+        self.stopwatch = Stopwatch()
         self._on_sigterm = SaveOnSigterm(self)
         self.add_callback(self._on_sigterm)
         self.add_callback(FiniteCheck(self, meters))
@@ -47,8 +53,17 @@ class ResumableTrainer(Trainer):
         checkpoint = find_checkpoint(resume_from_checkpoint, self.args)
         if checkpoint is not None:
             self.load_method_state(read_method_state(checkpoint))
-        with self._on_sigterm.listening():
-            return super().train(checkpoint, *args, **kwargs)
+        self.stopwatch.start(0.0 if checkpoint is None else seconds_until(checkpoint))
+        try:
+            with self._on_sigterm.listening():
+                return super().train(checkpoint, *args, **kwargs)
+        finally:
+            self.stopwatch.stop()
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As [`~transformers.Trainer.evaluate`]; it takes no training time."""
+        with self.stopwatch.paused():
+            return super().evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")

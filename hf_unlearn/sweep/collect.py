@@ -9,7 +9,7 @@ from typing import Any
 from ..report.privacy import load_privacy_report
 from ..report.schema import json_ready, load_report
 from .manifest import read_manifest
-from .progress import RESUMED, differences, privacy_folder
+from .progress import differences, privacy_folder
 
 
 SWEEP_VERSION = 1
@@ -110,8 +110,7 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "dataset": _dataset(resolved),
         "model": resolved["model_name_or_path"],
         "fields": {key: value for key, value in resolved.items() if isinstance(value, (int, float, str))},
-        "seconds": None if (place / RESUMED).exists() else train.get("seconds"),
-        "resumed": (place / RESUMED).exists(),
+        "seconds": train.get("seconds"),
         "metrics": model["metrics"],
         "values": values,
         "points": [point for point in points if point["step"] < steps],

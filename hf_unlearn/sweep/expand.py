@@ -112,6 +112,8 @@ def _run(spec: Spec, folder: Path, entry: Entry, variation: Variation, target, s
         content = fill_in(content, target)
     if seed is not None:
         content["seed"] = seed
+    # A step of its own, after the run: other options of it need no other training.
+    privacy = content.pop("privacy", None)
     # A place that stands for all: the parser makes one of the recipe's own where none is given.
     content |= {"output_dir": str(folder), "run_name": "run"}
     name = _name(entry, variation, target, seed)
@@ -136,6 +138,7 @@ def _run(spec: Spec, folder: Path, entry: Entry, variation: Variation, target, s
         folder=folder / RUNS_DIR / name,
         content=content,
         resolved=resolved,
+        privacy=privacy,
     )
 
 

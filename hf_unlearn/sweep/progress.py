@@ -16,8 +16,6 @@ from .expand import PLACE_FIELDS, Run
 DONE, RESUMES, BEGINS = "done", "goes on", "begins"
 RECIPE_FILE = "recipe.yaml"
 OPTIONS_FILE = "options.yaml"
-# Marks a run that went on from a checkpoint.
-RESUMED = "resumed"
 
 
 def state_of(run: Run) -> str:

@@ -90,7 +90,6 @@ def _run(run: Any) -> dict[str, Any]:
         "model": config.get("_name_or_path"),
         "fields": plain,
         "seconds": seconds if isinstance(seconds, (int, float)) else None,
-        "resumed": False,
         "metrics": metrics,
         "values": {name: metric["value"] for name, metric in metrics.items()},
         "points": [],

@@ -18,7 +18,7 @@ import yaml
 
 from ..running.checkpoints import last_whole
 from .expand import Run
-from .progress import DONE, OPTIONS_FILE, RESUMED, privacy_done, privacy_folder, state_of
+from .progress import DONE, OPTIONS_FILE, privacy_done, privacy_folder, state_of
 
 
 LOG = "log.txt"
@@ -182,8 +182,6 @@ def _run_command(run: Run, accelerate_config: str | None) -> list[str]:
     # What an earlier state of the run was asked is not this one's.
     shutil.rmtree(privacy_folder(run.folder), ignore_errors=True)
     goes_on = last_whole(run.folder) is not None
-    # What a resumed run tells of its time is of its last part.
-    (run.folder / RESUMED).touch() if goes_on else (run.folder / RESUMED).unlink(missing_ok=True)
     how = ["--resume_from_checkpoint", "last"] if goes_on else ["--overwrite_output", "true"]
     launched = [] if accelerate_config is None else ["--accelerate_config", accelerate_config]
     return _command("run", str(given), *how, *launched)
