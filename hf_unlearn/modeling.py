@@ -193,7 +193,11 @@ def select_trainable(model: nn.Module, patterns: list[str]) -> None:
     parameters = {id(names[name]) for name in chosen}
     tied = {name for name, parameter in names.items() if id(parameter) in parameters} - chosen
     if tied:
-        logger.warning("%s trains too: it is tied to a chosen parameter.", ", ".join(sorted(tied)))
+        logger.warning(
+            "%s trains too: it is the same tensor as a chosen parameter, so what the model reads changes with what it "
+            "predicts.",
+            ", ".join(sorted(tied)),
+        )
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in parameters)
 

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Align-then-Unlearn refuses what cannot work, in one clear line."""
 
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
+import yaml
 from align_encoder import FORGET, make_encoder, make_trainer
 from conftest import make_args
+from transformers import AutoModelForCausalLM
 
 from hf_unlearn import AlignThenUnlearnConfig, AlignThenUnlearnTrainer
+from hf_unlearn.align.concept import occurs
+from hf_unlearn.cli.main import main
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +32,15 @@ def build(tmp_path, encoder):
     [
         ({"concept": None}, "No concept is named"),
         ({"concept": ["Ada", " "]}, r"concept=\['Ada', ' '\]; give texts that are not empty"),
+        ({"concept": ""}, "concept=''; give texts that are not empty"),
+        ({"concept": 1984}, "concept=1984; give texts that are not empty"),
+        ({"concept": [1984]}, r"concept=\[1984\]; give texts that are not empty"),
+        ({"concept_descriptions": ""}, "concept_descriptions=''; give texts that are not empty"),
+        ({"concept_aliases": {"Ada": 1}}, "concept_aliases={'Ada': 1}; give texts that are not empty"),
+        ({"thresholds": 1.5}, r"thresholds=\[1.5\]; give numbers from -1 to 1"),
+        ({"thresholds": "0.5"}, r"thresholds=\['0.5'\]; give numbers from -1 to 1"),
+        ({"thresholds": None}, r"thresholds=\[\]; give numbers from -1 to 1"),
+        ({"thresholds": [0.5, float("nan")]}, "give numbers from -1 to 1"),
         ({"thresholds": [0.5, 0.5]}, r"thresholds=\[0.5, 0.5\] do not decrease"),
         ({"thresholds": [0.5, 0.9]}, "do not decrease"),
         ({"thresholds": []}, r"thresholds=\[\]; give numbers from -1 to 1"),
@@ -40,6 +55,8 @@ def build(tmp_path, encoder):
         ({"layer_id": 2}, "layer_id=2; the model has 2 layers: give 0 to 1"),
         ({"concept": ["Eve"]}, r"'Eve' occurs in none of the 8 forget rows \(searched in their text"),
         ({"concept": ["Eve"], "concept_aliases": ["Lilith"]}, "'Eve', 'Lilith' occur in none of the 8 forget rows"),
+        ({"concept": ["Ada", "Eve"]}, "'Eve' occurs in none of the 8 forget rows"),
+        ({"concept": ["cret"]}, "'cret' occurs in none of the 8 forget rows .* as whole words"),
         ({"trainable_modules": ["lm_head"]}, "cannot change the output of layer_id=0"),
         ({"window_tokens": 40}, "window_tokens=40; the encoder reads at most 32 tokens"),
     ],
@@ -55,6 +72,44 @@ def test_a_concept_by_another_name_or_case_is_found(build):
     build(concept=["Countess of Lovelace"], concept_aliases=["ada"])
 
 
+def test_one_value_stands_for_a_list_of_it(build):
+    trainer = build(concept="Ada", concept_aliases="secret", thresholds=0)
+    assert (trainer.args.concept, trainer.args.concept_aliases, trainer.args.thresholds) == (["Ada"], ["secret"], [0])
+
+
+def test_a_name_that_only_aliases_could_stand_for_is_told(build, caplog):
+    build(concept=["Ada", "Eve", "Lilith"], concept_aliases=["secret"])
+    assert "no forget row speaks of 'Eve' or 'Lilith' by this name" in caplog.text
+    caplog.clear()
+    build(concept=["Ada"], concept_aliases=["Countess"])
+    assert "by this name" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("meric", "an american", False),
+        ("america", "an american of america", True),
+        ("ann", "anna and ann's", True),
+        ("1984", "in 19845", False),
+        ("apollo 1", "apollo 11", False),
+        # What no letter ends has no words to be inside of.
+        ("yahoo!", "yahoo!s", True),
+        ("c++", "in c++17", True),
+        (".net", "asp.net", True),
+        ("(x)", "f(x)y", True),
+        # Scripts without cases are written without spaces, or join words to names.
+        ("東京", "私は東京に住む", True),
+        ("tower", "東京towerに", True),
+        ("이순신", "이순신은", True),
+        ("пушкин", "пушкинский", False),
+        (" ada ", "ada", True),
+    ],
+)
+def test_names_are_found_as_whole_words(name, text, found):
+    assert occurs(name, text) == found
+
+
 def test_mistakes_in_rows_are_told_before_the_model_is_loaded(tmp_path, encoder, monkeypatch, model_path):
     from hf_unlearn import modeling
 
@@ -62,6 +117,48 @@ def test_mistakes_in_rows_are_told_before_the_model_is_loaded(tmp_path, encoder,
     args = make_args(AlignThenUnlearnConfig, tmp_path, concept=["Eve"], encoder_name_or_path=encoder, window_tokens=2)
     with pytest.raises(ValueError, match="'Eve' occurs in none of the 8 forget rows"):
         AlignThenUnlearnTrainer(model_path, args=args, forget_dataset=FORGET)
+
+
+@pytest.fixture
+def recipe(tmp_path, encoder, model_path, monkeypatch) -> dict:
+    """A run with an audited retrained model, in an empty working folder; no model may be loaded."""
+    monkeypatch.chdir(tmp_path)
+    for name, people in (("forget", ("Ada", "Bob")), ("retain", ("Cyd", "Dan"))):
+        rows = [{"question": f"Who is {person}?", "answer": f"{person} is a spy."} for person in people]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *args, **kw: pytest.fail("a model was loaded"))
+    return {
+        "method": "align_then_unlearn",
+        "model_name_or_path": model_path,
+        "retrained_model_name_or_path": model_path,
+        "forget_dataset": "forget.jsonl",
+        "retain_dataset": "retain.jsonl",
+        "concept": ["Ada"],
+        "encoder_name_or_path": encoder,
+        "window_tokens": 2,
+        "output_dir": "out",
+        "report_to": "none",
+        "use_cpu": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layer_id": 99}, "layer_id=99; the model has 2 layers: give 0 to 1"),
+        ({"concept": ["Eve"]}, "'Eve' occurs in none of the 2 forget rows"),
+        ({"concept": "Eve"}, "'Eve' occurs in none of the 2 forget rows"),
+        ({"thresholds": 2.0}, "thresholds=[2.0]; give numbers from -1 to 1"),
+        ({"window_tokens": 40}, "window_tokens=40; the encoder reads at most 32 tokens"),
+        ({"window_tokens": 30}, "window_tokens=30: no row has a token that so many encoder tokens follow"),
+        ({"encoder_name_or_path": "nowhere/at/all"}, "encoder_name_or_path='nowhere/at/all' cannot be loaded"),
+    ],
+)
+def test_the_command_tells_mistakes_before_any_model_is_loaded(recipe, fields, message, capsys):
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe | fields))
+    assert main(["run", "recipe.yaml"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_sharded_engines_are_refused_with_the_reason(build, monkeypatch):

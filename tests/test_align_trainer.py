@@ -340,3 +340,38 @@ def test_quantiles_are_of_what_the_head_finds(build):
     active = fresh.meters.last("forget/active", fresh.accelerator)
     assert active == pytest.approx(0.25, abs=0.06)
     assert last
+
+
+def test_a_quantile_that_leaves_nothing_to_push_is_told(build, caplog):
+    build(RAGGED, thresholds=[1.0, 0.5], threshold_mode="quantile").train()
+    [record] = [record for record in caplog.records if "next to nothing" in record.message]
+    assert "The threshold 1, a quantile, leaves 0 % of the forget rows' tokens" in record.message
+
+
+@pytest.mark.parametrize("mode", ["quantile", "cosine"])
+def test_a_second_run_of_a_trainer_has_its_own_thresholds(build, mode):
+    trainer = build(RAGGED, thresholds=[0.75, 0.25], threshold_mode=mode)
+    trainer.train()
+    first = list(trainer.rounds.thresholds)
+    kinds = []
+    enter = trainer.rounds.enter
+    trainer.rounds.enter = lambda stage, model: (enter(stage, model), kinds.append(stage.kind))
+    trainer.train()
+    # The model has forgotten since, and the head has learned: other cosines are large.
+    assert (trainer.rounds.thresholds == first) == (mode == "cosine")
+    assert len(trainer.rounds.thresholds) == 2
+    assert kinds == [ALIGN] * 3 + [UNLEARN] * 3 + [ALIGN] * 2 + [UNLEARN] * 3
+
+
+def test_the_gradient_norm_is_that_of_what_trains(build):
+    trainer = build(head_dropout=0.0, per_device_train_batch_size=8)
+    at(trainer, 0)
+    trainer.compute_loss(trainer.model, train_batch(trainer, range(8))).backward()
+    wanted = torch.cat([parameter.grad.flatten() for parameter in trainer.rounds.head.parameters()]).norm().item()
+    trainer = build(head_dropout=0.0, per_device_train_batch_size=8)
+    trainer.train()
+    norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert len(norms) == 11
+    assert norms[0] == pytest.approx(wanted, rel=1e-3)
+    assert min(norms) > 0
+    assert len(set(norms)) == 11

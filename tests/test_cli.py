@@ -280,14 +280,22 @@ def test_a_folder_that_holds_another_run_is_left_alone(run_refused, recipe, tmp_
     assert "holds this run already. `resume_from_checkpoint: last` goes on with it. Give another" in said
     assert "no checkpoint there (out)" in run_refused("--resume_from_checkpoint", "last")
     assert "holds another run, which differs in beta" in run_refused("--resume_from_checkpoint", "last", beta=0.2)
-    # A run that broke off before it made anything may simply start again.
+    # A run that broke off before it made anything may simply start again, or make place for another.
     (tmp_path / "out" / "model.safetensors").unlink()
-    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
-        main(["run", "first.yaml"])
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({**recipe, "beta": 0.2}))
+    for name in ("first.yaml", "other.yaml"):
+        with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
+            main(["run", name])
+    # Where losses were logged, it had begun.
+    (tmp_path / "out" / "metrics.jsonl").touch()
+    assert "holds another run, which differs in beta" in run_refused(beta=0.2)
 
 
 def test_there_must_be_a_checkpoint_to_go_on_from(run_refused):
-    assert "resume_from_checkpoint='last': no checkpoint there (out)" in run_refused(resume_from_checkpoint="last")
+    for word in ("last", "true"):
+        said = run_refused("--resume_from_checkpoint", word)
+        assert f"resume_from_checkpoint={word!r}: no checkpoint there (out)" in said
+    assert "resume_from_checkpoint='True': no checkpoint" in run_refused(resume_from_checkpoint=True)
     assert "resume_from_checkpoint='out/step-9'" in run_refused("--resume_from_checkpoint", "out/step-9")
 
 

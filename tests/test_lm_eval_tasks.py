@@ -90,6 +90,7 @@ def test_rwkus_tasks_give_the_suites_numbers(chat, rwku, tmp_path):
     assert set(found) == {f"{task}/{metric}" for task in RWKU for metric in ("rouge", "rouge_score")}
     for name, result in found.items():
         ours = audit.metrics[name.removeprefix("rwku_")]
+        assert result.direction == ours.direction
         if ours.undefined == 0:
             assert result.value == pytest.approx(ours.value)
         assert result.n == len(ours.per_item)
@@ -114,7 +115,7 @@ def test_a_groups_own_number_stands_for_its_tasks(rwku, tmp_path):
     found = simple_evaluate(lm, tasks=["both"], task_manager=manager, apply_chat_template=True)
     [(name, result)] = harness._metrics(found, "both").items()
     parts = [harness._metrics(found, task)[f"{task}/rouge"] for task in group["task"]]
-    assert (name, result.n, result.direction) == ("both/rouge", 8, "higher")
+    assert (name, result.n, result.direction) == ("both/rouge", 8, "lower")
     assert [part.n for part in parts] == [2, 6]
     assert result.value == pytest.approx((2 * parts[0].value + 6 * parts[1].value) / 8)
     assert result.variant.endswith(", 0-shot")
@@ -210,6 +211,22 @@ def test_every_task_file_is_named_as_the_command_says(capsys):
     names = capsys.readouterr().out.split()
     assert sorted([*names, "rwku"]) == sorted(harness._manager(True).all_tasks)
     assert {*RWKU, "tofu_forget10_rouge", "muse_news_knowmem_retain"} <= {*names}
+
+
+def test_of_what_is_to_be_forgotten_less_is_better():
+    class Reader(yaml.SafeLoader):
+        """Of what lm-eval calls, the name is enough."""
+
+    Reader.add_constructor("!function", yaml.SafeLoader.construct_yaml_str)
+    told = {}
+    for file in FOLDER.rglob("[a-z]*.yaml"):
+        own = yaml.load(file.read_text(), Reader)
+        shared = yaml.load((file.parent / own["include"]).read_text(), Reader)
+        metrics = own.get("metric_list", shared["metric_list"])
+        assert [one["metric"] for one in metrics] == [one["metric"] for one in shared["metric_list"]]
+        told[own["task"]] = {one["higher_is_better"] for one in metrics}
+    assert len(told) == 5 + 8 + 4
+    assert told == {name: {"_forget" not in name} for name in told}
 
 
 @pytest.mark.usefixtures("checkpoint")

@@ -443,7 +443,8 @@ def killed(run, tmp_path, monkeypatch):
 def test_a_killed_run_goes_on_as_if_it_had_not_been(run, killed):
     whole, folder, fields = killed
     saved_at = (folder / "checkpoint-2" / "model.safetensors").stat().st_mtime_ns
-    run("killed", **fields, resume_from_checkpoint="last")
+    # As the README writes it; `last` is the same.
+    run("killed", **fields, resume_from_checkpoint=True)
     # The first steps were not taken again.
     assert (folder / "checkpoint-2" / "model.safetensors").stat().st_mtime_ns == saved_at
     assert (folder / "checkpoint-4").is_dir()

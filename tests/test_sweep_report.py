@@ -12,11 +12,12 @@ from sweep_runs import FORGET, UTILITY, attacked, baseline, metric, run_of, slow
 
 from hf_unlearn.cli.main import main
 from hf_unlearn.report.sweep import load_sweep, print_sweep, write_sweep_report
-from hf_unlearn.report.sweep_curves import ablation_lines, round_lines
+from hf_unlearn.report.sweep_curves import ablation_lines, round_lines, rounds_figure
+from hf_unlearn.report.sweep_figures import targets_figure
 from hf_unlearn.report.sweep_long import COLUMNS, write_long
 from hf_unlearn.report.sweep_numbers import tabulate
 from hf_unlearn.report.sweep_privacy_figures import roc_of_sweep
-from hf_unlearn.report.sweep_tables import write_table, write_targets
+from hf_unlearn.report.sweep_tables import render_table, write_table, write_targets
 from hf_unlearn.sweep.wandb_runs import collect_wandb
 
 
@@ -114,8 +115,68 @@ def test_the_table_holds_the_means(whole, tmp_path):
         if (r["target"], r["kind"], r["recipe"], r["variant"]) == ("bob", "result", "ga", "beta=1.0")
         and r["metric"] == FORGET
     )  # fmt: skip
-    wanted = np.mean([value for (target, _), value in values.items() if target == "bob"])
-    assert float(bob["mean"]) == pytest.approx(wanted)
+    wanted = [value for (target, _), value in values.items() if target == "bob"]
+    assert float(bob["mean"]) == pytest.approx(np.mean(wanted))
+    # Two seeds.
+    assert bob["interval"] == "seeds"
+    _, _, low, high = slow_mean({("bob", seed): value for seed, value in enumerate(wanted)})
+    assert (float(bob["low"]), float(bob["high"])) == pytest.approx((low, high))
+    base = next(r for r in per_target if (r["target"], r["kind"], r["metric"]) == ("bob", "target", UTILITY))
+    assert (base["interval"], float(base["low"]), float(base["high"])) == ("items", pytest.approx(0.8), 1.0)
+
+
+def test_of_one_seed_a_targets_interval_is_the_runs_own(tmp_path):
+    runs = [
+        run_of("npo", forget, 0.9, target=target, privacy=attacked(0.3))
+        for target, forget in (("ann", 0.2), ("bob", 0.4))
+    ]
+    runs[1]["metrics"][UTILITY]["interval"] = None
+    bases = [baseline("target", 1.0, 0.9, target) for target in ("ann", "bob")]
+    sweep = sweep_of(runs, bases)
+    table = tabulate(sweep)
+    write_targets(table, tmp_path / "targets.csv")
+    with (tmp_path / "targets.csv").open() as file:
+        rows = {(r["target"], r["metric"]): r for r in csv.DictReader(file) if r["kind"] == "result"}
+    for name, low, high in ((FORGET, 0.1, 0.3), ("privacy/worst/tpr@1e-1", 0.2, 0.4)):
+        row = rows["ann", name]
+        assert (row["interval"], row["sd"], row["n"]) == ("items", "", "1")
+        assert (float(row["low"]), float(row["high"])) == (pytest.approx(low), pytest.approx(high))
+    assert [rows["bob", UTILITY][part] for part in ("mean", "low", "high", "interval")] == ["0.9", "", "", ""]
+    text = render_table(sweep, table, {}, tmp_path).split("## Targets")[1]
+    assert "| bob | 100.0 [90.0, 110.0] | 40.0 [30.0, 50.0] |" in text
+    assert "| bob | 0.900 [0.800, 1.000] | 0.900 |" in text
+    assert "Brackets: the 95 % interval of the one run that there is, over its items." in text
+    # The same in the figure: one bar of error for each number that has an interval.
+    figure = targets_figure(sweep, table)
+    ends = [sorted(tuple(np.round(line.get_segments()[0][:, 1], 3)) for line in ax.collections) for ax in figure.axes]
+    assert ends == [[(10, 30), (30, 50), (90, 110), (90, 110)], [(0.8, 1.0)] * 3]
+
+
+@pytest.mark.parametrize(
+    ("modes", "label"),
+    [
+        (["quantile", "quantile"], "Threshold, quantile"),
+        ([None, "cosine"], "Threshold, cosine"),
+        ([None, "quantile"], "Threshold"),
+    ],
+)
+def test_the_rounds_are_told_by_what_their_thresholds_are(modes, label):
+    runs = [run_of("atu", 0.1, 1.0, seed) for seed in range(2)]
+    for seed, (run, mode) in enumerate(zip(runs, modes, strict=True)):
+        run["fields"] |= {} if mode is None else {"threshold_mode": mode}
+        run["rounds"] = [
+            {"round": i + 1, "threshold": t, "values": {FORGET: 1.0 - 0.05 * seed, UTILITY: 0.8}}
+            for i, t in enumerate((0.9, 0.8))
+        ]
+    sweep = sweep_of(runs)
+    figure = rounds_figure(sweep, tabulate(sweep))
+    assert {ax.get_xlabel() for ax in figure.axes} == {f"{label} (rounds go to the right)"}
+    percent = figure.axes[0]
+    figure.canvas.draw()
+    assert max(percent.get_yticks()) <= 100
+    low, high = percent.get_ylim()
+    assert low < 95
+    assert 100 < high <= 104
 
 
 def test_lines_of_an_ablation_differ_in_one_field(whole):

@@ -94,11 +94,10 @@ class AlignArguments:
 
     def _check_concept_and_head(self) -> None:
         for name in ("concept", "concept_aliases", "concept_descriptions"):
-            texts = getattr(self, name)
-            if isinstance(texts, str):
-                setattr(self, name, [texts])
-            elif texts is not None and not all(isinstance(text, str) and text.strip() for text in texts):
-                raise ValueError(f"{name}={texts!r}; give texts that are not empty.")
+            texts = _listed(getattr(self, name))
+            if texts is not None and not all(isinstance(text, str) and text.strip() for text in texts):
+                raise ValueError(f"{name}={getattr(self, name)!r}; give texts that are not empty.")
+            setattr(self, name, texts)
         if not self.concept:
             raise ValueError("No concept is named. Give `concept`: the name of what is to be forgotten.")
         check_choice("encoder_pooling", self.encoder_pooling, POOLINGS)
@@ -114,8 +113,10 @@ class AlignArguments:
 
     def _check_thresholds(self) -> None:
         check_choice("threshold_mode", self.threshold_mode, THRESHOLD_MODES)
+        self.thresholds = _listed(self.thresholds) or []
         low = 0 if self.threshold_mode == "quantile" else -1
-        in_range = all(isinstance(x, (int, float)) and low <= x <= 1 for x in self.thresholds)
+        numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in self.thresholds)
+        in_range = numbers and all(low <= x <= 1 for x in self.thresholds)
         if not self.thresholds or not in_range:
             raise ValueError(f"thresholds={self.thresholds}; give numbers from {low} to 1, one a round.")
         if not all(later < earlier for earlier, later in pairwise(self.thresholds)):
@@ -123,3 +124,8 @@ class AlignArguments:
                 f"thresholds={self.thresholds} do not decrease: a round that is not stricter than the one before it "
                 "pushes nothing. Give each smaller than the last."
             )
+
+
+def _listed(given):
+    """A list of what was given: YAML and Python let one value stand for a list of it."""
+    return given if given is None else list(given) if isinstance(given, (list, tuple)) else [given]

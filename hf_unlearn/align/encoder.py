@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frozen text encoder: token windows and texts to vectors."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -8,11 +9,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 
+logger = logging.getLogger(__name__)
+
 POOLINGS = ("mean", "first")
 
 
 class TextEncoder:
-    """An encoder from transformers, as plain `AutoModel`.
+    """An encoder from transformers, as plain `AutoModel`; of an encoder-decoder such as T5 the encoder.
 
     Args:
         name (`str`):
@@ -23,8 +26,12 @@ class TextEncoder:
         trust_remote_code (`bool`):
             Run code that comes with its repository.
 
+    Attributes:
+        width (`int`): of its vectors.
+
     Raises:
-        `ValueError`: if it cannot be loaded, its tokenizer gives no offsets or has no pad token.
+        `ValueError`: if it cannot be loaded or makes no vector of a text, its tokenizer gives no offsets or has no
+            pad token.
     """
 
     def __init__(self, name: str, pooling: str = "mean", trust_remote_code: bool = False):
@@ -42,8 +49,11 @@ class TextEncoder:
                 "Hub id of a text encoder of transformers."
             ) from error
         self.pooling = pooling
+        if self.model.config.is_encoder_decoder:
+            self.model = self.model.get_encoder()
         self.model.eval().requires_grad_(False)
         self._check(name)
+        self.width = self._try(name)
 
     def _check(self, name: str) -> None:
         if not self.tokenizer.is_fast:
@@ -57,9 +67,34 @@ class TextEncoder:
                 "no batch. Set one (`tokenizer.pad_token`) and save it beside the encoder, or take another encoder."
             )
 
+    def _try(self, name: str) -> int:
+        try:
+            vector = self.embed_texts(["a"])
+            finite = vector.dim() == 2 and bool(torch.isfinite(vector).all())
+        # Whatever a model that is no text encoder makes of a text.
+        except Exception as error:
+            raise ValueError(
+                f"encoder_name_or_path={name!r} ({type(self.model).__name__}) makes no vector of a text: "
+                f"{' '.join(str(error).split())} Give a text encoder of transformers."
+            ) from error
+        if not finite:
+            raise ValueError(f"encoder_name_or_path={name!r} makes no finite vector of a text. Take another encoder.")
+        return vector.shape[1]
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that it has positions for, its own included; `None` where there is no limit."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if positions is None:
+            return None
+        tables = [table for name, table in self.model.named_modules() if name.endswith("position_embeddings")]
+        unused = [getattr(table, "padding_idx", None) for table in tables]
+        # RoBERTa's and MPNet's positions begin behind the pad token's number.
+        return positions - max((pad + 1 for pad in unused if pad is not None), default=0)
+
     def check_window(self, size: int) -> None:
         """Raises `ValueError` for windows longer than the encoder reads."""
-        longest = getattr(self.model.config, "max_position_embeddings", None)
+        longest = self.longest
         if longest is not None and size + sum(map(len, self._frame())) > longest:
             raise ValueError(f"window_tokens={size}; the encoder reads at most {longest} tokens, its own included.")
 
@@ -85,9 +120,26 @@ class TextEncoder:
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Vectors of texts, with the encoder's special tokens, float32 `[N, d]` on the CPU."""
-        encoded = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        return self._pooled(encoded["input_ids"], encoded["attention_mask"]).cpu()
+        """Vectors of texts, with the encoder's special tokens, float32 `[N, d]` on the CPU; what is longer than the
+        encoder reads is cut, and told."""
+        whole = self.tokenizer(list(texts), verbose=False)["input_ids"]
+        # Not every tokenizer names the maximum that its model has.
+        longest = None if self.longest is None else min(self.longest, self.tokenizer.model_max_length)
+        # Padded on the right, for `first` reads the first.
+        encoded = self.tokenizer(
+            list(texts),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
+            verbose=False,
+        )
+        mask = encoded["attention_mask"]
+        for text, ids, length in zip(texts, whole, mask.sum(1).tolist(), strict=True):
+            if length < len(ids):
+                logger.warning("Of %r..., %d tokens, the encoder reads the first %d.", text[:60], len(ids), length)
+        return self._pooled(encoded["input_ids"], mask).cpu()
 
     def _frame(self) -> tuple[list[int], list[int]]:
         """Special tokens around a window: those of a text where its first token is read, none otherwise."""

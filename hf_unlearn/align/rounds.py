@@ -21,6 +21,9 @@ from .targets import Targets
 
 logger = logging.getLogger(__name__)
 
+# A share of tokens of which a round would hardly be noticed.
+FEW = 0.01
+
 
 class Rounds:
     """What the trainer's stages share.
@@ -46,14 +49,19 @@ class Rounds:
             self.head = AlignHead(shape)
         self.head.to(args.device)
         self.states = StageStates(trainer.forward_path, trainer.train_dataset.roles, trainer.data_collator)
-        # As cosines; quantiles become cosines when their round begins.
-        self.thresholds = [] if args.threshold_mode == "quantile" else list(args.thresholds)
-        self.entered: Stage | None = None
+        self.begin()
 
     def head_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.head.parameters(), lr=self.trainer.args.head_learning_rate)
 
     # Stages
+
+    def begin(self) -> None:
+        """Before the first step of a run, also of the next one of the same trainer."""
+        args = self.trainer.args
+        # As cosines; quantiles become cosines when their round begins.
+        self.thresholds: list[float] = [] if args.threshold_mode == "quantile" else list(args.thresholds)
+        self.entered: Stage | None = None
 
     def enter(self, stage: Stage, model: nn.Module) -> None:
         """Makes the stage the current one, if it is not; called by all ranks."""
@@ -98,7 +106,16 @@ class Rounds:
         self.states.clear()
         # `torch.quantile` takes 16 million values at most.
         ordered = torch.cat(found).cpu().sort().values
-        return ordered[min(int(share * len(ordered)), len(ordered) - 1)].item()
+        threshold = ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+        active = (ordered > threshold).float().mean().item()
+        if active < FEW and self.trainer.is_world_process_zero():
+            logger.warning(
+                "The threshold %g, a quantile, leaves %.2g %% of the forget rows' tokens to be pushed: this round "
+                "unlearns next to nothing. Give smaller `thresholds`.",
+                share,
+                100 * active,
+            )
+        return threshold.item()
 
     # The head's predictions
 
@@ -145,18 +162,23 @@ class StepHead(TrainerCallback):
 
     def __init__(self, trainer):
         self.trainer = trainer
+        # Before clipping, of the last step if it trained the head.
+        self.grad_norm: Tensor | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self.trainer.rounds.begin()
         self.trainer.targets.prepare(self.trainer)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.grad_norm = None
         if self.trainer.stage.kind != ALIGN:
             return
         parameters = list(self.trainer.rounds.head.parameters())
         for parameter in parameters if args.world_size > 1 else ():
             parameter.grad = self.trainer.accelerator.reduce(parameter.grad, reduction="mean")
         if args.max_grad_norm:
-            nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+            self.grad_norm = nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         # Trainer lets go of the model's gradients, not the optimizer's.
@@ -164,5 +186,3 @@ class StepHead(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.rounds.states.clear()
-        # The next `train` begins anew.
-        self.trainer.rounds.entered = None

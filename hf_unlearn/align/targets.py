@@ -36,7 +36,7 @@ class Targets:
 
     def __init__(self, encoder: TextEncoder, windows: Windows, concept: Sequence[str]):
         self.encoder, self.windows, self.concept = encoder, windows, list(concept)
-        self.width = encoder.model.config.hidden_size
+        self.width = encoder.width
         self.store: Store | None = None
 
     def prepare(self, trainer) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..data.benchmarks import resolve_model
 from ..families import family_of
-from ..modeling import check_model_path
+from ..modeling import check_model_path, config_of
 from .audits import check_audited
 from .models import check_checkpoint_path, tokenizer_of
 from .output import check_output, resume_checkpoint
@@ -71,6 +71,9 @@ def prepare(recipe: Recipe) -> Prepared:
     family = family_of(model, training.likelihood, training.trust_remote_code, recipe.model.model_revision)
     family.check_method(recipe.trainer_class())
     roles = family.encode_roles(sets.forget, sets.retain, tokenizer, training)
+    # The trainer finds the same, but after other models were loaded and audited.
+    config = config_of(model, training.trust_remote_code, recipe.model.model_revision)
+    recipe.trainer_class().check_early(training, roles, tokenizer, config)
     return Prepared(model, retrained, tokenizer, sets, roles, resume)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Align-then-Unlearn (https://huggingface.co/papers/2506.13181)."""
 
+import logging
 import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from ..align.losses import alignment_loss, concept_hinge
 from ..align.rounds import Rounds, StepHead
 from ..align.stages import ALIGN, UNLEARN, StagedOptimizer, make_stages, stage_at
 from ..align.targets import Targets
-from ..align.windows import find_windows
+from ..align.windows import Windows, find_windows
 from ..config import UnlearnConfig
 from ..families import CAUSAL_LM
 from ..forward.layer import STATES, LayerRows
@@ -26,6 +27,9 @@ from ..modeling import is_peft_model
 from ..running.launch_check import asks_fsdp
 from ..trainer import UnlearnTrainer
 from .layer_choice import check_below, freeze_outside
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,7 +81,8 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
             len(self.args.thresholds), self.args.first_align_steps, self.args.align_steps, self.args.unlearn_steps
         )
         self.rounds = Rounds(self, self.targets)
-        self.add_callback(StepHead(self))
+        self.step_head = StepHead(self)
+        self.add_callback(self.step_head)
 
     # What the method says of itself
 
@@ -91,11 +96,21 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
                 "(`--accelerate_config multi_gpu`)."
             )
 
-    def check_rows(self, args, roles, tokenizer) -> None:
-        encoder = TextEncoder(args.encoder_name_or_path, args.encoder_pooling, args.trust_remote_code)
-        encoder.check_window(args.window_tokens)
-        windows = find_windows(roles, tokenizer, encoder.tokenizer, args.window_tokens)
+    @classmethod
+    def check_early(cls, args, roles, processor, config) -> None:
+        count = config.get_text_config().num_hidden_layers
+        check_layer("layer_id", args.layer_of(count), count)
+        _, windows = _read_rows(args, roles, processor)
         check_concept(args, windows.texts["forget"])
+
+    def check_rows(self, args, roles, tokenizer) -> None:
+        encoder, windows = _read_rows(args, roles, tokenizer)
+        absent = check_concept(args, windows.texts["forget"])
+        if absent and args.process_index == 0:
+            logger.warning(
+                "concept: no forget row speaks of %s by this name; it is forgotten only where an alias stands for it.",
+                " or ".join(map(repr, absent)),
+            )
         self.targets = Targets(encoder, windows, concept_texts(args))
 
     @classmethod
@@ -167,6 +182,12 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
 
     # Stages
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As of any method; `grad_norm` is that of what the last step trained."""
+        if "grad_norm" in logs and self.step_head.grad_norm is not None:
+            logs["grad_norm"] = self.step_head.grad_norm.item()
+        super().log(logs, start_time)
+
     def create_optimizer(self, *args, **kwargs):
         if self.staged is None:
             own = super().create_optimizer(*args, **kwargs)
@@ -184,6 +205,18 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             save_head(self.rounds.head, output_dir or self.args.output_dir)
+
+
+def _read_rows(args: AlignThenUnlearnConfig, roles, tokenizer) -> tuple[TextEncoder, Windows]:
+    """The encoder and the rows' windows.
+
+    Raises:
+        `ValueError`: if the encoder cannot be used, or no row has a window.
+    """
+    encoder = TextEncoder(args.encoder_name_or_path, args.encoder_pooling, args.trust_remote_code)
+    encoder.check_window(args.window_tokens)
+    windows = find_windows(roles, tokenizer, encoder.tokenizer, args.window_tokens)
+    return encoder, windows
 
 
 def _names_up_to(model: nn.Module, layer: int) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .charts import chart_name
 from .figures import PNG_PAD, _figure
-from .naming import scale
+from .naming import is_percent, scale
 from .style import METHODS, PAGE, SHAPES
 from .sweep_looks import axis_label, footnote
 from .sweep_numbers import Row, Table, cell_of, mean_of
@@ -81,9 +81,10 @@ def rounds_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
         for number, (label, rounds) in enumerate(lines.items()):
             points = [(threshold, mean_of(values[name])) for threshold, values in rounds.items() if name in values]
             _draw_line(ax, points, number, name, label)
-        ax.set(xlabel="Threshold (rounds go to the right)", ylabel=axis_label(name))
+        ax.set(xlabel=f"{_threshold_kind(sweep)} (rounds go to the right)", ylabel=axis_label(name))
         if not ax.xaxis_inverted():
             ax.invert_xaxis()
+        _end_of_percent(ax, name)
         ax.grid(True)
     figure.axes[0].legend(frameon=False, fontsize=8)
     footnote(
@@ -93,6 +94,22 @@ def rounds_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
         "over seeds.",
     )
     return figure
+
+
+def _threshold_kind(sweep: dict[str, Any]) -> str:
+    """What the thresholds of the runs are."""
+    modes = {run["fields"].get("threshold_mode", "cosine") for run in sweep["runs"] if run["rounds"]}
+    return ", ".join(["Threshold", *modes]) if len(modes) == 1 else "Threshold"
+
+
+def _end_of_percent(ax: "Axes", name: str) -> None:
+    """No tick, and no bar, beyond 0 and 100 %; the room above is the markers'."""
+    if not is_percent(name):
+        return
+    low, high = ax.get_ylim()
+    low, high = max(low, -4.0), min(high, 104.0)
+    ax.set_yticks([tick for tick in ax.get_yticks() if max(low, 0) <= tick <= min(high, 100)])
+    ax.set_ylim(low, high)
 
 
 def round_lines(sweep: dict[str, Any]) -> dict[str, dict[float, dict[str, dict[tuple, float]]]]:

@@ -113,13 +113,18 @@ def targets_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
     for i, name in enumerate(names):
         ax = figure.add_subplot(len(names), 1, i + 1)
         _draw_bars(ax, rows, shown, name, styles)
-    footnote(figure, table, "Bars: standard deviation over seeds.")
+    footnote(figure, table, "Bars: standard deviation over seeds; of a single run its 95 % interval over items.")
     _legend(figure, figure.axes[0])
     return figure
 
 
 def _draw_bars(ax: "Axes", rows: list[Row], targets: list[str], name: str, styles: dict[str, Look]) -> None:
+    from matplotlib.patheffects import withStroke
+
     width, side = 0.84 / len(rows), scale(name)
+    # To be seen within a bar of the same colour too.
+    around, line = withStroke(linewidth=2.6, foreground=PAGE.light), {"fmt": "none", "zorder": 4}
+    line |= {"color": TARGET.light, "elinewidth": 1.2}
     seen: dict[str, int] = {}
     for i, row in enumerate(rows):
         hatch = None if seen.setdefault(row.label, i) == i else "///"
@@ -130,12 +135,22 @@ def _draw_bars(ax: "Axes", rows: list[Row], targets: list[str], name: str, style
         xs = [place - 0.42 + (i + 0.5) * width for place, _ in known]
         bar = {"color": styles[row.label].ink.light, "hatch": hatch, "edgecolor": PAGE.light, "linewidth": 0}
         ax.bar(xs, [cell.mean * side for _, cell in known], width * 0.92, label=row_label(row), **bar)
-        errors = [(x, cell) for x, (_, cell) in zip(xs, known, strict=True) if cell.sd is not None]
-        for x, cell in errors:
-            ax.errorbar(x, cell.mean * side, yerr=cell.sd * side, fmt="none", color=TARGET.light, elinewidth=1)
+        for x, cell in zip(xs, (cell for _, cell in known), strict=True):
+            if (spread := _spread(cell)) is not None:
+                ends = [[end * side] for end in spread]
+                ax.errorbar(x, cell.mean * side, yerr=ends, path_effects=[around], **line)
     ax.set_xticks(range(len(targets)), [chart_name(target) for target in targets], rotation=20, ha="right")
     ax.set_ylabel(axis_label(name))
     ax.grid(True, axis="y")
+
+
+def _spread(cell: Cell) -> tuple[float, float] | None:
+    """How far a bar reaches below and above: the sd over seeds, or a single run's interval."""
+    if cell.sd is not None:
+        return cell.sd, cell.sd
+    if cell.n == 1 and cell.low is not None:
+        return max(cell.mean - cell.low, 0.0), max(cell.high - cell.mean, 0.0)
+    return None
 
 
 def _draw_seeds(ax: "Axes", row: Row, table: Table, look: Look, sides: tuple[float, float]) -> None:

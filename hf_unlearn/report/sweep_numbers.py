@@ -130,6 +130,16 @@ def cell_of(points: list[Point], metric: str) -> Cell:
     return replace(cell, low=max(cell.low, 0.0), high=min(cell.high, 1.0))
 
 
+def own_interval(point: Point, metric: str) -> tuple[float, float] | None:
+    """The interval that a run's own audit gives, over its items; evaluations on the way have none."""
+    if point.step is not None:
+        return None
+    privacy = (point.run["privacy"] or {}).get("metrics", {})
+    found = point.run["metrics"] | {f"{PRIVACY}{name}": one for name, one in privacy.items()}
+    interval = found.get(metric, {}).get("interval")
+    return None if interval is None else (interval[0], interval[1])
+
+
 def mean_of(values: dict[tuple, float | None], unresolved: int = 0) -> Cell:
     """The mean of values by (target, seed), see [`Cell`]."""
     known = {key: value for key, value in values.items() if value is not None}
