@@ -14,6 +14,7 @@ from scipy.spatial.distance import jensenshannon
 from vqa_world import SMALL
 
 from hf_unlearn.audit import Audit
+from hf_unlearn.audit.distance import covariance_distance, mean_shift
 from hf_unlearn.audit.vqa import audit_classifier, shuffled_accuracy
 from hf_unlearn.audit.vqa_rows import predict_rows
 from hf_unlearn.data.vqa import build_vqa_world
@@ -23,12 +24,12 @@ from hf_unlearn.data.vqa.world.processor import build_processor
 LABELS = ["yes", "no", "red", "2", "blue"]
 
 
-def make_vilt(seed, **changed):
+def make_vilt(seed, hidden_size=16, **changed):
     from transformers import ViltConfig, ViltForQuestionAnswering
 
     config = ViltConfig(
         vocab_size=200,
-        hidden_size=16,
+        hidden_size=hidden_size,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
@@ -74,6 +75,7 @@ def slow(model, processor, row, gold):
     inputs = processor(images=[row["image"].convert("RGB")], text=[row["question"]], return_tensors="pt")
     with torch.no_grad():
         z, z0 = (m.eval()(**inputs).logits[0].double().numpy() for m in (model, gold))
+        h, h0 = (m.vilt(**inputs).pooler_output[0].double().numpy() for m in (model, gold))
     p, q = (np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in (z, z0))
     counts = Counter(row["answers"])
     weights = {LABELS.index(a): min(n / 3, 1) for a, n in counts.items() if a in LABELS}
@@ -85,6 +87,9 @@ def slow(model, processor, row, gold):
         "p_max": p.max(),
         "divergence": jensenshannon(p, q, base=2) ** 2,
         "agreement": float(z.argmax() == z0.argmax()),
+        "logit_mse": sum((a - b) ** 2 for a, b in zip(z, z0, strict=True)) / len(LABELS),
+        "representation_mse": sum((a - b) ** 2 for a, b in zip(h, h0, strict=True)) / len(h),
+        "states": (h, h0),
         "answer": LABELS[int(z.argmax())],
     }
 
@@ -95,7 +100,16 @@ def test_metrics_are_the_formulas(processor, rows):
     assert model.training, "left in the mode it was found in"
     assert not gold.training
     expected = [slow(model, processor, row, gold) for row in rows]
-    for name in ("accuracy", "probability", "prediction_entropy", "p_max", "divergence", "agreement"):
+    for name in (
+        "accuracy",
+        "probability",
+        "prediction_entropy",
+        "p_max",
+        "divergence",
+        "agreement",
+        "logit_mse",
+        "representation_mse",
+    ):
         result = audit.metrics[f"forget/{name}"]
         values = [row[name] for row in expected]
         assert result.per_item == pytest.approx(values, abs=1e-5), name
@@ -114,6 +128,15 @@ def test_metrics_are_the_formulas(processor, rows):
     assert answers.count(audit.metrics["forget/dominant_answer"].details["answer"]) == count
     assert audit.items["forget"]["prediction"] == answers
     assert audit.items["forget"]["example_id"] == [row["example_id"] for row in rows]
+    mine, theirs = (np.stack([row["states"][i] for row in expected]) for i in (0, 1))
+    for name, value in (
+        ("mean_shift", mean_shift(mine, theirs)),
+        ("covariance_distance", covariance_distance(mine, theirs)),
+    ):
+        result = audit.metrics[f"forget/{name}"]
+        assert result.value == pytest.approx(value, rel=1e-4), name
+        assert value > 0.1
+        assert (result.n, result.undefined, result.interval) == (len(rows), 0, None)
     assert len({row["accuracy"] for row in expected}) > 2, "soft scores, or the test says little"
     assert most in LABELS
 
@@ -126,7 +149,8 @@ def test_directions_and_roles(processor, rows):
     assert direction["forget/prediction_entropy"] == "closer_to_retrained"
     shuffled = [name for name in direction if name.endswith("shuffled_accuracy")]
     assert shuffled == ["retain/shuffled_accuracy", "test/shuffled_accuracy"]
-    assert not any("divergence" in name or "agreement" in name for name in direction)
+    beside = ("divergence", "agreement", "logit_mse", "representation_mse", "mean_shift", "covariance_distance")
+    assert not any(name.endswith(beside) for name in direction)
     assert audit.settings["sets"]["test"]["role"] == "retain"
 
 
@@ -178,6 +202,55 @@ def test_uniform_predictions_have_entropy_one_and_no_divergence_from_themselves(
     assert audit.metrics["forget/probability"].value == pytest.approx(1 / (1 + np.exp(3)))
     assert audit.metrics["forget/divergence"].value == pytest.approx(0, abs=1e-12)
     assert audit.metrics["forget/agreement"].value == 1.0
+
+
+DISTANCES = ("logit_mse", "representation_mse", "mean_shift", "covariance_distance")
+
+
+def test_the_same_model_is_at_no_distance(processor, rows):
+    model = make_vilt(0)
+    audit = audit_classifier(model, processor, {"forget": rows}, retrained=model, progress=False)
+    # ViLT draws the order of its patches anew, which moves the last digits.
+    assert [audit.metrics[f"forget/{name}"].value for name in DISTANCES] == pytest.approx([0] * 4, abs=1e-5)
+
+
+def test_rows_on_which_a_model_diverged_are_left_out_and_counted(processor, rows):
+    broken, gold = make_vilt(0), make_vilt(1)
+    colour = processor.tokenizer.convert_tokens_to_ids("colour")
+    with torch.no_grad():
+        broken.vilt.embeddings.text_embeddings.word_embeddings.weight[colour] = float("nan")
+    sound = [row for row in rows if "zebra" not in row["question"]]
+    assert 0 < len(sound) < len(rows)
+    found = audit_classifier(broken, processor, {"forget": rows}, retrained=gold, progress=False).metrics
+    alone = audit_classifier(broken, processor, {"forget": sound}, retrained=gold, progress=False).metrics
+    for name in DISTANCES:
+        result = found[f"forget/{name}"]
+        assert (result.n, result.undefined) == (len(sound), len(rows) - len(sound)), name
+        assert result.value == pytest.approx(alone[f"forget/{name}"].value, rel=1e-3), name
+
+
+def test_a_model_of_other_width_has_no_distance_of_representations(processor, rows):
+    wide = make_vilt(0, hidden_size=24)
+    audit = audit_classifier(make_vilt(0), processor, {"forget": rows}, retrained=wide, progress=False)
+    assert audit.metrics["forget/logit_mse"].value > 0
+    assert not {"forget/representation_mse", "forget/mean_shift", "forget/covariance_distance"} & set(audit.metrics)
+
+
+def test_distances_cost_no_further_forward_pass(processor, rows):
+    models = [make_vilt(0), make_vilt(1)]
+    calls = [0, 0]
+
+    def counted(place):
+        def count(module, args):
+            calls[place] += 1
+
+        return count
+
+    for place, model in enumerate(models):
+        model.vilt.register_forward_pre_hook(counted(place))
+    audit_classifier(models[0], processor, {"forget": rows}, retrained=models[1], batch_size=4, progress=False)
+    assert calls == [3, 3]
+    assert not any(model.classifier._forward_pre_hooks for model in models), "the hooks are gone"
 
 
 def test_opposite_models_diverge_by_one_bit(processor, rows):

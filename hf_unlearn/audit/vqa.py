@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .distance import covariance_distance, mean_shift
 from .result import MetricResult, direction_for, mean_result, proportion_result
 from .store import Audit
 from .suites import Suite
@@ -42,7 +43,9 @@ def audit_classifier(
     `p_max` (its largest probability, with the 99th percentile and the highest in `details`) and `dominant_answer` (the
     share of the most frequent prediction: near 1 where a model has collapsed). Sets to be kept also get
     `shuffled_accuracy`, with each other's pictures: a model that looks falls to what the question alone tells. With
-    `retrained`, sets get `divergence` (Jensen-Shannon, of the softmax, in bits) and `agreement` (same answer).
+    `retrained`, sets get `divergence` (Jensen-Shannon, of the softmax, in bits), `agreement` (same answer),
+    `logit_mse`, and of what the classifier reads `representation_mse`, `mean_shift` and `covariance_distance` (see
+    [`~hf_unlearn.audit.distance`]; left out where the models differ in width). They cost no further forward pass.
 
     Uniform predictions are not an aim by themselves: a retrained model is not uniform on what it has not seen.
 
@@ -148,7 +151,27 @@ def prediction_metrics(found: list[Prediction], role: str, labels: Mapping[int, 
         divergence = [p.divergence for p in found]
         metrics["divergence"] = mean_result("divergence", divergence, "lower", variant="Jensen-Shannon, softmax, bits")
         metrics["agreement"] = proportion_result("agreement", [p.agrees for p in found], "higher")
+        metrics["logit_mse"] = mean_result("logit_mse", [p.logit_mse for p in found], "lower")
+        metrics |= _representation_distances(found)
     return metrics
+
+
+def _representation_distances(found: list[Prediction]) -> dict[str, MetricResult]:
+    """How far what the classifier reads is from what the retrained model's reads, nothing for models of other width.
+
+    The mean's shift and the covariance's have no interval: near 0, resampled norms are too long.
+    """
+    pairs = [p.states for p in found if p.states is not None]
+    if not pairs:
+        return {}
+    mine, gold = np.stack(pairs, axis=1)
+    sizes = {"n": len(pairs), "undefined": len(found) - len(pairs)}
+    error = mean_result("representation_mse", [p.representation_mse for p in found], "lower")
+    shift = MetricResult("mean_shift", mean_shift(mine, gold), direction="lower", variant="L2", **sizes)
+    spread = MetricResult(
+        "covariance_distance", covariance_distance(mine, gold), direction="lower", variant="Frobenius", **sizes
+    )
+    return {result.name: result for result in (error, shift, spread)}
 
 
 def _p_max(values: list[float | None], direction: str) -> MetricResult:

@@ -3,14 +3,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
+from ..classify.forward import classifier_inputs
 from ..data.vqa.targets import target_weights
 from ..modeling import evaluating
 from .batching import device_of, map_batches
+from .distance import row_mse
 from .result import finite
 
 
@@ -36,6 +40,12 @@ class Prediction:
             Jensen-Shannon divergence from the retrained model's softmax, in bits: 0 to 1.
         agrees (`float`, *optional*):
             Whether the retrained model's answer is the same.
+        logit_mse (`float`, *optional*):
+            Mean squared difference from the retrained model's logits.
+        representation_mse (`float`, *optional*):
+            The same of what the classifiers read; `None` where the models differ in width.
+        states (`np.ndarray` of shape `[2, d]`, *optional*):
+            What both classifiers read, in float32.
     """
 
     answer: int | None
@@ -45,6 +55,9 @@ class Prediction:
     p_max: float | None
     divergence: float | None = None
     agrees: float | None = None
+    logit_mse: float | None = None
+    representation_mse: float | None = None
+    states: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 def predict_rows(
@@ -58,7 +71,8 @@ def predict_rows(
     progress: bool = True,
     desc: str = "Answering",
 ) -> list[Prediction]:
-    """Runs rows through a model; with `retrained`, through both, batch by batch, so that no logits are kept.
+    """Runs rows through a model; with `retrained`, through both, batch by batch, so that no logits are kept but only
+    what the classifiers read.
 
     Args:
         model (`ViltForQuestionAnswering`):
@@ -84,13 +98,19 @@ def predict_rows(
         texts = [rows[i] for i in batch]
         shown = None if pictures is None else [rows[pictures[i]] for i in batch]
         inputs = model_inputs(processor, texts, shown)
-        logits = [m(**inputs.to(device_of(m))).logits.double().cpu() for m in models]
+        logits, states = [], []
+        for m in models:
+            with ExitStack() as stack:
+                # Alone, a model is compared with none
+                seen = stack.enter_context(classifier_inputs(m)) if retrained is not None else []
+                logits.append(m(**inputs.to(device_of(m))).logits.double().cpu())
+            states += [state.float().cpu().numpy() for state in seen]
         weights = torch.zeros_like(logits[0])
         for place, row in enumerate(texts):
             for answer, weight in target_weights(row["answers"]).items():
                 if answer in classes:
                     weights[place, classes[answer]] = weight
-        return _predictions(logits[0], weights, *logits[1:])
+        return _predictions(logits[0], weights, *logits[1:], states=states)
 
     # ViLT draws the order of its patches, which moves logits in the last digits
     with evaluating(model), evaluating(models[-1]), torch.no_grad(), torch.random.fork_rng():
@@ -124,8 +144,11 @@ def check_rows(name: str, rows: Any) -> None:
         )
 
 
-def _predictions(logits: torch.Tensor, weights: torch.Tensor, gold: torch.Tensor | None = None) -> list[Prediction]:
-    """One [`Prediction`] a row of `logits` `[n, K]`, with `weights` `[n, K]` of the answers."""
+def _predictions(
+    logits: torch.Tensor, weights: torch.Tensor, gold: torch.Tensor | None = None, states: Sequence[np.ndarray] = ()
+) -> list[Prediction]:
+    """One [`Prediction`] a row of `logits` `[n, K]`, with `weights` `[n, K]` of the answers; with the retrained
+    model's logits also both models' `states`, `[n, d]` each."""
     logp = logits.log_softmax(-1)
     best = logits.argmax(-1)
     columns = {
@@ -136,17 +159,29 @@ def _predictions(logits: torch.Tensor, weights: torch.Tensor, gold: torch.Tensor
         "p_max": logp.max(-1).values.exp(),
     }
     sound = logits.isfinite().all(-1)
+    both = [None] * len(logits)
     if gold is not None:
-        gold_logp = gold.log_softmax(-1)
-        middle = torch.logaddexp(logp, gold_logp) - math.log(2)
-        kl = [(side.exp() * (side - middle)).sum(-1) for side in (logp, gold_logp)]
-        columns["divergence"] = ((kl[0] + kl[1]) / 2 / math.log(2)).clamp(0, 1)
-        columns["agrees"] = (best == gold.argmax(-1)).double()
+        columns |= _beside(logits, gold)
         sound &= gold.isfinite().all(-1)
+        if states[0].shape == states[1].shape:
+            columns["representation_mse"] = torch.from_numpy(row_mse(*states))
+            both = np.stack(states, axis=1)
     names, values = list(columns), torch.stack(list(columns.values()), dim=-1).tolist()
     return [
-        Prediction(answer=answer, **dict(zip(names, map(finite, row), strict=True)))
+        Prediction(answer=answer, states=pair, **dict(zip(names, map(finite, row), strict=True)))
         if fine
         else Prediction(*[None] * 5)
-        for answer, row, fine in zip(best.tolist(), values, sound.tolist(), strict=True)
+        for answer, row, fine, pair in zip(best.tolist(), values, sound.tolist(), both, strict=True)
     ]
+
+
+def _beside(logits: torch.Tensor, gold: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a prediction is beside the retrained model's; both `[n, K]`."""
+    logp, gold_logp = logits.log_softmax(-1), gold.log_softmax(-1)
+    middle = torch.logaddexp(logp, gold_logp) - math.log(2)
+    kl = [(side.exp() * (side - middle)).sum(-1) for side in (logp, gold_logp)]
+    return {
+        "divergence": ((kl[0] + kl[1]) / 2 / math.log(2)).clamp(0, 1),
+        "agrees": (logits.argmax(-1) == gold.argmax(-1)).double(),
+        "logit_mse": torch.from_numpy(row_mse(logits.numpy(), gold.numpy())),
+    }

@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": ("evaluate", "--model_name_or_path MODEL --benchmark NAME: audit any checkpoint"),
     "audit": ("audit", "backdoor|privacy --model_name_or_path MODEL ...: what an evaluation does not see"),
     "report": ("report", "RUN [RUN ...]: one report over several runs, or a sweep's tables and figures"),
+    "gates": ("gates", "RUN [--thresholds FILE]: hold a run against thresholds; exit status for pipelines"),
     "push": ("push", "RUN --hub_model_id OWNER/NAME: weights, tokenizer and model card to the Hub, in one commit"),
     "bench": ("bench", "--preset cpu|1b|7b: time and memory of a step, as a ratio to fine-tuning on the same rows"),
     "plan": ("plan", "RECIPE --gpus N --gpu_memory GB: whether it fits, and what would make it fit"),

@@ -43,6 +43,10 @@ LABELS = {
     "shuffled_accuracy": "accuracy with other rows' pictures",
     "divergence": "divergence from the retrained",
     "agreement": "agreement with the retrained",
+    "logit_mse": "logit MSE from the retrained",
+    "representation_mse": "representation MSE from the retrained",
+    "mean_shift": "shift of the mean representation",
+    "covariance_distance": "covariance distance from the retrained",
 }
 
 MEANINGS = {
@@ -57,6 +61,10 @@ MEANINGS = {
     "shuffled_accuracy": "accuracy with other rows' pictures: what is known without looking",
     "divergence": "Jensen-Shannon divergence from the retrained model's predictions, row by row, in bits",
     "agreement": "share of rows where the retrained model gives the same answer",
+    "logit_mse": "mean squared difference from the retrained model's logits, row by row",
+    "representation_mse": "the same of what the classifier reads",
+    "mean_shift": "length of the difference between mean representations, the retrained model's and this one's",
+    "covariance_distance": "Frobenius norm of the difference between covariances of representations",
     "forget_quality": "p-value of a KS test: truth ratios on the forget set against the retrained model's",
     "model_utility": "harmonic mean of probability, ROUGE and truth ratio where nothing was to be forgotten",
 }

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-unlearn gates RUN`: holds a run's report against thresholds; the exit status tells a pipeline whether to go on.
+
+Exit status: 0 where all gates are passed, 1 where one is failed, 3 where none is failed but one is unresolved or
+missing, 2 for a mistake in what was asked.
+"""
+
+import argparse
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+
+def main(argv: list[str]) -> None:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="hf-unlearn gates", description=__doc__, formatter_class=form)
+    parser.add_argument("run", metavar="RUN", help="run directory, or its report.json")
+    parser.add_argument(
+        "--thresholds", metavar="FILE", help="gates (shipped ones for a classifier or a language model); docs/gates.md"
+    )
+    parser.add_argument(
+        "--privacy", metavar="PATH", help="privacy.json or its folder (RUN/privacy.json, RUN/privacy/privacy.json)"
+    )
+    args = parser.parse_args(argv)
+    status = gates(Path(args.run), args.thresholds, args.privacy)
+    if status:
+        raise SystemExit(status)
+
+
+def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) -> int:
+    """Writes `gates.json` and `gates.md` beside the report, prints them and returns the exit status."""
+    from ..report.gates import EXIT_STATUS, judge
+    from ..report.gates_spec import default_thresholds, load_gates
+    from ..report.gates_view import print_gates, render_gates
+    from ..report.privacy import load_privacy_report
+    from ..report.schema import load_report
+
+    report = load_report(run)
+    folder = run if run.is_dir() else run.parent
+    path = default_thresholds(report) if thresholds is None else Path(thresholds)
+    asked = load_gates(path)
+    found = _privacy_file(folder) if privacy is None else Path(privacy)
+    attacked = None if found is None else load_privacy_report(found)
+    _add_items(report, folder / "audit")
+    result = judge(report, asked, attacked) | {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "report_created": report["created"],
+        "thresholds": str(path),
+        "privacy": None if found is None else str(found),
+    }
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "gates.json").write_text(text, encoding="utf-8")
+    (folder / "gates.md").write_text(render_gates(result), encoding="utf-8")
+    print_gates(result)
+    print(f"Gates: {folder / 'gates.md'}, by {path}")
+    return EXIT_STATUS[result["status"]]
+
+
+def _privacy_file(folder: Path) -> Path | None:
+    """Where attacks' results of a run are: in its folder, or where a sweep puts them."""
+    places = (folder / "privacy.json", folder / "privacy" / "privacy.json")
+    return next((path for path in places if path.is_file()), None)
+
+
+def _add_items(report: dict, folder: Path) -> None:
+    """Gives a report's metrics their items' values from the audits that the run kept, where those are of the same rows
+    and found what the report says."""
+    from ..audit import Audit
+
+    kinds = [model["kind"] for model in report["models"]]
+    audits = {}
+    for model in report["models"]:
+        path = folder / f"{model['kind']}.json"
+        if kinds.count(model["kind"]) == 1 and path.is_file():
+            audits[model["name"]] = Audit.load(path)
+    if len({json.dumps(audit.settings["sets"], sort_keys=True) for audit in audits.values()}) != 1:
+        return
+    for model in (model for model in report["models"] if model["name"] in audits):
+        for name, metric in model["metrics"].items():
+            kept = audits[model["name"]].metrics.get(name)
+            if kept is not None and (kept.value, kept.n) == (metric["value"], metric["n"]):
+                metric["per_item"] = kept.per_item
