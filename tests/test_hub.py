@@ -312,6 +312,8 @@ def test_nothing_is_pushed_before_the_end_where_that_is_asked(pushing):
 
 
 def test_only_a_whole_checkpoint_with_a_card_is_pushed(run_folder):
+    # Of a folder that is a checkpoint.
+    (run_folder / "method_state.safetensors").write_text("what the rows did")
     assert {path.name for path in published_files(run_folder)} == PUSHED | TOKENIZER
     (run_folder / "README.md").unlink()
     with pytest.raises(ValueError, match=r"no checkpoint that can be pushed: README.md is missing"):

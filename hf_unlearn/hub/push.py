@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..running.method_state import METHOD_STATE
+
 
 # What another machine needs to load the model. All else in a run's folder stays at home: reports and audits quote the
 # rows, recipes and training arguments may hold tokens, optimizer states hold what the rows did to the weights.
@@ -49,6 +51,8 @@ def published_files(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
+    # Of a checkpoint: what goes on with a run may hold what its rows did.
+    found.discard(folder / METHOD_STATE)
     for config in folder.glob("*/adapter_config.json"):
         # PEFT saves adapters that have a name of their own in folders of that name.
         if not config.parent.name.startswith(("checkpoint-", "_")):
