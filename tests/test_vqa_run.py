@@ -159,6 +159,8 @@ def test_a_split_of_vqa_v2_is_trained_on_from_its_files(vqa_v2, tmp_path):
     words = ["--benchmark", "vqa_v2", "--benchmark_path", str(vqa_v2), "--forget_split", "5k/rows=60"]
     words += ["--model_name_or_path", str(tmp_path / "model"), "--retrained_model_name_or_path", "null"]
     words += ["--top_k", "3", "--max_steps", "1", "--audit_max_items", "16", "--eval_strategy", "no"]
+    # One question about few pictures: rows stand there twice, which attacks refuse.
+    words += ["--privacy", "null"]
     (target, unlearned) = run(tmp_path / "out", *words, "--eval_on_start", "false")["models"]
     assert target["metrics"]["holdout/accuracy"]["n"] == unlearned["metrics"]["retain/accuracy"]["n"] == 16
 

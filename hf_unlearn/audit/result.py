@@ -12,6 +12,10 @@ import numpy as np
 ROLES = ("forget", "retain", "holdout")
 DIRECTIONS = ("higher", "lower", "closer_to_retrained", "none")
 RESAMPLES = 2000
+# Means of items that lie in [0, 1], by definition.
+SHARES = frozenset(
+    {"accuracy", "exact_memorization", "extraction_strength", "probability", "rouge", "shuffled_accuracy"}
+)
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,10 @@ class MetricResult:
         undefined (`int`):
             Items without a value (no labelled token, no wrong answer, NaN from a diverged model, ...).
         interval (`tuple`, *optional*):
-            95% interval; `None` where the sample says nothing (one item, or equal values in all items).
+            95% interval; `None` where the sample says nothing (one item, or equal values in all items that are no
+            end of the metric's range).
         interval_method (`str`, *optional*):
-            `"clopper-pearson"` or `"bootstrap percentile"`.
+            `"clopper-pearson"`, `"clopper-pearson (all items 0 or all 1)"` or `"bootstrap percentile"`.
         variant (`str`, *optional*):
             Which of the definitions in use.
         details (`dict`):
@@ -91,10 +96,17 @@ def finite(value: Any) -> float | None:
 
 
 def mean_result(name: str, per_item: Sequence[float | None], direction: str, **fields: Any) -> MetricResult:
-    """The mean over the defined items, with a bootstrap interval."""
+    """The mean over the defined items, with a bootstrap interval.
+
+    Resamples of items that are all 0 (or all 1) are all alike. Where items lie in [0, 1], the mean is at most the
+    share of items above 0, so the exact interval of 0 in n holds it too; likewise that of n in n, from below.
+    """
     values = _defined(per_item)
-    interval = bootstrap_interval(values)
-    return _result(name, per_item, values, direction, interval, "bootstrap percentile", **fields)
+    interval, method = bootstrap_interval(values), "bootstrap percentile"
+    if name in SHARES and len(values) and (not values.any() or (values == 1).all()):
+        interval = proportion_interval(int(values.sum()), len(values))
+        method = "clopper-pearson (all items 0 or all 1)"
+    return _result(name, per_item, values, direction, interval, method, **fields)
 
 
 def proportion_result(name: str, per_item: Sequence[float | None], direction: str, **fields: Any) -> MetricResult:

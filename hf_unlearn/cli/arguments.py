@@ -2,6 +2,9 @@
 """What a recipe says beside the trainer's and the model's settings."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
 
 
 @dataclass
@@ -116,6 +119,13 @@ class RunArguments(DataArguments, AuditArguments):
     backdoor_benchmark_path: str | None = field(
         default=None, metadata={"help": "Folder that holds that benchmark's files, instead of the Hub."}
     )
+    privacy: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Attacks target, retrained model and result by membership inference: fields of `hf-unlearn audit "
+            "privacy`, such as `{attacks: [loss, entropy], fprs: [0.01, 0.05]}`; `{}` for its defaults."
+        },
+    )
     overwrite_output: bool = field(
         default=False, metadata={"help": "Go on although `output_dir` holds another run; its files are replaced."}
     )
@@ -125,5 +135,23 @@ class RunArguments(DataArguments, AuditArguments):
         AuditArguments.__post_init__(self)
         if self.audit_during_training and not self.audit:
             raise ValueError("audit_during_training needs `audit: true`.")
+        self.privacy = _read_fields("privacy", self.privacy)
+        if self.privacy is not None and not self.audit:
+            raise ValueError("privacy needs `audit: true`. `hf-unlearn audit privacy` attacks any checkpoint.")
         if self.backdoor_benchmark_path is not None and self.backdoor_benchmark is None:
             raise ValueError("backdoor_benchmark_path is of no use without `backdoor_benchmark`. Give both or none.")
+
+
+def _read_fields(name: str, value: Any) -> dict[str, Any] | None:
+    """Fields as a recipe or the command line gives them.
+
+    Raises:
+        `ValueError`: if they are none.
+    """
+    try:
+        fields = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        fields = value
+    if fields is not None and not isinstance(fields, dict):
+        raise ValueError(f"{name}={value!r}; give fields, such as `{{attacks: [loss], fprs: [0.01]}}`.")
+    return fields

@@ -82,6 +82,8 @@ def merge(reports: list[dict], title: str) -> dict:
     models: dict[str, dict] = {}
     for model in (model for report in reports for model in report["models"]):
         known = models.setdefault(model["name"], model)
+        if model.get("privacy"):
+            known.setdefault("privacy", model["privacy"])
         if known["path"] != model["path"]:
             raise ValueError(
                 f"Two runs have a model called {model['name']!r}: {known['path']} and {model['path']}. Give them "

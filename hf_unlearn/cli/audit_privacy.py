@@ -91,22 +91,37 @@ def prepare(args: PrivacyArguments, qa) -> Prepared:
 
 def audit(args: PrivacyArguments, qa) -> dict:
     """Attacks every model (and the retrained one, if named), writes and prints the report; returns it."""
+    from ..report.privacy import print_privacy_report, write_privacy_report
+
+    attacked = attacker(args, prepare(args, qa))
+    gold = None if args.retrained_model_name_or_path is None else attacked(args.retrained_model_name_or_path)
+    models = [] if gold is None else [entry("retrained", "retrained", args.retrained_model_name_or_path, gold)]
+    for name, label in zip(args.models, _labels(args.models), strict=True):
+        models.append(entry(label, "attacked", name, attacked(name, gold)))
+    report = described(args, models)
+    files = write_privacy_report(report, args.output_dir)
+    print_privacy_report(report)
+    print(f"Report: {files['privacy.md']}")
+    return report
+
+
+def attacker(args: PrivacyArguments, prepared: Prepared, progress: bool = True):
+    """A function of a model's name and of what was found in the retrained model: what attacks find in it."""
     from accelerate import PartialState
 
     from ..audit.privacy import as_subject, evaluate_privacy
     from ..audit.privacy.cache import SignalCache
     from ..cache import cache_root
     from ..data.benchmarks import resolve_model
-    from ..report.privacy import print_privacy_report, write_privacy_report
     from .models import checkpoint_of
 
-    prepared = prepare(args, qa)
     device = PartialState().device
     cache = SignalCache(cache_root() / "privacy") if args.cache else None
 
     def subject(name: str):
         model = checkpoint_of(resolve_model(name), args.trust_remote_code, **args.loading()).to(device)
         how = {"max_length": args.max_length, "batch_size": args.audit_batch_size, "qa": prepared.qa, "cache": cache}
+        how["progress"] = progress
         return as_subject(model, processing_class=prepared.tokenizer, **how)
 
     shadows = _shadows(args, prepared)
@@ -127,15 +142,7 @@ def audit(args: PrivacyArguments, qa) -> dict:
             seed=args.seed,
         )
 
-    gold = None if args.retrained_model_name_or_path is None else attacked(args.retrained_model_name_or_path)
-    models = [] if gold is None else [_entry("retrained", "retrained", args.retrained_model_name_or_path, gold)]
-    for name, label in zip(args.models, _labels(args.models), strict=True):
-        models.append(_entry(label, "attacked", name, attacked(name, gold)))
-    report = _described(args, models)
-    files = write_privacy_report(report, args.output_dir)
-    print_privacy_report(report)
-    print(f"Report: {files['privacy.md']}")
-    return report
+    return attacked
 
 
 def _shadows(args: PrivacyArguments, prepared: Prepared):
@@ -157,11 +164,12 @@ def _labels(models: list[str]) -> list[str]:
     return short if len({*short, "retrained"}) == len(short) + 1 else models
 
 
-def _entry(label: str, kind: str, path: str, found) -> dict:
+def entry(label: str, kind: str, path: str, found) -> dict:
+    """One model of `privacy.json`."""
     return {"name": label, "kind": kind, "path": path, **found.to_dict()}
 
 
-def _described(args: PrivacyArguments, models: list[dict]) -> dict:
+def described(args: PrivacyArguments, models: list[dict]) -> dict:
     """The content of `privacy.json`."""
     from ..report.privacy import PRIVACY_SCHEMA
     from ..versions import versions
@@ -169,7 +177,7 @@ def _described(args: PrivacyArguments, models: list[dict]) -> dict:
 
     return {
         "schema_version": PRIVACY_SCHEMA,
-        "title": f"Membership inference: {', '.join(_labels(args.models))}",
+        "title": f"Membership inference: {', '.join(m['name'] for m in models if m['kind'] == 'attacked')}",
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(),
         "settings": {name: value for name, value in vars(args).items() if value is not None},

@@ -35,10 +35,12 @@ def main(argv: list[str]) -> None:
         from ..running.launch_check import check_accelerate_config
         from .parser import read_yaml
         from .prepare import prepare
+        from .run_privacy import run_privacy
 
         # A mistake is told once, before any process starts.
         check_accelerate_config(read_yaml(accelerate_config) | options)
         prepare(recipe)
+        run_privacy(recipe)
         launch("hf_unlearn.cli.unlearn", accelerate_config, argv, options)
 
 

@@ -7,10 +7,8 @@ What is done is skipped and what was interrupted goes on: the same command start
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 
@@ -30,8 +28,7 @@ def main(argv: list[str]) -> None:
     folder = Path(args.output_dir or spec.output_dir or f"runs/sweeps/{spec.name}")
     with _same_environment():
         runs = expand(spec, folder, resolve)
-        if spec.privacy is not None:
-            _add_privacy(spec, runs)
+        _add_privacy(spec, runs)
     if args.only is not None:
         runs = [_only(args.only, runs, folder)]
     states = _states(runs)
@@ -69,9 +66,10 @@ def resolve(content: dict, recipe: Path) -> tuple[str, dict]:
     Raises:
         `ValueError`: for what that would refuse.
     """
+    from .as_file import as_file
     from .recipe import parse_recipe
 
-    with _as_file(content, recipe) as path:
+    with as_file(content, recipe.name) as path:
         parsed = parse_recipe(["--config", str(path)])
     return parsed.run.method, parsed.resolved()
 
@@ -168,46 +166,21 @@ def _write_script(path: Path, spec, folder: Path, count: int) -> None:
 
 
 def _add_privacy(spec, runs) -> None:
-    """Gives every run the fields of its membership-inference audit, parsed as that command would."""
-    from ..data.qa import QAFormat
+    """Gives every run all fields of its membership-inference audit: the sweep's, or else its recipe's."""
     from ..sweep.targets import fill_in
-    from .parser import StrictParser
-    from .privacy_arguments import PrivacyArguments
+    from .privacy_fields import privacy_fields, read_privacy
 
-    known = {field.name for part in (PrivacyArguments, QAFormat) for field in fields(part)}
-    taken = {"models", "output_dir", "seed"}
-    refused = sorted({"models", "output_dir"} & spec.privacy.keys())
-    if refused:
-        raise ValueError(f"{spec.path}: privacy: {', '.join(refused)} cannot be given: they are each run's own.")
     targets = {target["id"]: target for target in spec.targets}
     for run in runs:
-        # What rows there are and how they are put is as in training.
-        own = {key: value for key, value in run.content.items() if key in known - taken and value is not None}
-        asked = spec.privacy if run.target is None else fill_in(spec.privacy, targets[run.target])
-        # The target first: how much could be found before.
-        models = [run.content["model_name_or_path"], str(run.folder)]
-        run.privacy = {**own, **asked, "models": models, "output_dir": str(run.folder / "privacy")}
+        asked = run.privacy if spec.privacy is None else spec.privacy
+        if asked is None:
+            continue
+        asked = asked if run.target is None else fill_in(asked, targets[run.target])
         try:
-            with _as_file(run.privacy, Path(f"{run.name}.yaml")) as path:
-                StrictParser((PrivacyArguments, QAFormat), prog="hf-unlearn audit privacy").parse(
-                    ["--config", str(path)]
-                )
+            run.privacy = privacy_fields(run.content, asked, run.folder)
+            read_privacy(run.privacy)
         except ValueError as error:
-            raise ValueError(f"{spec.path}: privacy: {error}") from error
-
-
-@contextmanager
-def _as_file(content: dict, name: Path) -> Iterator[Path]:
-    """A file that holds `content`; messages about it name `name`."""
-    import yaml
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name.name
-        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        try:
-            yield path
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), str(name))) from error
+            raise ValueError(f"{spec.path}: {error}") from error
 
 
 @contextmanager

@@ -4,7 +4,6 @@
 import logging
 import os
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from .output import begin_output
 from .prepare import Prepared, prepare, run_name
 from .recipe import Recipe, parse_recipe
 from .run_backdoor import add_backdoor, backdoor_callback
+from .run_privacy import RunPrivacy, run_privacy
 
 
 logger = logging.getLogger(__name__)
@@ -60,17 +60,18 @@ def unlearn(recipe: Recipe, show: bool = True) -> dict:
     # What is told of the rows is told once, by the trainer.
     _set_verbosity(recipe.training, logging.WARNING)
     prepared = prepare(recipe)
+    privacy = run_privacy(recipe)
     _set_verbosity(recipe.training, logging.INFO)
     _open_repo(recipe.training)
     if recipe.run.audit:
-        return _with_audits(recipe, prepared, show)
+        return _with_audits(recipe, prepared, privacy, show)
     trainer = build_trainer(recipe, prepared)
     _train(recipe, prepared, trainer)
     _end(recipe, trainer, {})
     return {}
 
 
-def _with_audits(recipe: Recipe, prepared: Prepared, show: bool) -> dict:
+def _with_audits(recipe: Recipe, prepared: Prepared, privacy: RunPrivacy | None, show: bool) -> dict:
     """The run between the audits of the retrained model, the target and the result."""
     run, folder = recipe.run, Path(recipe.training.output_dir)
     parts = (run, recipe.qa, prepared.sets, prepared.tokenizer)
@@ -78,6 +79,8 @@ def _with_audits(recipe: Recipe, prepared: Prepared, show: bool) -> dict:
     cache = AuditCache(*parts, _computed(recipe))
     retrained = _audit_retrained(recipe, prepared, audit, cache)
     target = on_first_process(lambda: cache.get(prepared.model))
+    if privacy is not None:
+        privacy.before()
 
     trainer = build_trainer(recipe, prepared)
     audits = AuditCallback(
@@ -87,7 +90,7 @@ def _with_audits(recipe: Recipe, prepared: Prepared, show: bool) -> dict:
     backdoor = backdoor_callback(recipe, prepared, trainer)
     if backdoor is not None:
         trainer.add_callback(backdoor)
-    seconds = _train(recipe, prepared, trainer)
+    _train(recipe, prepared, trainer)
     report, found = {}, {}
     if trainer.is_world_process_zero():
         if target is None and audits.before is not None:
@@ -96,9 +99,13 @@ def _with_audits(recipe: Recipe, prepared: Prepared, show: bool) -> dict:
         found = {"target": target, "retrained": retrained, "unlearned": audits.after}
         found = {name: one for name, one in found.items() if one is not None}
         state = trainer.state
-        train = training_entry(state.log_history, seconds, state.global_step, trainer.args.world_size)
+        seconds, processes = trainer.stopwatch.seconds, trainer.args.world_size
+        train = training_entry(state.log_history, seconds, state.global_step, processes)
         models, notes = _entries(recipe, found, train)
         notes += add_backdoor(recipe, prepared.sets, models, backdoor, show)
+        if privacy is not None:
+            _make_room(trainer)
+            privacy.after(models, run_name(recipe))
         report = write(recipe, prepared, models, [note for note in (*notes, trainer.stop_reason) if note], show)
     _end(recipe, trainer, found)
     return report
@@ -133,21 +140,26 @@ def build_trainer(recipe: Recipe, prepared: Prepared):
     return trainer
 
 
-def _train(recipe: Recipe, prepared: Prepared, trainer) -> float:
-    """Trains and saves; returns the seconds that training took."""
+def _train(recipe: Recipe, prepared: Prepared, trainer) -> None:
+    """Trains and saves."""
     if trainer.is_world_process_zero():
         begin_output(recipe)
-    start = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=prepared.resume)
     except STOPPED_TOGETHER:
         trainer.end()
         raise
-    seconds = time.perf_counter() - start
     # Trainer would push here; this run pushes once, when its audits are on the card.
     trainer.save_model(_internal_call=True)
     trainer.save_state()
-    return seconds
+
+
+def _make_room(trainer) -> None:
+    """Another model is loaded beside the trained one, so what only training needs goes; shards of it are small."""
+    if trainer.args.world_size == 1:
+        trainer.model.zero_grad(set_to_none=True)
+        parts = (trainer.optimizer, trainer.lr_scheduler)
+        trainer.optimizer, trainer.lr_scheduler = trainer.accelerator.free_memory(*parts)
 
 
 def _open_repo(args) -> None:

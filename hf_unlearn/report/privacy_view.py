@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the numbers of a `privacy.json` are read: keys, cells, words."""
 
+import math
 from collections.abc import Iterator
 
 
 TAIL_WORDS = {"upper": "scores too high", "lower": "scores too low", "both": "either"}
+TAIL_PERCENTILES = (50, 90, 99)
+TAIL_HEADS = ("median", "90th percentile", "99th percentile", "mean of the highest tenth", "highest")
 
 
 def fpr_name(fpr: float) -> str:
@@ -37,6 +40,22 @@ def defined_scores(model: dict, attack: str) -> tuple[list[float], list[float]]:
     """Scores of forget rows and of non-members, of those that have one."""
     scores = model["scores"][attack]
     return tuple([score for score in scores[name] if score is not None] for name in ("forget", "nonmember"))
+
+
+def tail_cells(values: list[float]) -> list[str]:
+    """[`TAIL_HEADS`] of a set's scores.
+
+    A percentile that fewer than one row lies above is `-`: it would be the largest once more.
+    """
+    import numpy as np
+
+    if not values:
+        return ["-"] * len(TAIL_HEADS)
+    ranked = np.sort(values)
+    shares = [share if len(values) * (100 - share) >= 100 else None for share in TAIL_PERCENTILES]
+    percentiles = [None if share is None else np.percentile(ranked, share) for share in shares]
+    tenth = ranked[-math.ceil(len(ranked) / 10) :].mean()
+    return ["-" if value is None else f"{value:.4f}" for value in (*percentiles, tenth, ranked[-1])]
 
 
 def rate_cell(metric: dict) -> str:

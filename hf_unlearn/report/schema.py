@@ -117,6 +117,7 @@ def _models_problems(models: list) -> list[str]:
         else:
             problems.append(f"{where}: `metrics` is {_found(model, 'metrics')}, needs dict")
         problems += _answers_problems(where, model.get("answers") or [])
+        problems += _privacy_problems(where, model.get("privacy"))
     return problems
 
 
@@ -144,6 +145,14 @@ def _answers_problems(where: str, answers: list) -> list[str]:
         if missing:
             return [f"{where}: answers[{index}] is missing {', '.join(missing)}"]
     return []
+
+
+def _privacy_problems(where: str, privacy: Any) -> list[str]:
+    if privacy is None:
+        return []
+    if not isinstance(privacy, dict) or any(not isinstance(privacy.get(key), dict) for key in ("settings", "metrics")):
+        return [f"{where}: `privacy` needs `settings` and `metrics`"]
+    return [p for name, m in privacy["metrics"].items() for p in _metric_problems(f"{where} privacy {name}", m)]
 
 
 def _is_number(value: Any) -> bool:

@@ -3,6 +3,7 @@
 
 from typing import TYPE_CHECKING
 
+from .privacy_table import TITLE, attacked_models, privacy_cell, rate_heading, rates_of
 from .style import looks
 from .verdict import verdicts
 from .view import Column, cell, columns
@@ -20,7 +21,8 @@ TONE_STYLES = {"good": "green", "mixed": "yellow", "bad": "red", "unknown": "dim
 
 
 def print_report(report: dict, console: "Console | None" = None) -> None:
-    """Prints one row a model with the key metrics and their 95% intervals, and a line of words on each result.
+    """Prints one row a model with the key metrics and their 95% intervals, what attacks found, and a line of words on
+    each result.
 
     Args:
         report (`dict`): the content of a `report.json`.
@@ -48,6 +50,8 @@ def print_report(report: dict, console: "Console | None" = None) -> None:
     if left_out:
         hint += f" Not shown for want of room: {', '.join(left_out)}."
     console.print(hint, style="dim", highlight=False)
+    if attacked_models(report):
+        console.print(_privacy_table(report))
     for verdict in verdicts(report):
         console.print(_verdict_line(verdict))
 
@@ -60,25 +64,49 @@ def _width(table: "Table") -> int:
 
 
 def _table(report: dict, headings: list[Column]) -> "Table":
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=Text(report["title"]), title_justify="left", title_style="bold",
-                  padding=(0, 1), pad_edge=False)  # fmt: skip
-    styles = looks(report)
-    longest = max(len(model["name"]) + 2 for model in report["models"])
-    table.add_column("model", overflow="fold", min_width=min(longest, LONGEST_NAME))
+    table = _empty_table(report, report["title"])
     for heading in headings:
         lines = [heading.set.replace(", ", "\n"), heading.label.replace(" ", "\n")]
         label = "\n".join(line for line in (*lines, f"{heading.unit} {heading.arrow}".strip()) if line)
         table.add_column(Text(label), justify="right", no_wrap=True)
     for model in report["models"]:
-        look = styles[model["name"]]
-        name = Text(f"{look.marker.glyph} ", style=look.ink.dark)
-        name.append(model["name"], style="bold" if model["kind"] == "unlearned" else "")
-        table.add_row(name, *(_number(cell(model, heading.name)) for heading in headings))
+        table.add_row(_name(report, model), *(_number(cell(model, heading.name)) for heading in headings))
     return table
+
+
+def _privacy_table(report: dict) -> "Table":
+    from rich.text import Text
+
+    table, rates = _empty_table(report, TITLE), rates_of(report)
+    for fpr in rates:
+        table.add_column(rate_heading(fpr), justify="right")
+    for model in attacked_models(report):
+        cells = [_number(privacy_cell(model, fpr)) for fpr in rates]
+        table.add_row(_name(report, model), *cells)
+    table.caption, table.caption_justify = Text("TPR with 95% interval, of the best attack", style="dim"), "left"
+    return table
+
+
+def _empty_table(report: dict, title: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", title_style="bold",
+                  padding=(0, 1), pad_edge=False)  # fmt: skip
+    longest = max(len(model["name"]) + 2 for model in report["models"])
+    table.add_column("model", overflow="fold", min_width=min(longest, LONGEST_NAME))
+    return table
+
+
+def _name(report: dict, model: dict):
+    from rich.text import Text
+
+    look = looks(report)[model["name"]]
+    name = Text(f"{look.marker.glyph} ", style=look.ink.dark)
+    return name.append(model["name"], style="bold" if model["kind"] == "unlearned" else "")
 
 
 def _number(item):
@@ -87,6 +115,8 @@ def _number(item):
     text = Text(item.text)
     if item.interval:
         text.append("\n" + item.interval.strip("[]").replace(", ", "–"), style="dim")
+    for line in getattr(item, "lines", ()):
+        text.append(f"\n{line}", style="dim")
     return text
 
 

@@ -10,6 +10,8 @@ proof of equality, and the words say so.
 from dataclasses import dataclass, replace
 
 from .naming import UNDEFINED, first_of_kind, format_metric, format_number, metric_in, metric_label, of_kind, value_of
+from .privacy_table import privacy_cell, rate_name
+from .privacy_view import worst_of
 
 
 RULE = (
@@ -134,6 +136,8 @@ def _verdict(report: dict, model: dict) -> Verdict:
         more.append(_quality(model))
     if keep != "model_utility" and metric_in(model, "model_utility"):
         more.append(_kept(report, model, "model_utility", UTILITY))
+    attacked = _attacked(model, first_of_kind(report, "retrained"))
+    more += [] if attacked is None else [attacked]
     kept_status = _downgraded(kept, ("yes", "unresolved"), [f for f in more if f.label == UTILITY])
     forgot_status = _downgraded(forgot, SUCCESSES, [f for f in more if f.label == PARAPHRASED])
     if kept_status == "no":
@@ -239,6 +243,25 @@ def _quality(model: dict) -> Finding:
         status, word = "yes", f"no difference seen, n = {n}"
     shown = UNDEFINED if value is None else f"p = {format_number('forget_quality', value)}"
     return Finding(status, word, "KS test, truth ratio", "forget quality", shown, ())
+
+
+def _attacked(model: dict, retrained: dict | None) -> Finding | None:
+    """Membership inference against the retrained model, at the rate where they differ, else at the largest."""
+    both = [one["privacy"] for one in (model, retrained) if one and one.get("privacy")]
+    if len(both) < 2:
+        return None
+    rates = [fpr for fpr in both[0]["settings"]["fprs"] if fpr in both[1]["settings"]["fprs"]]
+    rates = [fpr for fpr in rates if not any(_undefined(worst_of(one, fpr)) for one in both)]
+    if not rates:
+        return None
+    apart = [fpr for fpr in rates if _apart(*(worst_of(one, fpr) for one in both))]
+    fpr = next(iter(apart), rates[-1])
+    more = worst_of(both[0], fpr)["value"] > worst_of(both[1], fpr)["value"]
+    value, against = (f"{cell.text} % {cell.interval}" for cell in (privacy_cell(m, fpr) for m in (model, retrained)))
+    word = f"{'more' if more else 'less'} than in retrained" if apart else "no difference seen"
+    name = f"TPR at {rate_name(fpr)} FPR"
+    status = "no" if apart and more else "yes"
+    return Finding(status, f"{word}, {against}", f"Attacks: {name}", name, value, (("retrained", against),))
 
 
 def _finding(
