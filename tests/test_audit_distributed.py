@@ -91,8 +91,12 @@ def launch(launcher, script, folder, **environment):
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)], done.stderr
+    ranks = [folder / f"rank-{rank}.json" for rank in range(2)]
+    # Seen in 3 of some 300 runs on a busy machine: a process whose work is written dies as its interpreter ends, on a
+    # thread of torch.distributed. The launcher then calls the whole run failed.
+    died_at_the_end = "terminate called without an active exception" in done.stderr
+    assert done.returncode == 0 or (died_at_the_end and all(map(Path.is_file, ranks))), done.stderr[-4000:]
+    return [json.loads(path.read_text()) for path in ranks], done.stderr
 
 
 def test_two_processes_agree_with_one(tmp_path):

@@ -539,6 +539,13 @@ def test_what_is_no_set_of_rows_is_refused(tmp_path, rows, said):
         trainer_of(GATrainer, GAConfig, tmp_path, forget=rows)
 
 
+@pytest.mark.parametrize("missing", ["image", "question"])
+def test_rows_without_what_the_model_reads_are_refused(tmp_path, missing):
+    rows = [{name: value for name, value in row.items() if name != missing} for row in FORGET]
+    with pytest.raises(ValueError, match=f"forget_dataset has no {missing}, which this model reads"):
+        trainer_of(GATrainer, GAConfig, tmp_path, forget=rows)
+
+
 def test_a_fraction_of_a_class_is_refused():
     with pytest.raises(ValueError, match="1.5 is none of the model's 5 classes"):
         encode_classes([{"text": "a", "label": 1.5}], Classes(KINDS.label2id, many=False), "forget")

@@ -503,6 +503,7 @@ def test_rewind_restores_what_forward_passes_change(tmp_path):
         eval_dataset={"holdout": rows[14:]},
         processing_class=ViTImageProcessorPil(size={"height": 16, "width": 16}),
     )  # fmt: skip
+    assert trainer.family.pipeline_tag == "image-classification"
     trainer.train()
     for epoch, error in trainer.rewind.errors.items():
         trainer.rewind.put(int(epoch))

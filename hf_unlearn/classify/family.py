@@ -28,7 +28,10 @@ class Classifier(Family):
 
     def __init__(self, config, likelihood: str, architecture: str):
         self.config, self.architecture = config, architecture
-        text, picture = (hasattr(config, name) for name in ("vocab_size", "image_size"))
+        text = hasattr(config, "vocab_size")
+        # Not all models of pictures have a fixed size of them.
+        picture = hasattr(config, "image_size") or not text
+        self.reads = ("image",) * picture + ("question",) * text
         self.pipeline_tag = "visual-question-answering" if text and picture else TASKS[picture]
         many = config.model_type == "vilt" or config.problem_type == "multi_label_classification"
         self.likelihood = ("bernoulli" if many else "softmax") if likelihood == "auto" else likelihood
@@ -58,7 +61,11 @@ class Classifier(Family):
         return roles
 
     def encode(self, rows, processor, max_length, name):
-        return encode_classes(rows, self.classes, name)
+        found = encode_classes(rows, self.classes, name)
+        present = {"question" if column == "text" else column for column in found.column_names}
+        if missing := [column for column in self.reads if column not in present]:
+            raise ValueError(f"{name}_dataset has no {' and no '.join(missing)}, which this model reads.")
+        return found
 
     def collator(self, processor, roles, max_length, pad_to_multiple_of=None):
         # Texts are cut where the model has no more positions, at the latest.
