@@ -204,6 +204,16 @@ def test_bad_settings_are_refused(tmp_path, wrong, said):
         MultiDeleteConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, **wrong)
 
 
+def test_texts_that_are_all_the_same_are_told(build, caplog):
+    same = [{**row, "question": "What is it?"} for row in FORGET]
+    build(forget=same)
+    assert "All forget rows ask 'What is it?'" in caplog.text
+    caplog.clear()
+    build(forget=same, unrelated_from="retain")
+    build()
+    assert "All forget rows ask" not in caplog.text
+
+
 def test_one_forget_row_is_too_few(build):
     with pytest.raises(ValueError, match="There is one forget row"):
         build(forget=FORGET[:1])

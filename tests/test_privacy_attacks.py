@@ -29,6 +29,7 @@ from hf_unlearn.audit.privacy.fitted import fitted_attacks, out_of_fold
 from hf_unlearn.audit.privacy.lira import gaussians
 from hf_unlearn.audit.privacy.rates import tpr_at_fpr
 from hf_unlearn.audit.privacy.shadows import IN, OUT, UNLEARNED, shadow_seed, shadow_states
+from hf_unlearn.audit.privacy.signals import softmax_signals, token_signals
 from hf_unlearn.data.formats import encode
 
 
@@ -172,8 +173,6 @@ def test_a_row_without_labelled_tokens_has_no_score(setting):
 
 
 def test_rows_that_float32_calls_certain_are_told_apart(tokenizer):
-    from hf_unlearn.audit.privacy.signals import token_signals
-
     logits = torch.zeros(2, 2, 4)
     logits[0, 0, 1], logits[1, 0, 1] = 25.0, 28.0
     assert logits[0].softmax(-1)[0, 1] == logits[1].softmax(-1)[0, 1] == 1
@@ -624,3 +623,14 @@ def test_rows_with_pictures_are_attacked_as_they_are():
             processing_class=make_processor(),
             progress=False,
         )
+
+
+@pytest.mark.parametrize("gap", [-800.0, 800.0], ids=["p=0", "p=1"])
+def test_log_odds_are_finite_where_a_probability_is_0_or_1(gap):
+    logits, label = torch.tensor([[[gap, 0.0, -1.0]] * 2]), torch.tensor([[0, 0]])
+    assert logits[0, 0].double().softmax(-1)[0] in (0, 1)
+    wrong = math.log(1 + math.exp(-1))
+    (of_tokens,) = token_signals(logits, label)
+    (of_classes,) = softmax_signals(logits[:, 0], torch.tensor([[1.0, 0.0, 0.0]]))
+    for found in (of_tokens, of_classes):
+        assert found[1] == pytest.approx(gap - wrong)

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks that learn: out of fold, from representations and from outputs."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -292,3 +296,20 @@ def test_the_chance_of_the_maximum_knows_which_scores_were_learned():
     plain, learned = (chance_of_maximum(scores, 100, [30], [effect])[0] for effect in (1.0, 2.0))
     mean = 30 / 301
     assert learned - mean == pytest.approx(np.maximum(2**0.5 * (plain - mean), -mean))
+
+
+def test_numbers_are_the_same_in_every_process(tmp_path):
+    """Splits, folds and permutations are seeded, and not by `hash` of a text."""
+    code = """
+import sys
+import numpy as np
+from conftest import make_model, make_tokenizer
+from hf_unlearn.audit.privacy import evaluate_privacy
+forget, others = ([{"text": f"secret {i:02d} of {name}"} for i in range(14)] for name in ("Ada", "Bob"))
+evaluate_privacy(make_model(), forget, nonmember_data=others, attacks=["loss", "scrub", "features"], fprs=[0.2],
+                 processing_class=make_tokenizer(), progress=False).save(sys.argv[1])
+"""
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / seed)], env=environment, check=True)
+    assert (tmp_path / "1").read_text() == (tmp_path / "2").read_text()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MultiDelete (https://huggingface.co/papers/2311.12047), for classifiers of pictures with texts."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,6 +19,8 @@ from ..modeling import is_peft_model
 from ..trainer import UnlearnTrainer
 from .teacher import Taught, TeacherArguments
 
+
+logger = logging.getLogger(__name__)
 
 TEXTS_OF = ("forget", "retain")
 
@@ -85,6 +88,14 @@ class MultiDeleteTrainer(Taught, UnlearnTrainer):
     def check_rows(self, args: MultiDeleteConfig, roles, processor) -> None:
         if len(roles["forget"]) < 2:
             raise ValueError("There is one forget row, and it takes another's text. Give at least 2.")
+        texts = roles["forget"].with_format(None)
+        texts = set(texts["question"]) if "question" in texts.column_names else ()
+        if args.unrelated_from == "forget" and len(texts) == 1:
+            logger.warning(
+                "All forget rows ask %r: with another's text a pair is what it was, and modality decoupling says "
+                "nothing. Take unrelated_from='retain'.",
+                *texts,
+            )
 
     def check_architecture(self, args: MultiDeleteConfig, model: nn.Module) -> None:
         if vilt_of(model) is None:
