@@ -546,3 +546,28 @@ def test_import_is_light():
     code = f"import sys, hf_unlearn.report; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("found", "headline", "tone"), [
+    (0.9, "No longer answers, but attacks find the forget rows; keeps the rest", "mixed"),
+    (0.12, "Forgets and keeps the rest", "good"),
+])  # fmt: skip
+def test_attacks_that_find_the_rows_are_in_the_headline(report, found, headline, tone):
+    def attacked(value):
+        details = {
+            "status": "resolved",
+            "attack": "loss",
+            "achieved_fpr": 0.1,
+            "chance": 0.1,
+            "chance_range": [0, 0.2],
+        }
+        rate = {"value": value, "interval": [value - 0.1, value + 0.05], "details": {**details, "p_chance": 0.5}}
+        return {"settings": {"fprs": [0.1]}, "metrics": {"worst/tpr@1e-1": rate}}
+
+    for model in report["models"]:
+        if model["name"] == "NPO-KLR":
+            model["privacy"] = attacked(found)
+        elif model["kind"] == "retrained":
+            model["privacy"] = attacked(0.1)
+    verdict = next(v for v in verdicts(report) if v.model == "NPO-KLR")
+    assert (verdict.headline, verdict.tone) == (headline, tone)

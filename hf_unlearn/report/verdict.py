@@ -29,6 +29,7 @@ FORGET_PHRASES = {
     "yes": "Forgets",
     "over": "Forgets more than retraining would",
     "lower": "Knows less of the forget set",
+    "found": "No longer answers, but attacks find the forget rows",
     "partly": "Forgets only in part",
     "no": "Has not forgotten",
     "unresolved": "Forgetting is unresolved",
@@ -39,7 +40,15 @@ KEEP_PHRASES = {
     "no": "loses most of the rest",
     "unresolved": "keeping is unresolved",
 }
-TONES = {"yes": "good", "over": "mixed", "lower": "mixed", "partly": "mixed", "no": "bad", "unresolved": "unknown"}
+TONES = {
+    "yes": "good",
+    "over": "mixed",
+    "lower": "mixed",
+    "found": "mixed",
+    "partly": "mixed",
+    "no": "bad",
+    "unresolved": "unknown",
+}
 SUCCESSES = ("yes", "over", "lower")
 PARAPHRASED = "Paraphrased"
 UTILITY = "Model utility"
@@ -140,6 +149,8 @@ def _verdict(report: dict, model: dict) -> Verdict:
     more += [] if attacked is None else [attacked]
     kept_status = _downgraded(kept, ("yes", "unresolved"), [f for f in more if f.label == UTILITY])
     forgot_status = _downgraded(forgot, SUCCESSES, [f for f in more if f.label == PARAPHRASED])
+    if attacked is not None and attacked.status == "no" and forgot_status in SUCCESSES:
+        forgot_status = "found"
     if kept_status == "no":
         forgot, more = _unearned(forgot), [f if f.label == UTILITY else _unearned(f) for f in more]
     headline = _headline(forgot_status, kept_status)
@@ -161,7 +172,7 @@ def _downgraded(first: Finding, can_fall: tuple[str, ...], others: list[Finding]
 
 def _headline(forgot: str, kept: str) -> str:
     agree = (forgot in SUCCESSES) == (kept == "yes")
-    link = ";" if "unresolved" in (forgot, kept) else " and" if agree else ", but"
+    link = ";" if "unresolved" in (forgot, kept) or forgot == "found" else " and" if agree else ", but"
     return f"{FORGET_PHRASES[forgot]}{link} {KEEP_PHRASES[kept]}"
 
 
