@@ -116,14 +116,16 @@ def proportion_result(name: str, per_item: Sequence[float | None], direction: st
     return _result(name, per_item, values, direction, interval, "clopper-pearson", **fields)
 
 
-def proportion_interval(successes: int, n: int) -> tuple[float, float] | None:
-    """Exact two-sided 95% Clopper-Pearson interval of `successes` in `n`; `None` for `n = 0`."""
-    from scipy.stats import binomtest
+def proportion_interval(successes: float, n: float) -> tuple[float, float] | None:
+    """Exact two-sided 95% Clopper-Pearson interval of `successes` in `n`, which need not be whole; `None` for
+    `n = 0`."""
+    from scipy.stats import beta
 
     if n == 0:
         return None
-    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="exact")
-    return float(interval.low), float(interval.high)
+    low = beta.ppf(0.025, successes, n - successes + 1) if successes > 0 else 0.0
+    high = beta.ppf(0.975, successes + 1, n - successes) if successes < n else 1.0
+    return float(low), float(high)
 
 
 def bootstrap_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float] | None:

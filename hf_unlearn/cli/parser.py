@@ -10,8 +10,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-import yaml
 from trl import TrlParser
+
+from ..yaml_file import load_yaml
 
 
 class StrictParser(TrlParser):
@@ -115,12 +116,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         `ValueError`: if there is no such file, or it holds something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"No recipe at {str(path)!r}. `ls recipes` in a clone of the repository shows what is there.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    missing = f"No recipe at {str(path)!r}. `ls recipes` in a clone of the repository shows what is there."
+    content = load_yaml(path, missing)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold `field: value` lines.")
     return content

@@ -8,8 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..yaml_file import load_yaml
 from .gates_numbers import PRIVACY, span
 from .naming import LABELS, MEANINGS, PERCENT, is_p_value
 
@@ -63,12 +62,7 @@ def load_gates(path: str | Path) -> list[Gate]:
         `ValueError`: for no such file, no YAML, or what [`read_gates`] refuses; it names the file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"No thresholds at {str(path)!r}. Shipped ones: {', '.join(map(str, _shipped()))}.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    content = load_yaml(path, f"No thresholds at {str(path)!r}. Shipped ones: {', '.join(map(str, _shipped()))}.")
     try:
         return read_gates(content)
     except ValueError as error:

@@ -7,9 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..report.sweep_rules import Rule, read_rule
+from ..yaml_file import load_yaml
 from .slurm import SLURM_KEYS
 from .targets import read_targets
 
@@ -138,12 +137,7 @@ def read_spec(path: str | Path) -> Spec:
 
 
 def _load(path: Path) -> dict:
-    if not path.is_file():
-        raise ValueError(f"No sweep file at {str(path)!r}. `ls recipes/sweeps` in a clone shows examples.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    content = load_yaml(path, f"No sweep file at {str(path)!r}. `ls recipes/sweeps` in a clone shows examples.")
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold `key: value` lines: {', '.join(KEYS)}.")
     return content

@@ -3,7 +3,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,18 +49,20 @@ class Classifier(Subject):
         return {"head": self.head, "batch_size": self.batch_size}
 
     def _states(self, data):
+        with classifier_inputs(self.model) as seen:
+            return np.stack(self._run(data, lambda output, batch: list(seen.pop().double().cpu().numpy()), "States"))
+
+    def _run(self, data, of_output: Callable[[Any, list[int]], list], desc: str) -> list:
+        """What `of_output` makes, a row each, of the model's output for a batch and of the batch's places."""
         device = device_of(self.model)
 
-        def compute(batch: list[int]) -> list[np.ndarray]:
+        def compute(batch: list[int]) -> list:
             inputs = self._batch([data[i] for i in batch])
-            with classifier_inputs(self.model) as seen:
-                self.model(**{name: tensor.to(device) for name, tensor in inputs.items()})
-            return list(seen[-1].double().cpu().numpy())
+            return of_output(self.model(**{name: tensor.to(device) for name, tensor in inputs.items()}), batch)
 
-        options = {"progress": self.progress, "desc": "States"}
         with evaluating(self.model), torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
-            return np.stack(map_batches(compute, [1] * len(data), self.batch_size, **options))
+            return map_batches(compute, [1] * len(data), self.batch_size, progress=self.progress, desc=desc)
 
     def _inputs(self, row: Mapping[str, Any]) -> list[str]:
         parameters = inspect.signature(self.model.forward).parameters
@@ -80,20 +82,15 @@ class Classifier(Subject):
     def _compute(self, data):
         labels = self._labels(data)
         head = self.head or ("sigmoid" if labels.ndim == 2 else "softmax")
-        device = device_of(self.model)
 
-        def compute(batch: list[int]) -> list[tuple[np.ndarray, ...]]:
-            inputs = self._batch([data[i] for i in batch])
-            output = self.model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+        def signals(output, batch: list[int]) -> list[tuple[np.ndarray, ...]]:
             logits = output if torch.is_tensor(output) else output["logits"]
             targets = labels[batch]
             if targets.ndim == 1:
                 targets = torch.nn.functional.one_hot(targets, logits.shape[-1])
             return (sigmoid_signals if head == "sigmoid" else softmax_signals)(logits, targets.to(logits.device))
 
-        with evaluating(self.model), torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)
-            rows = map_batches(compute, [1] * len(data), self.batch_size, progress=self.progress, desc="Scoring")
+        rows = self._run(data, signals, "Scoring")
         return Signals.of_rows(rows, SIGMOID_COLUMNS if head == "sigmoid" else SOFTMAX_COLUMNS)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..result import MetricResult
+from ..result import MetricResult, proportion_interval
 
 
 DEFAULT_FPRS = (1e-5, 1e-4, 5e-4, 1e-3, 1e-2)
@@ -171,11 +171,11 @@ def _found(members: np.ndarray, evaluation: np.ndarray, threshold: Threshold, ef
     return {
         "tpr": hits / size,
         "hits": hits,
-        "interval_fixed_threshold": list(clopper_pearson(hits / effect, size / effect)),
+        "interval_fixed_threshold": list(proportion_interval(hits / effect, size / effect)),
         "threshold": threshold.value,
         "tied_nonmembers": threshold.ties,
         "achieved_fpr": achieved,
-        "achieved_fpr_interval": list(clopper_pearson(false / effect, len(evaluation) / effect)),
+        "achieved_fpr_interval": list(proportion_interval(false / effect, len(evaluation) / effect)),
         "true_fpr_range": list(true_fpr),
         "chance": threshold.chance,
         "chance_range": [int(place) / independent for place in places.clip(max=independent)],
@@ -208,16 +208,7 @@ def _with_threshold_noise(members: np.ndarray, calibration: np.ndarray, k: int, 
     luck = float((weights * (rates - mean) ** 2).sum())
     effect = of_fits + (luck * (size - 1) / (mean * (1 - mean)) if 0 < mean < 1 else 0.0)
     rate = float((members > largest[k - 1]).mean())
-    return clopper_pearson(rate * size / effect, size / effect)
-
-
-def clopper_pearson(successes: float, n: float) -> tuple[float, float]:
-    """95% Clopper-Pearson interval; `successes` and `n` need not be whole."""
-    from scipy.stats import beta
-
-    low = beta.ppf(ALPHA / 2, successes, n - successes + 1) if successes > 0 else 0.0
-    high = beta.ppf(1 - ALPHA / 2, successes + 1, n - successes) if successes < n else 1.0
-    return float(low), float(high)
+    return proportion_interval(rate * size / effect, size / effect)
 
 
 def roc_tpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float) -> float | None:

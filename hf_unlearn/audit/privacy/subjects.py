@@ -12,6 +12,7 @@ import torch
 
 from hf_unlearn.data.formats import IGNORE_INDEX, encode
 from hf_unlearn.data.qa import QAFormat
+from hf_unlearn.forward.head_input import inputs_of
 from hf_unlearn.stored.key import IRRELEVANT, hash_tensors, hash_tokenizer
 
 from ..batching import device_of
@@ -142,21 +143,15 @@ class LanguageModel(Subject):
         return {"tokenizer": None if self.tokenizer is None else hash_tokenizer(self.tokenizer)}
 
     def _states(self, data):
-        seen: list[torch.Tensor] = []
-
         def means(logits: torch.Tensor, labels: torch.Tensor) -> list[np.ndarray]:
             mask = (labels[:, 1:] != IGNORE_INDEX).double()
             hidden = seen.pop()[:, :-1].double().to(mask.device)
             weights = mask / mask.sum(1, keepdim=True)
             return list((hidden * weights[..., None]).sum(1).cpu().numpy())
 
-        head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         options = {"batch_size": self.batch_size, "progress": self.progress, "desc": "States"}
-        try:
+        with inputs_of(self.model.get_output_embeddings()) as seen:
             return np.stack(score_rows(self.model, self.encode(data), scores_of=means, **options))
-        finally:
-            hook.remove()
 
     def _encode(self, row: Mapping[str, Any]) -> dict[str, list[int]]:
         if self.tokenizer is None and "input_ids" not in row:
