@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 # Training rows of each split; `None` is all of them.
 SPLITS = {"5k": 5_000, "20k": 20_000, "80k": 80_000, "full": None}
-DELETIONS = ("sample", "answer")
 SETS = ("forget", "retain", "test", "holdout")
 
 
