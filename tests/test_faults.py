@@ -186,6 +186,34 @@ def test_sigterm_during_evaluation_ends_with_the_next_step(build, tmp_path, forg
     assert [entry["step"] for entry in trainer.state.log_history if "eval_forget_loss" in entry] == [1]
 
 
+# After the last step no other notices it. What was saved last may be of that step, of an earlier one, or not there.
+ENDS = [(s, e) for s in ("no", "epoch", "steps") for e in ("on_epoch_end", "on_evaluate")]
+ENDS += [("epoch", "on_save"), ("steps", "on_save")]
+
+
+@pytest.mark.parametrize(("strategy", "event"), ENDS)
+def test_sigterm_after_the_last_step_is_not_lost(build, tmp_path, forget_rows, event, strategy, caplog):
+    # 6 steps: an event at the end of step 6 finds step 7 to come.
+    given = {"callbacks": [Send(7, event)], "eval_dataset": {"forget": forget_rows}}
+    settings = {"max_steps": 6, "save_strategy": strategy, "save_steps": 6, "eval_strategy": "epoch"}
+    trainer = build(given=given, **settings)
+    with caplog.at_level(logging.WARNING), pytest.raises(Terminated):
+        trainer.train()
+    saved = tmp_path / "out" / "checkpoint-6"
+    assert f"stopped after step 6 of 6 and saved {saved}" in caplog.text
+    made = (saved / "complete.json").stat().st_mtime_ns
+    resumed = build(given={"eval_dataset": {"forget": forget_rows}}, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    assert not changed(weights(trainer.model), weights(resumed.model))
+    assert (saved / "complete.json").stat().st_mtime_ns == made
+
+
+def test_sigterm_while_training_ends_its_work_is_not_lost(build):
+    with pytest.raises(Terminated):
+        build(given={"callbacks": [Send(4, "on_train_end")]}, max_steps=3).train()
+
+
 def test_workers_of_the_loader_do_not_die_before_the_checkpoint(build, tmp_path):
     class SendToWorkers(TrainerCallback):
         def on_step_begin(self, args, state, control, train_dataloader=None, **kwargs):

@@ -28,11 +28,13 @@ class SaveOnSigterm(TrainerCallback):
     def __init__(self, trainer):
         self.trainer = trainer
         self.received = self.ending = False
+        self.saved_step = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Inside, SIGTERM is noted and not obeyed at once. Only a process's main thread can listen."""
         self.received = self.ending = False
+        self.saved_step = None
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -41,6 +43,9 @@ class SaveOnSigterm(TrainerCallback):
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+        if self.received:
+            logger.warning("SIGTERM: stopped, after the last step of training and before anything else.")
+            raise Terminated
 
     def _note(self, number, frame):
         # Launchers pass on what they get themselves, so a second one says nothing new.
@@ -53,16 +58,29 @@ class SaveOnSigterm(TrainerCallback):
             control.should_evaluate = False
 
     def on_save(self, args, state, control, **kwargs):
+        self.saved_step = state.global_step
         if self.ending:
-            if state.is_world_process_zero:
-                logger.warning(
-                    "SIGTERM: stopped after step %d of %d and saved %s. The same command with "
-                    "`--resume_from_checkpoint last` (in Python: `train(resume_from_checkpoint=True)`) goes on there.",
-                    state.global_step,
-                    state.max_steps,
-                    last_whole(args.output_dir),
-                )
-            raise Terminated
+            self._end(args, state)
+
+    def after_epoch(self) -> None:
+        """Called on all processes when an epoch is over: what came after its last step found no step to end with."""
+        args, state = self.trainer.args, self.trainer.state
+        if self._any_received():
+            if self.saved_step != state.global_step:
+                self.trainer._save_checkpoint(self.trainer.model, trial=None)
+            self._end(args, state)
+
+    @staticmethod
+    def _end(args, state):
+        if state.is_world_process_zero:
+            logger.warning(
+                "SIGTERM: stopped after step %d of %d and saved %s. The same command with "
+                "`--resume_from_checkpoint last` (in Python: `train(resume_from_checkpoint=True)`) goes on there.",
+                state.global_step,
+                state.max_steps,
+                last_whole(args.output_dir),
+            )
+        raise Terminated
 
     def _any_received(self) -> bool:
         if self.trainer.accelerator.num_processes == 1:

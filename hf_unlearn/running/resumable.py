@@ -74,3 +74,4 @@ class ResumableTrainer(Trainer):
         # Resumed from the checkpoint of the last step, Trainer would take one step more.
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
+            self._on_sigterm.after_epoch()
