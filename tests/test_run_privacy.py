@@ -157,9 +157,9 @@ def test_the_command_line_asks_as_a_recipe_does(place, tmp_path, undrawn):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"attacks": ["los"]}, "privacy: attacks=['los']; give each once, of: loss, confidence, entropy"),
-        ({"attacks": ["loss", "loss"]}, "privacy: attacks=['loss', 'loss']; give each once"),
-        ({"attacks": ["reference"]}, "privacy: The attack 'reference' needs `reference_model_name_or_path`"),
+        ({"attacks": ["los"]}, "privacy: attacks=['los']: there is no 'los'. Give each once, of: loss, confidence"),
+        ({"attacks": ["loss", "loss"]}, "privacy: attacks=['loss', 'loss']: one is named twice."),
+        ({"attacks": ["reference"]}, "privacy: The attack 'reference' needs `--reference_model_name_or_path`"),
         ({"attacks": ["lira"]}, "privacy: The attack 'lira' needs `--shadow_model_name_or_path`"),
         ({"fprs": [0.0, 0.1]}, "privacy: fprs=[0.0, 0.1]; give at least one false positive rate"),
         ({"fpr": [0.1]}, "privacy: Unknown field 'fpr' in privacy. Did you mean 'fprs'?"),

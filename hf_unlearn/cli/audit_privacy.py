@@ -60,16 +60,14 @@ def main(argv: list[str]) -> None:
 
 
 def prepare(args: PrivacyArguments, qa) -> Prepared:
-    """Finds and checks models' paths, tokenizer, rows and rates, before any model is loaded."""
+    """Finds and checks models' paths, tokenizer and rows, before any model is loaded."""
     from ..audit.privacy.checks import as_rows
-    from ..audit.privacy.rates import check_fprs
     from ..data.benchmarks import resolve_model
     from ..data.sources import load_rows
     from ..families import CAUSAL_LM, family_of
     from .models import check_checkpoint_path, tokenizer_of
     from .sets import load_sets
 
-    args.fprs = check_fprs(args.fprs)
     for name in _paths(args):
         check_checkpoint_path(resolve_model(name))
     tokenizer = tokenizer_of(resolve_model(args.models[0]), args.trust_remote_code)

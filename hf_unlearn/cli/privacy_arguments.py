@@ -74,6 +74,9 @@ class PrivacyArguments(DataArguments):
     output_dir: str = field(default="runs/audit/privacy", metadata={"help": "Where the report is written."})
 
     def __post_init__(self):
+        from ..audit.privacy.attacks import check_attack_names
+        from ..audit.privacy.rates import check_fprs
+
         super().__post_init__()
         if not self.models:
             raise ValueError("No model is named. Give `--models`: one or more folders or Hub ids.")
@@ -85,7 +88,12 @@ class PrivacyArguments(DataArguments):
         for name in ("audit_batch_size", "max_length", "shadow_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; give at least 1.")
-        if self.attacks and "lira" in self.attacks and self.shadow_model_name_or_path is None:
+        self.fprs = check_fprs(self.fprs)
+        attacks = self.attacks or []
+        check_attack_names(attacks)
+        if "reference" in attacks and self.reference_model_name_or_path is None:
+            raise ValueError("The attack 'reference' needs `--reference_model_name_or_path`.")
+        if "lira" in attacks and self.shadow_model_name_or_path is None:
             raise ValueError("The attack 'lira' needs `--shadow_model_name_or_path`, to fine-tune shadow models from.")
         self.models = [name for pattern in self.models for name in _filled_in(pattern)]
 

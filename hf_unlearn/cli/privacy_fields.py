@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `privacy` of a recipe or a sweep: fields of `hf-unlearn audit privacy`, the rest as in training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -40,29 +40,13 @@ def read_privacy(content: dict[str, Any]) -> tuple[PrivacyArguments, QAFormat]:
     """The fields as the command would read them.
 
     Raises:
-        `ValueError`: for what it would refuse, and for attacks that there are not.
+        `ValueError`: for what it would refuse.
     """
     try:
         with as_file(content, "privacy") as path:
             (args, qa), _ = StrictParser((PrivacyArguments, QAFormat), prog="hf-unlearn audit privacy").parse(
                 ["--config", str(path)]
             )
-        _check_attacks(args)
     except ValueError as error:
         raise ValueError(f"privacy: {error}") from error
     return args, qa
-
-
-def _check_attacks(args: PrivacyArguments) -> None:
-    """Names only: whether a model can be put to an attack shows when it is there."""
-    from ..audit.privacy import named_attacks
-    from ..audit.privacy.rates import check_fprs
-
-    check_fprs(args.fprs)
-    names: Sequence[str] = args.attacks or ()
-    known = [*named_attacks(), "reference", "lira"]
-    unknown = [name for name in names if name not in known]
-    if unknown or len(set(names)) < len(names):
-        raise ValueError(f"attacks={names}; give each once, of: {', '.join(known)}.")
-    if "reference" in names and args.reference_model_name_or_path is None:
-        raise ValueError("The attack 'reference' needs `reference_model_name_or_path`.")

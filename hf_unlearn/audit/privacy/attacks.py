@@ -156,6 +156,15 @@ def named_attacks(seed: int = 0) -> dict[str, BaseAttack]:
     return {attack.name: attack for attack in attacks}
 
 
+def check_attack_names(names: Sequence[str]) -> None:
+    """Raises `ValueError` for an attack that there is not, or that is named twice."""
+    known = [*named_attacks(), "reference", "lira"]
+    unknown = [name for name in names if name not in known]
+    if unknown or len(set(names)) < len(names):
+        what = f"there is no {unknown[0]!r}" if unknown else "one is named twice"
+        raise ValueError(f"attacks={list(names)}: {what}. Give each once, of: {', '.join(known)}.")
+
+
 def default_attacks(subject: Subject) -> list[str]:
     """Named attacks that a subject can be put to, less those that are made only where they are asked for."""
     from .fitted import fitted_attacks

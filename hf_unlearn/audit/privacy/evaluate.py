@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..result import MetricResult, finite
-from .attacks import BaseAttack, ReferenceAttack, default_attacks, named_attacks
+from .attacks import BaseAttack, ReferenceAttack, check_attack_names, default_attacks, named_attacks
 from .cache import SignalCache, digest
 from .checks import MIN_ROWS, as_rows, check_disjoint
 from .fitted import ScrubAttack
@@ -151,8 +151,10 @@ def choose_attacks(
             *(["reference"] if reference is not None else []),
             *(["lira"] if shadows is not None else []),
         ]
+    attacks = [attacks] if isinstance(attacks, (str, BaseAttack)) else attacks
+    check_attack_names([attack for attack in attacks if isinstance(attack, str)])
     chosen: list[BaseAttack] = []
-    for attack in [attacks] if isinstance(attacks, (str, BaseAttack)) else attacks:
+    for attack in attacks:
         if isinstance(attack, BaseAttack):
             chosen.append(attack)
         elif attack in named:
@@ -161,11 +163,9 @@ def choose_attacks(
             chosen.append(ReferenceAttack(reference))
         elif attack == "lira" and shadows is not None:
             chosen.extend(lira_attacks(shadows))
-        elif attack in ("reference", "lira"):
+        else:
             needed = {"reference": "`reference_model`", "lira": "`shadows`, of `train_shadows`"}
             raise ValueError(f"The attack {attack!r} needs {needed[attack]}.")
-        else:
-            raise ValueError(f"Unknown attack {attack!r}. Allowed: {', '.join([*named, 'reference', 'lira'])}.")
     names = [attack.name for attack in chosen]
     if not names or len({*names, "worst"}) <= len(names) or any("/" in name for name in names):
         raise ValueError(f"attacks={names}; give at least one, each name once, none with `/`, none called `worst`.")
