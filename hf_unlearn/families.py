@@ -10,9 +10,10 @@ from .data.formats import encode_dataset
 from .data.pairing import RolePairs
 from .data.roles import encode_roles
 from .forward import planning
+from .forward.build import build_forward
 from .forward.frozen import FrozenPrefix, frozen_depth
 from .forward.needs import Needs
-from .forward.paths import Forward, build_forward
+from .forward.path import Forward
 from .stored.rows import Entry
 
 

@@ -20,7 +20,8 @@ from torch import nn
 from .forward.layer import STATES_KL
 from .forward.needs import of_whole_prediction
 from .forward.passes import Parts
-from .forward.paths import Forward, ReferenceRows
+from .forward.path import Forward
+from .forward.rows import ReferenceRows
 from .fused import Head, gathered_head, head_of
 from .fused.head import is_sharded
 from .modeling import evaluating, is_peft_model

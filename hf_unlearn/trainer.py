@@ -16,8 +16,10 @@ from .config import UnlearnConfig
 from .data.pairing import PairSampler, RolePairs
 from .data.roles import data_seed
 from .families import CAUSAL_LM, CLASSIFIER, family_of
-from .forward.paths import KL, LOGPS, Forward, Needs, RoleRows
+from .forward.needs import KL, LOGPS, Needs
+from .forward.path import Forward
 from .forward.planning import needed_rows
+from .forward.rows import RoleRows
 from .hub.card import CardFacts, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
 from .modeling import evaluating
@@ -222,7 +224,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         """Raises `ValueError` for settings that this model cannot follow."""
 
     def build_forward(self, model: nn.Module, args: UnlearnConfig, needs: Needs, shape: str) -> Forward:
-        """The path of rows through the model; see [`~hf_unlearn.forward.paths.Forward`]."""
+        """The path of rows through the model; see [`~hf_unlearn.forward.path.Forward`]."""
         return self.family.build_forward(model, args, needs, shape)
 
     def trainable_patterns(self, args: UnlearnConfig, model: nn.Module) -> list[str] | None:

@@ -384,12 +384,15 @@ def test_the_command_trains_shadow_models_and_keeps_them(files, tmp_path, capsys
         ({"models": ["/nowhere*"]}, "no folder with a model matches"),
         ({"models": None}, "No model is named"),
         ({"fprs": ["2"]}, "above 0 and below 1"),
+        ({"attacks": ["los"]}, "there is no 'los'"),
+        ({"attacks": ["reference"]}, "'reference' needs `--reference_model_name_or_path`"),
         ({"attacks": ["lira"]}, "'lira' needs `--shadow_model_name_or_path`"),
         ({"benchmark": "world"}, "Give exactly one"),
         ({"audit_batch_size": 0}, "audit_batch_size=0"),
     ],
 )
-def test_mistakes_in_the_command_are_one_line(files, tmp_path, capsys, change, message):
+def test_mistakes_in_the_command_are_one_line(files, tmp_path, monkeypatch, capsys, change, message):
+    monkeypatch.setattr("hf_unlearn.cli.models.load_checkpoint", lambda *a, **k: pytest.fail("a model was loaded"))
     assert main(arguments(files, output_dir=tmp_path, **change)) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -220,7 +220,7 @@ def test_attacks_that_learn_are_made_where_they_are_asked_for():
         assert 0 <= asked.metrics[f"{name}/auc"].value <= 1
         assert len(asked.scores[name]["forget"]) == len(asked.scores[name]["nonmember"]) == 12
         assert f"{name}/retain_auc" not in asked.metrics
-    with pytest.raises(ValueError, match="there is no 'kNN'. Give each once, of: .*, probe, knn, centroid, features, neural,"):
+    with pytest.raises(ValueError, match="there is no 'kNN'.* probe, knn, centroid, features, neural,"):
         evaluate_privacy(make_model(), rows[:12], None, rows[12:], ["kNN"], **options)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..forward.layer import STATES, LayerForward, LayerRows
-from ..forward.paths import Forward
+from ..forward.path import Forward
 
 
 class AlignForward(Forward):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..forward.head_input import inputs_of
+from ..forward.logits_path import LogitsForward
 from ..forward.needs import Needs
 from ..forward.passes import Parts, Pass
-from ..forward.paths import LogitsForward
 from ..forward.predicted import Predicted
 from ..fused.head import unwrapped
 from .modalities import modality_means
@@ -24,7 +24,7 @@ class ClassForward(LogitsForward):
     """From a classifier's logits `[B, K]`.
 
     Args:
-        needs, shape: see [`~hf_unlearn.forward.paths.Forward`].
+        needs, shape: see [`~hf_unlearn.forward.path.Forward`].
         likelihood (`str`): `bernoulli` or `softmax`.
     """
 

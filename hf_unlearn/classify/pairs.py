@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..forward.paths import ReferenceRows, RoleRows
+from ..forward.rows import ReferenceRows, RoleRows
 from ..fused.head import unwrapped
 from .forward import ClassForward
 
@@ -18,7 +18,7 @@ TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclass
 class PairReference(ReferenceRows):
-    """[`~hf_unlearn.forward.paths.ReferenceRows`] and `image`, `text` as in [`PairRows`]."""
+    """[`~hf_unlearn.forward.rows.ReferenceRows`] and `image`, `text` as in [`PairRows`]."""
 
     image: Tensor | None = None
     text: Tensor | None = None
@@ -26,7 +26,7 @@ class PairReference(ReferenceRows):
 
 @dataclass
 class PairRows(RoleRows):
-    """[`~hf_unlearn.forward.paths.RoleRows`] and what stands for each modality alone.
+    """[`~hf_unlearn.forward.rows.RoleRows`] and what stands for each modality alone.
 
     Args:
         image, ref_image (`Tensor`): `[B, d, h, w]`, the patches as they are embedded.

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from .. import fused, losses
 from ..activations import captured, layers_of, stopped_after
 from ..modeling import evaluating
-from .paths import Forward, Needs, ReferenceRows, picked_rows
+from .needs import Needs
+from .path import Forward, picked_rows
 from .predicted import Predicted
+from .rows import ReferenceRows
 
 
 # What a method may ask of a role's rows here: a layer's output, and KL(reference || model) beside it.

@@ -21,8 +21,8 @@ from ..align.targets import Targets
 from ..align.windows import Windows, find_windows
 from ..config import UnlearnConfig
 from ..families import CAUSAL_LM
+from ..forward.build import build_forward
 from ..forward.layer import STATES, LayerRows
-from ..forward.paths import build_forward
 from ..modeling import is_peft_model
 from ..running.launch_check import asks_fsdp
 from ..trainer import UnlearnTrainer

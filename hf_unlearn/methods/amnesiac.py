@@ -13,7 +13,7 @@ from ..config import UnlearnConfig
 from ..data.pairing import RolePairs
 from ..data.roles import data_seed
 from ..families import CLASSIFIER
-from ..forward.paths import RoleRows
+from ..forward.rows import RoleRows
 from ..running.launch_check import shards_weights
 from ..trainer import UnlearnTrainer
 from .relabel import SOURCES, relabelled_answers, relabelled_classes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..config import UnlearnConfig
-from ..forward.paths import RoleRows
+from ..forward.rows import RoleRows
 from ..trainer import UnlearnTrainer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..classify import modalities
 from ..forward.needs import KL, RowFunction
-from ..forward.paths import RoleRows
+from ..forward.rows import RoleRows
 from ..losses import second_moment_distance
 from ..trainer import UnlearnTrainer
 from .gradient_conflict import TwoGradients

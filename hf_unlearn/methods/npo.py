@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import check_choice, check_number
 from ..config import UnlearnConfig
-from ..forward.paths import RoleRows
+from ..forward.rows import RoleRows
 from ..losses import npo_loss, npo_token_loss
 from ..trainer import UnlearnTrainer
 

@@ -13,7 +13,7 @@ from transformers import DefaultFlowCallback, TrainerCallback
 
 from ..data.roles import data_seed
 from ..forward.needs import RowFunction
-from ..forward.paths import RoleRows
+from ..forward.rows import RoleRows
 from ..fused import TileRows
 from ..running.checkpoints import pairs_a_step
 from ..trainer import UnlearnTrainer

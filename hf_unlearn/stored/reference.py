@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.formats import IGNORE_INDEX
 from ..forward.layer import STATES, STATES_KL
 from ..forward.needs import KL, LOGPS, of_whole_prediction
-from ..forward.paths import ReferenceRows
+from ..forward.rows import ReferenceRows
 from ..fused import gathered_head, head_of
 from ..reference import Reference
 from .rows import CachedRows, Entry

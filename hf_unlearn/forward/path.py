@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From rows to what the losses need of them: what every path through a model has in common."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..fused.head import unwrapped
+from .head_input import changed_inputs
+from .needs import LOGPS, Needs, RowFunction
+from .passes import SHAPES, Parts, Pass
+from .predicted import Predicted
+from .rows import ReferenceRows, RoleRows
+
+
+if TYPE_CHECKING:
+    from .frozen import FrozenPrefix
+
+
+class Forward:
+    """A path from rows to [`RoleRows`]. `fused` says whether it takes the head apart, `keeps_predictions` whether what
+    the reference says may be kept on disk.
+
+    Args:
+        needs (`Needs`): role to what the method asks of its rows.
+        shape (`str`): how the rows go through the model, a key of [`SHAPES`].
+    """
+
+    fused = False
+    keeps_predictions = True
+
+    def __init__(self, needs: Needs, shape: str = "one"):
+        # What else than rows and weights decides the reference's values; part of their key on disk.
+        self.computed: dict[str, Any] = {}
+        self.needs, self.shape = dict(needs), shape
+        # Layers whose states are on disk, once the trainer found some.
+        self.prefix: FrozenPrefix | None = None
+
+    def policy(self, model: nn.Module, parts: Parts, references: Mapping[str, ReferenceRows]) -> dict[str, RoleRows]:
+        """Rows of all roles through the policy.
+
+        Args:
+            model (`nn.Module`): as the trainer calls it, wrapped.
+            parts (`Parts`): role to its rows of a batch.
+            references (`Mapping[str, ReferenceRows]`): of the roles that need them.
+        """
+        tokens = {role: self.tokens_of(part) for role, part in parts.items()}
+        values: dict[str, Tensor] = {}
+        for call in self.passes(parts, tokens):
+            with self._frozen(call), self._changed(model, call):
+                values |= self._policy_values(model, call, tokens, references)
+        return {role: self.rows_of(role, parts[role], tokens[role], values, references.get(role)) for role in parts}
+
+    @torch.no_grad()
+    def reference(self, model: nn.Module, parts: Parts) -> dict[str, ReferenceRows]:
+        """Rows of the given roles through a reference model."""
+        tokens = {role: self.tokens_of(part) for role, part in parts.items()}
+        found: dict[str, ReferenceRows] = {}
+        for call in self.passes(parts, tokens):
+            with self._frozen(call):
+                found |= self._reference_rows(model, call, tokens)
+        return found
+
+    def passes(self, parts: Parts, tokens: Mapping[str, Predicted]) -> list[Pass]:
+        """The calls of the model for a step's rows."""
+        return SHAPES[self.shape](parts, tokens)
+
+    def tokens_of(self, part: Mapping[str, Tensor]) -> Predicted:
+        """The tokens of a role's rows that this path reads."""
+        return Predicted.of(part["labels"])
+
+    def rows_of(self, role: str, part, tokens, values, reference: ReferenceRows | None):
+        """What a method sees of a role."""
+        reference = reference or ReferenceRows()
+        own = {name.removeprefix(f"{role}."): x for name, x in values.items() if name.startswith(f"{role}.")}
+        stats = {name.removeprefix("stats."): x for name, x in own.items() if name.startswith("stats.")}
+        return RoleRows(
+            part,
+            tokens,
+            token_logps=stats["logps"] if "value" in own else own["logps"],
+            ref_token_logps=reference.token_logps,
+            kl_to_reference=own.get("kl"),
+            value=own.get("value"),
+            stats=stats,
+            states=own.get("states"),
+            ref_states=None if "states" not in own else reference.hidden,
+            modalities=own.get("modalities"),
+        )
+
+    def probe(self, model: nn.Module) -> Tensor | None:
+        """Tries the path on a few tokens, before the first step and on all ranks.
+
+        Args:
+            model (`nn.Module`): as the trainer calls it.
+
+        Returns:
+            `Tensor`: some token states `[N, d]`, of the width and dtype that all will have; `None` where none
+            are read.
+
+        Raises:
+            `ValueError`: if the model cannot be taken apart as this path does.
+        """
+
+    def _frozen(self, call: Pass):
+        if self.prefix is None:
+            return nullcontext()
+        return self.prefix.entered(call, call.inputs["input_ids"].device)
+
+    def _changed(self, model: nn.Module, call: Pass):
+        """What methods do to states before the head reads them: in training, and not to a reference."""
+        needs = {role: self.needs[role] for role in call.picks}
+        changes = {role: need.changes for role, need in needs.items() if getattr(need, "changes", None) is not None}
+        if not changes or not model.training:
+            return nullcontext()
+        return changed_inputs(*self.reader(model), call.picks, changes)
+
+    def reader(self, model: nn.Module) -> tuple[nn.Module, int]:
+        """The module from states to logits, and how many leading dimensions of its input count rows."""
+        return unwrapped(model).get_output_embeddings(), 2
+
+    def check_packing(self, model: nn.Module, parts: Parts, half_precision: bool) -> None:
+        """Compares packed rows with padded ones: not every attention keeps rows apart by their positions.
+
+        Args:
+            model (`nn.Module`): as the trainer calls it, in evaluation mode.
+            parts (`Parts`): a batch.
+            half_precision (`bool`): whether the model computes in less than float32; then more difference is rounding.
+
+        Raises:
+            `ValueError`: if the two disagree.
+        """
+        found = {shape: self._seen(model, parts, shape) for shape in ("one", self.shape)}
+        for role in parts:
+            padded, packed = (found[shape][role] for shape in ("one", self.shape))
+            error = ((packed - padded).abs().mean() / padded.abs().mean().clamp(min=1e-6)).item()
+            if not error <= (1e-2 if half_precision else 1e-4):
+                raise ValueError(
+                    f"forward_passes='packed': packed {role} rows are not kept apart by this model's attention "
+                    f"(relative difference {error:.2g}). Take forward_passes='auto', or another "
+                    "`attn_implementation`."
+                )
+
+    def _seen(self, model: nn.Module, parts: Parts, shape: str) -> dict[str, Tensor]:
+        """Values to compare two shapes by."""
+        path = type(self)(dict.fromkeys(parts, LOGPS), shape)
+        return {role: found.token_logps for role, found in path.reference(model, parts).items()}
+
+    def _policy_values(self, model, call: Pass, predicted, references) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _reference_rows(self, model, call: Pass, predicted) -> dict[str, ReferenceRows]:
+        raise NotImplementedError
+
+
+def picked_rows(values: Tensor, call: Pass) -> list[tuple[str, Tensor]]:
+    """`[B, T, ...]` at the predicted tokens of each role, `[N, ...]`."""
+    flat = values.flatten(0, 1)
+    return [(role, flat.index_select(0, picks)) for role, picks in call.picks.items()]
+
+
+def named_values(role: str, apply: Callable, need: RowFunction, tokens: Predicted, states) -> dict[str, Tensor]:
+    """What a role's function gives, by the names that [`Forward.rows_of`] looks for."""
+    weights = None
+    if need.weigh is not None:
+        with torch.no_grad():
+            weights = need.weigh(apply()[1], tokens)
+    value, stats = apply(weights)
+    named = {f"{role}.stats.{name}": found for name, found in stats.items()}
+    return named | {f"{role}.value": value} | ({f"{role}.states": states} if need.states else {})
