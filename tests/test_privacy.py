@@ -348,8 +348,14 @@ def test_the_command_on_own_files_and_several_models(files, tmp_path, capsys):
 def test_the_command_makes_attacks_that_learn_where_they_are_asked_for(files, tmp_path):
     names = ["probe", "knn", "centroid", "features", "neural"]
     given = {"models": [str(files / "runs" / "trained")], "attacks": names, "output_dir": tmp_path}
-    assert main(arguments(files, **given)) == 0
-    metrics = load_privacy_report(tmp_path)["models"][0]["metrics"]
+    assert main(arguments(files, **given, retrained_model_name_or_path=files / "runs" / "start")) == 0
+    gold, trained = load_privacy_report(tmp_path)["models"]
+    for model in (gold, trained):
+        points = model["representations"]["points"]
+        assert {name: len(points[name]) for name in points} == {"forget": 30, "nonmember": 120, "retain": 15}
+    assert gold["representations"] != trained["representations"]
+    assert (tmp_path / "plots" / "privacy_representations.png").is_file()
+    metrics = trained["metrics"]
     assert all(0 <= metrics[f"{name}/auc"]["value"] <= 1 for name in names)
     assert min(metrics[f"{name}/auc"]["value"] for name in ("features", "neural")) > 0.9
 

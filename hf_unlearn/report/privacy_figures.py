@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Charts of a `privacy.json`: ROC on logarithmic axes, TPR with intervals, and the scores themselves."""
+"""Charts of a `privacy.json`: ROC on logarithmic axes, TPR with intervals, scores, and representations."""
 
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .charts import chart_name
 from .figures import PNG_DPI, PNG_FONTS, PNG_PAD, _figure, _rc
-from .privacy_view import attacks_of, defined_scores, fpr_name, rate_of
-from .style import GRID, LINES, METHODS, MUTED, PAGE, TARGET
+from .privacy_view import attacks_of, defined_scores, fpr_name, rate_of, representations_of
+from .style import CIRCLE, GRID, LINES, METHODS, MUTED, PAGE, SHAPES, TARGET
 
 
 if TYPE_CHECKING:
@@ -21,6 +22,15 @@ FORMATS = ("png", "pdf")
 MEMBER, NONMEMBER = METHODS[1], METHODS[0]
 PANEL = (4.6, 4.2)
 FEWEST_COLUMNS = 3
+# A page of 36 panels is about 70 cm wide and high.
+MOST_PANELS = 36
+MOST_NAMES = 6
+# Those on top last.
+SETS = (
+    ("retain", "retain rows", MUTED, SHAPES[1]),
+    ("nonmember", "non-members", NONMEMBER, SHAPES[0]),
+    ("forget", "forget rows", MEMBER, CIRCLE),
+)
 
 
 def save_privacy_plots(report: dict, folder: Path, formats: tuple[str, ...] = FORMATS) -> dict[str, Path]:
@@ -32,18 +42,22 @@ def save_privacy_plots(report: dict, folder: Path, formats: tuple[str, ...] = FO
         formats (`tuple[str]`): file endings that matplotlib knows.
 
     Returns:
-        `dict[str, Path]`: the files of the first format by name: `privacy_roc`, `privacy_tpr`, `privacy_scores`.
+        `dict[str, Path]`: the files of the first format by name: `privacy_roc`, `privacy_tpr`, `privacy_scores`; and
+        `privacy_representations` where a model has such.
     """
     folder.mkdir(parents=True, exist_ok=True)
     draws: dict[str, Callable] = {
         "privacy_roc": roc_figure,
         "privacy_tpr": tpr_figure,
         "privacy_scores": scores_figure,
+        "privacy_representations": representations_figure,
     }
     paths = {}
     with _rc(PNG_FONTS):
         for name, draw in draws.items():
             figure = draw(report)
+            if figure is None:
+                continue
             for ending in formats:
                 figure.savefig(folder / f"{name}.{ending}", dpi=PNG_DPI, facecolor=PAGE.light)
             paths[name] = folder / f"{name}.{formats[0]}"
@@ -167,6 +181,44 @@ def draw_scores(ax: "Axes", model: dict, attack: str) -> None:
     ax.set(xlabel="Score (larger: more like a member)", ylabel="Share of the rows")
     ax.set_title(_title(model), loc="left")
     ax.grid(True, axis="y")
+
+
+def representations_figure(report: dict) -> "Figure | None":
+    """One panel a model: rows on the first two principal components of its representations; None if none has such."""
+    models = [model for model in report["models"] if representations_of(model) is not None]
+    if not models:
+        return None
+    shown = models[:MOST_PANELS]
+    figure, axes = _panels({"models": shown}, "Rows as the last layer reads them, each model apart")
+    for ax, model in zip(axes, shown, strict=True):
+        draw_representations(ax, representations_of(model))
+        ax.set_title(_title(model), loc="left")
+    note = textwrap.fill(left_out(models[MOST_PANELS:], "privacy.json"), round(figure.get_figwidth() * 15))
+    figure.supxlabel(note, x=0.012, ha="left", fontsize=8.5, color=MUTED.light)
+    handles = {label: mark for ax in axes for mark, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower right", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def draw_representations(ax: "Axes", found: dict) -> None:
+    """Points of one model by set, both axes to one scale."""
+    for name, label, ink, marker in SETS:
+        if found["points"].get(name):
+            mark = {"marker": marker.matplotlib, "s": 14, "alpha": 0.6, "linewidth": 0}
+            ax.scatter(*zip(*found["points"][name], strict=True), color=ink.light, label=label, **mark)
+    first, second = (f"{100 * share:.3g} % of the variance" for share in found["variance_shares"])
+    ax.set(xlabel=f"First component ({first})", ylabel=f"Second component ({second})")
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.grid(True)
+
+
+def left_out(models: list[dict], where: str) -> str:
+    """Which models a page has no room for, and the file that has them."""
+    if not models:
+        return ""
+    named = ", ".join(chart_name(model["name"]) for model in models[:MOST_NAMES])
+    more = f" and {len(models) - MOST_NAMES} more" if len(models) > MOST_NAMES else ""
+    return f" No room for {named}{more}: see `{where}`."
 
 
 def _panels(report: dict, title: str) -> tuple["Figure", list["Axes"]]:

@@ -14,6 +14,7 @@ from .privacy_view import (
     interval_cell,
     rate_cell,
     rate_of,
+    representations_of,
     tail_cells,
     worst_of,
     zero_fp_of,
@@ -82,6 +83,7 @@ def _model(model: dict) -> list[str]:
         told = f"{accuracy['value']:.3f} ± {spread:.3f}"
         lines += [f"Accuracy of the SCRUB repository's attack: {told} (0.5 is ideal).", ""]
     lines += _confidences(model)
+    lines += _representations(model)
     compared = list(differences(model))
     if compared:
         lines += ["Less the retrained model, on the same rows:", ""]
@@ -109,6 +111,17 @@ def _confidences(model: dict) -> list[str]:
     sets = zip(("forget rows", "non-members"), defined_scores(model, "confidence"), strict=True)
     lines = ["The largest probability (a few rows that a model is sure of vanish in a mean):", ""]
     return lines + _table(["rows", *TAIL_HEADS], [[name, *tail_cells(values)] for name, values in sets])
+
+
+def _representations(model: dict) -> list[str]:
+    if not model.get("representations"):
+        return []
+    found = representations_of(model)
+    if found is None:
+        return ["There is no picture of its representations: fewer than two of their features vary.", ""]
+    share, most = 100 * sum(found["variance_shares"]), found["most_rows"]
+    told = f"The picture of its representations has {share:.3g} % of their variance, and {most:,} rows a set at most."
+    return [told, ""]
 
 
 def _achieved(metric: dict) -> str:

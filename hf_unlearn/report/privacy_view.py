@@ -42,6 +42,12 @@ def defined_scores(model: dict, attack: str) -> tuple[list[float], list[float]]:
     return tuple([score for score in scores[name] if score is not None] for name in ("forget", "nonmember"))
 
 
+def representations_of(model: dict) -> dict | None:
+    """The picture of a model's representations; None where no attack read them, or there are no points."""
+    found = model.get("representations")
+    return found if found and found["points"] else None
+
+
 def tail_cells(values: list[float]) -> list[str]:
     """[`TAIL_HEADS`] of a set's scores.
 

@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from .figures import PNG_PAD, _figure
-from .privacy_figures import roc_figure, scores_figure
+from .privacy_figures import MOST_PANELS, left_out, roc_figure, scores_figure
 from .privacy_view import fpr_name
 from .style import GRID, MUTED, PAGE, TARGET, Look
 from .sweep_looks import footnote, looks_of, row_label, seed_values
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 
 WORST = "worst"
-# A page of 36 panels is about 70 cm wide and high.
-MOST_PANELS = 36
-MOST_NAMES = 6
 
 
 def privacy_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
@@ -112,16 +109,9 @@ def _drawn(draw, table: Table) -> "Figure | None":
     if not any(audit_of(point) for row in table.of("result") for point in row.points):
         return None
     figure = draw({"models": models[:MOST_PANELS]})
-    footnote(figure, table, f"One run each, the first seed and target.{_left_out(models[MOST_PANELS:])}")
+    rest = left_out(models[MOST_PANELS:], "table.csv")
+    footnote(figure, table, f"One run each, the first seed and target.{rest}")
     return figure
-
-
-def _left_out(models: list[dict]) -> str:
-    if not models:
-        return ""
-    named = ", ".join(model["name"] for model in models[:MOST_NAMES])
-    more = f" and {len(models) - MOST_NAMES} more" if len(models) > MOST_NAMES else ""
-    return f" No room for {named}{more}: see `table.csv`."
 
 
 def _chance(rows: list[Row], metric: str) -> float | None:

@@ -86,6 +86,7 @@ def _privacy(row: dict, place: Path) -> dict[str, dict] | None:
     models = dict(zip(("target", "unlearned"), attacked, strict=True))
     models |= {model["kind"]: model for model in report["models"] if model["kind"] == "retrained"}
     for model in models.values():
+        model.pop("representations", None)
         model["metrics"] = {
             name: {key: value for key, value in metric.items() if key != "per_item"}
             for name, metric in model["metrics"].items()
@@ -111,6 +112,7 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "model": resolved["model_name_or_path"],
         "fields": {key: value for key, value in resolved.items() if isinstance(value, (int, float, str))},
         "seconds": train.get("seconds"),
+        "flops": train.get("flops"),
         "metrics": model["metrics"],
         "values": values,
         "points": [point for point in points if point["step"] < steps],

@@ -26,6 +26,7 @@ from .rates import (
     tpr_at_fpr,
     tpr_at_zero_fp,
 )
+from .representations import picture, reads_representations
 from .result import Privacy
 from .shadows import Shadows
 from .subjects import Subject, as_subject
@@ -86,7 +87,7 @@ def evaluate_privacy(
         calibration_share (`float`):
             Of the non-members, for thresholds.
         seed (`int`):
-            Of splits, folds and permutations.
+            Of splits, folds, permutations and the rows in the picture of representations.
         cache_dir (`str` or `Path`, *optional*):
             Keeps what attacks read, by weights and rows, so that another attack needs no forward pass.
         progress (`bool`):
@@ -122,6 +123,8 @@ def evaluate_privacy(
         "seed": seed,
         "rows": {name: digest(rows)[:16] for name, rows in ids.items()},
     }
+    if any(map(reads_representations, chosen)):
+        found.representations = picture(subject, forget, retain, nonmembers, seed)
     if retrained is not None:
         if not isinstance(retrained, Privacy):
             gold = as_subject(retrained, **common)

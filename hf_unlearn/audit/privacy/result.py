@@ -28,11 +28,15 @@ class Privacy:
             By attack, of `forget` and `nonmember` rows; larger for members, `None` where undefined.
         settings (`dict`):
             What the numbers depend on besides the model.
+        representations (`dict`, *optional*):
+            Where an attack reads representations, a picture of them: see
+            [`~hf_unlearn.audit.privacy.representations.picture`].
     """
 
     metrics: dict[str, MetricResult]
     scores: dict[str, dict[str, list[float | None]]] = field(default_factory=dict, repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
+    representations: dict[str, Any] | None = field(default=None, repr=False)
 
     def values(self) -> dict[str, float | None]:
         """The bare numbers; `None` for what is unresolved or undefined."""
@@ -67,12 +71,13 @@ class Privacy:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
-        return {
+        told = {
             "privacy_version": PRIVACY_VERSION,
             "settings": self.settings,
             "metrics": {name: result.to_dict(per_item=True) for name, result in self.metrics.items()},
             "scores": self.scores,
         }
+        return told if self.representations is None else {**told, "representations": self.representations}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Privacy":
@@ -85,7 +90,7 @@ class Privacy:
         metrics = {}
         for key, metric in saved["metrics"].items():
             metrics[key] = MetricResult.from_dict(_metric_name(key), metric)
-        return cls(metrics, saved["scores"], saved["settings"])
+        return cls(metrics, saved["scores"], saved["settings"], saved.get("representations"))
 
     def save(self, path: str | Path) -> Path:
         """Writes the result to a JSON file."""
