@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What differs between the kinds of models that are unlearned from: how rows are encoded, batched and predicted."""
 
-from torch import nn
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from . import modeling
 from .config import UnlearnConfig
@@ -65,6 +67,10 @@ class Family:
     def predictions(self, model: nn.Module, processor) -> int:
         """Among how many a prediction chooses; entries that only pad a head do not count."""
         raise NotImplementedError
+
+    def positions(self, batch: Mapping[str, Tensor]) -> int:
+        """States of a layer for a row of a batch, padding included."""
+        return batch["input_ids"].shape[-1]
 
     def shape_of(self, pairs: RolePairs, args: UnlearnConfig) -> str:
         """How a step's rows go through the model."""

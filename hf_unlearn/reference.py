@@ -36,6 +36,8 @@ class Reference:
     """Where the reference's predictions come from. `open` and `close` enclose a call of `train`."""
 
     name: str
+    # Whether rows go through a model in training; not so where what it says was kept.
+    reads_along = True
 
     def open(self, accelerator) -> None:
         """Places what is needed on the devices; called before the model is wrapped."""

@@ -24,6 +24,7 @@ from .hub.card import CardFacts, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
 from .modeling import evaluating
 from .reference import Reference, ReferenceRequest, build_reference
+from .running.arithmetic import Arithmetic
 from .running.launch_check import check_launch
 from .running.meters import Meters
 from .running.resumable import ResumableTrainer
@@ -131,6 +132,9 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         # Width and dtype of a token's states, known once the forward path was tried.
         self.states_like: Tensor | None = None
         self.meters = Meters()
+        # Counted when it is known what trains.
+        self.arithmetic: Arithmetic | None = None
+        self.positions_read: dict[str, int] = {}
         self.stop_reason: str | None = None
         self.card_facts = CardFacts(ref_model=ref_model is not None)
         super().__init__(
@@ -299,7 +303,17 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
 
     def _parts(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         spans = _role_spans(inputs["role"].tolist(), self.data_collator.roles)
+        length = self.family.positions(inputs)
+        self.positions_read = {role: (span.stop - span.start) * length for role, span in spans.items()}
         return {role: {k: v[span] for k, v in inputs.items() if k != "role"} for role, span in spans.items()}
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> float:
+        """Of the micro-batch just done, for `total_flos`; see [`~hf_unlearn.running.arithmetic.Arithmetic`]."""
+        if self.arithmetic is None:
+            self.arithmetic = Arithmetic(self.model)
+        along = self.reference_roles_of(self.args) if self.reference and self.reference.reads_along else ()
+        read = self.positions_read
+        return self.arithmetic.of_step(sum(read.values()), sum(read[role] for role in along if role in read))
 
     def check_packing(self) -> None:
         """Compares packed with padded rows on one batch; called by all ranks when the model is wrapped."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import make_model, make_tokenizer
+from transformers import TrainerState
 
 from hf_unlearn import METHODS, __version__
 from hf_unlearn.cli import launch as launching
@@ -490,11 +491,13 @@ def test_a_missing_retrained_model_is_noted():
 def test_curves_are_of_fixed_rows_where_there_were_evaluations():
     batches = [{"step": 1, "loss": 3.0, "forget/nll": 1.0, "retain/nll": 2.0}, {"step": 2, "forget/nll": 1.5}]
     evaluated = [{"step": 2, "eval_forget_loss": 5.0}, {"step": 2, "eval_retain_loss": 4.0}]
-    assert training_entry(batches, 1.234, 2, 4) == {
+    state = TrainerState(log_history=batches, global_step=2, total_flos=1e9)
+    assert training_entry(state, 1.234, 4) == {
         "seconds": 1.23,
+        "flops": 1e9,
         "steps": 2,
         "processes": 4,
         "curve": [{"step": 1, "forget/loss": 1.0, "retain/loss": 2.0}, {"step": 2, "forget/loss": 1.5}],
     }
-    curve = training_entry([*batches, *evaluated], 1, 2, 1)["curve"]
+    curve = training_entry(TrainerState(log_history=[*batches, *evaluated]), 1, 1)["curve"]
     assert curve == [{"step": 2, "forget/loss": 5.0, "retain/loss": 4.0}]

@@ -81,6 +81,8 @@ def assert_same_run(left: dict, right: dict, rel: float = 1e-3) -> None:
         assert values == pytest.approx(curves[1][key], rel=rel, abs=2e-5), key
     for name in ("eval_forget_loss", "eval_retain_loss"):
         assert left["metrics"][name] == pytest.approx(right["metrics"][name], rel=rel)
+    # Batches are padded differently, and only some references read along.
+    assert left["flops"] == pytest.approx(right["flops"], rel=0.4)
 
 
 def assert_same_weights(left: Path, right: Path, atol: float) -> None:

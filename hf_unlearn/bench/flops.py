@@ -3,6 +3,8 @@
 
 from torch import nn
 
+from ..running.arithmetic import multiplied_weights
+
 
 # Dense bfloat16 products, in FLOP/s, from the makers' data sheets; the longer name first.
 PEAK_BFLOAT16 = {
@@ -28,10 +30,6 @@ def model_flops(model: nn.Module, rows: int, row_length: int) -> float:
     layers, `d_q` the width of all heads together, `T` the row's length, of which causal attention needs half.
     """
     config = model.config.get_text_config()
-    lookup = model.get_input_embeddings().weight
-    multiplied = sum(p.numel() for p in model.parameters() if p.dim() == 2 and p is not lookup)
-    if model.get_output_embeddings().weight is lookup:
-        multiplied += lookup.numel()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 6 * config.num_hidden_layers * config.num_attention_heads * head_dim * row_length
-    return float((6 * multiplied + attention) * rows * row_length)
+    return float((6 * multiplied_weights(model) + attention) * rows * row_length)

@@ -85,6 +85,13 @@ class Classifier(Family):
     def predictions(self, model, processor) -> int:
         return len(self.classes)
 
+    def positions(self, batch):
+        text = batch["input_ids"].shape[-1] if "input_ids" in batch else 0
+        if "pixel_values" not in batch:
+            return text
+        height, width = (side // self.config.patch_size for side in batch["pixel_values"].shape[-2:])
+        return text + height * width
+
     def shape_of(self, pairs, args) -> str:
         return "one" if args.forward_passes == "auto" else args.forward_passes
 

@@ -2,11 +2,15 @@
 """From audits and a training log to the dict that a report is drawn from."""
 
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from ..audit import Audit
 from ..report import SCHEMA_VERSION
 from ..versions import versions
 
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 NOTES = (
     (
@@ -37,21 +41,27 @@ def model_entry(name: str, kind: str, audit: Audit, path=None, method: str | Non
     }
 
 
-def training_entry(log_history: list[dict], seconds: float, steps: int, processes: int) -> dict:
-    """How a model was trained: time, steps, processes and the losses of forget and retain rows on the way.
+def training_entry(state: "TrainerState", seconds: float, processes: int) -> dict:
+    """How a model was trained: time, arithmetic, steps, processes and the losses of forget and retain rows on the way.
 
     The losses are those of evaluations on fixed rows where there were any, else those of the training batches.
     """
     curve: dict[int, dict] = {}
     for sources in (("eval_forget_loss", "eval_retain_loss"), ("forget/nll", "retain/nll")):
-        for entry in log_history:
+        for entry in state.log_history:
             for source, name in zip(sources, ("forget/loss", "retain/loss"), strict=True):
                 if source in entry:
                     curve.setdefault(entry["step"], {"step": entry["step"]})[name] = entry[source]
         if curve:
             break
     points = [curve[step] for step in sorted(curve)]
-    return {"seconds": round(seconds, 2), "steps": steps, "processes": processes, "curve": points}
+    return {
+        "seconds": round(seconds, 2),
+        "flops": state.total_flos,
+        "steps": state.global_step,
+        "processes": processes,
+        "curve": points,
+    }
 
 
 def assemble(title: str, suite: str, models: list[dict], settings: dict, command=None, notes=()) -> dict:

@@ -98,9 +98,7 @@ def _with_audits(recipe: Recipe, prepared: Prepared, privacy: RunPrivacy | None,
             cache.put(prepared.model, target)
         found = {"target": target, "retrained": retrained, "unlearned": audits.after}
         found = {name: one for name, one in found.items() if one is not None}
-        state = trainer.state
-        seconds, processes = trainer.stopwatch.seconds, trainer.args.world_size
-        train = training_entry(state.log_history, seconds, state.global_step, processes)
+        train = training_entry(trainer.state, trainer.stopwatch.seconds, trainer.args.world_size)
         models, notes = _entries(recipe, found, train)
         notes += add_backdoor(recipe, prepared.sets, models, backdoor, show)
         if privacy is not None:

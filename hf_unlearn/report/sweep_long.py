@@ -12,7 +12,7 @@ from .privacy_view import fpr_name
 COLUMNS = (
     *("experiment", "dataset", "model", "method", "variant", "seed", "tag", "target", "alpha", "beta"),
     *("metric", "split", "attack", "fpr_target", "fpr_achieved", "value", "n_members", "n_nonmembers", "n"),
-    *("ci_low", "ci_high", "resolved", "runtime_s", "config_hash"),
+    *("ci_low", "ci_high", "resolved", "runtime_s", "flops", "config_hash"),
 )
 
 
@@ -40,7 +40,7 @@ def long_rows(sweep: dict[str, Any]) -> Iterator[dict[str, Any]]:
         about = {key: run[key] for key in ("dataset", "model", "method", "seed", "target")}
         about["variant"] = " ".join(part for part in (run["label"], run["variant"]) if part)
         about |= {"alpha": fields.get("alpha"), "beta": fields.get("beta"), "tag": " ".join(run["tags"])}
-        about |= {"runtime_s": run["seconds"], "config_hash": run["id"]}
+        about |= {"runtime_s": run["seconds"], "flops": run.get("flops"), "config_hash": run["id"]}
         yield from _rows_of(run, {"experiment": name, **about})
 
 

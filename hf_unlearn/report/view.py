@@ -137,15 +137,15 @@ def settings_table(report: dict) -> tuple[list[str], list[tuple[str, list[str]]]
     return ["value"] if settings else [], [(key, [_plain(value)]) for key, value in settings.items()]
 
 
-def training_rows(report: dict) -> list[tuple[str, str, str]]:
-    """Model, steps and time of those that were trained in this run."""
+def training_rows(report: dict) -> list[tuple[str, str]]:
+    """Model, and steps, time and arithmetic of those that were trained in this run."""
     rows = []
     for model in report["models"]:
         train = model.get("train")
         if train:
-            seconds = train.get("seconds")
-            steps = "" if train.get("steps") is None else str(train["steps"])
-            rows.append((model["name"], steps, "" if seconds is None else f"{seconds:.1f} s"))
+            forms = {"steps": "{} steps", "seconds": "{:.1f} s", "flops": "{:.1e} FLOP"}
+            told = [form.format(train[name]) for name, form in forms.items() if train.get(name) is not None]
+            rows.append((model["name"], ", ".join(told)))
     return rows
 
 

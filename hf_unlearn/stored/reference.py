@@ -44,6 +44,7 @@ class CachedReference(CachedRows, Reference):
     """
 
     name = "cache"
+    reads_along = False
     progress = "Reference pass"
 
     def __init__(self, entry: Entry, needs: Mapping[str, str], **computed):

@@ -62,6 +62,7 @@ def run(settings: dict, folder: Path) -> dict:
         "reference": trainer.reference.name,
         "reference_wrapper": type(getattr(trainer.reference, "model", None)).__name__,
         "log": trainer.state.log_history,
+        "flops": trainer.state.total_flos,
         "seen": seen,
     }
     rank = int(os.environ["RANK"])
