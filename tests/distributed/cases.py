@@ -153,6 +153,13 @@ CASES = {
     "functions of whole predictions": Case(
         {"label_smoothing": 0.1, "lambda_kd": 0.5, "tail": "cvar"}, MUAlignTrainer, accumulation=2, sinking="retain/ce"
     ),
+    # Shrinking goes towards the mean of a process's own rows, and noise is drawn by each: only clipping is the same.
+    "bounded states": Case(
+        {"forget_clip": 2.0, "lambda_kd": 0.5, "fused_losses": True}, MUAlignTrainer, sinking="retain/ce"
+    ),
+    "bounded states under logits": Case(
+        {"forget_clip": 2.0, "lambda_kd": 0.5, "fused_losses": False}, MUAlignTrainer, sinking="retain/ce"
+    ),
 }
 
 
