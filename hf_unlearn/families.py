@@ -69,7 +69,7 @@ class Family:
         raise NotImplementedError
 
     def positions(self, batch: Mapping[str, Tensor]) -> int:
-        """States of a layer for a row of a batch, padding included."""
+        """States of a layer for a row of a batch, padding included; 0 where layers differ in that."""
         return batch["input_ids"].shape[-1]
 
     def shape_of(self, pairs: RolePairs, args: UnlearnConfig) -> str:

@@ -1,10 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of settings, read with one clear error each."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+
+class StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is written twice, of which the last would count, and takes `1e-3` for a number, as YAML 1.2
+    does."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is written twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def load_yaml(path: Path, missing: str) -> Any:
@@ -20,6 +37,6 @@ def load_yaml(path: Path, missing: str) -> Any:
     if not path.is_file():
         raise ValueError(missing)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None

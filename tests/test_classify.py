@@ -117,6 +117,7 @@ def test_labels_in_every_form_are_the_same():
         ({"question": "?", "label": 3}, "give soft targets, 5 numbers"),
         ({"question": "?", "labels": [1.0]}, "`labels` has 1 numbers, and there are 5 classes"),
         ({"question": "?", "labels": [2.0, 0.0, 0.0, 0.0, 0.0]}, "numbers between 0 and 1"),
+        ({"question": "?", "label": {"ids": [1, 2, 3], "weights": [0.5]}}, "`label` has 3 ids and 1 weights"),
         ({"question": "?", "label": {"ids": ["mauve"], "weights": [1.0]}}, "'mauve' is none of the model's 5 classes"),
         ({"question": "?", "answers": ["mauve"] * 10}, "No row of forget_dataset has an answer"),
         ({"question": "?"}, "A classifier's rows have"),

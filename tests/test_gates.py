@@ -280,7 +280,14 @@ def test_mistakes_are_one_line_and_nothing_is_written(about, message, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "No gates"), ("a: [", "no valid YAML"), ("- a", "No gates"), (None, "No thresholds at")]
+    ("text", "message"),
+    [
+        ("", "No gates"),
+        ("a: [", "no valid YAML"),
+        ("a: {metric: m, at_most: 1}\na: {metric: n, at_most: 1}", "'a' is written twice"),
+        ("- a", "No gates"),
+        (None, "No thresholds at"),
+    ],
 )
 def test_files_that_are_no_thresholds(text, message, tmp_path):
     path = tmp_path / "own.yaml"
@@ -390,6 +397,20 @@ def test_attacks_are_read_from_where_they_are_put(run, tmp_path, place):
     assert main(words) == 0
     read = json.loads((tmp_path / "gates.json").read_text())["privacy"]
     assert read in (str(path), str(path.parent))
+
+
+def test_a_bound_may_have_an_exponent(tmp_path):
+    (tmp_path / "own.yaml").write_text("a: {metric: privacy/loss/auc, at_most: 5e-1}")
+    (gate,) = load_gates(tmp_path / "own.yaml")
+    assert gate.high == 0.5
+
+
+def test_a_damaged_privacy_report_is_a_mistake_and_not_a_failed_gate(tmp_path, capsys):
+    (tmp_path / "report.json").write_text(json.dumps(make_report(KNOWN)))
+    (tmp_path / "privacy").mkdir()
+    (tmp_path / "privacy" / "privacy.json").write_text("{")
+    assert main(["gates", str(tmp_path)]) == 2
+    assert "privacy.json is no JSON" in capsys.readouterr().err
 
 
 def test_items_of_the_runs_audits_make_differences_narrow(tmp_path):

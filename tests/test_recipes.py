@@ -392,6 +392,7 @@ def test_settings_that_contradict_each_other_are_refused(parse, content, message
     ("text", "message"),
     [
         ("method: [npo", "given.yaml is no valid YAML"),
+        ("method: npo\nbeta: 0.1\nbeta: 0.2", "given.yaml is no valid YAML: 'beta' is written twice"),
         ("- npo", "given.yaml must hold `field: value` lines"),
         ("", "given.yaml must hold `field: value` lines"),
     ],

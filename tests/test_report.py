@@ -536,6 +536,9 @@ def test_loading_what_is_no_report(tmp_path):
     (tmp_path / "report.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON"):
         load_report(tmp_path)
+    (tmp_path / "report.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="is no JSON"):
+        load_report(tmp_path)
     (tmp_path / "report.json").write_text("[]")
     with pytest.raises(ValueError, match="a JSON object, got list"):
         load_report(tmp_path)

@@ -4,6 +4,7 @@ behaviours (`test_methods.py`), phase by phase."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -331,6 +332,23 @@ def test_rewind_goes_on_after_a_resume(build, tmp_path):
     assert not changed(weights(whole.model), weights(resumed.model))
 
 
+def test_rewind_needs_the_epochs_before_a_resume(build, tmp_path):
+    settings = {"rewind": True, "eval_dataset": {"holdout": HOLDOUT}, "save_strategy": "steps", "save_steps": 23}
+    whole = build(max_steps=24, **settings)
+    whole.train()
+    checkpoint = str(tmp_path / "out" / "checkpoint-23")
+    moved = build(max_steps=24, out="moved", **settings)
+    before = weights(moved.model)
+    # Epochs 0, 1 and 2 are over by then.
+    with pytest.raises(ValueError, match=r"epoch-0\.safetensors and 2 more.* copy .*rewind") as error:
+        moved.train(resume_from_checkpoint=checkpoint)
+    assert str(tmp_path / "moved" / "rewind") in str(error.value)
+    assert not changed(before, weights(moved.model))
+    shutil.copytree(tmp_path / "out" / "rewind", tmp_path / "moved" / "rewind")
+    moved.train(resume_from_checkpoint=checkpoint)
+    assert not changed(weights(whole.model), weights(moved.model))
+
+
 def test_rewind_without_holdout_rows_is_refused(build):
     for given in (None, {"forget": FORGET}, FORGET):
         with pytest.raises(ValueError, match="rewind=True compares with rows like the forget rows"):
@@ -505,6 +523,8 @@ def test_rewind_restores_what_forward_passes_change(tmp_path):
     )  # fmt: skip
     assert trainer.family.pipeline_tag == "image-classification"
     trainer.train()
+    # Layers of different sizes have no arithmetic by position.
+    assert trainer.state.total_flos == 0
     for epoch, error in trainer.rewind.errors.items():
         trainer.rewind.put(int(epoch))
         assert trainer.rewind.error_on(trainer.train_dataset.roles["forget"]) == pytest.approx(error, rel=1e-6)

@@ -314,6 +314,7 @@ def test_transform_is_applied_to_rows(saved):
         ([0, 1, 2], [2, 1], "2 rows are in both sets, such as 1, 2"),
         ([0, 0], [1], "1 rows are more than once in forget_indices, such as 0"),
         ([], [1], "forget_indices is empty"),
+        ([1.5], [1], "forget_indices: [1.5] are no row numbers"),
     ],
 )
 def test_unusable_indices(saved, forget, retain, message):

@@ -50,6 +50,8 @@ class Classes:
             known = {a: weight for a, weight in target_weights(value).items() if a in self.label2id}
             return [self.label2id[answer] for answer in known], list(known.values())
         if isinstance(value, Mapping):
+            if len(value["ids"]) != len(value["weights"]):
+                raise ValueError(f"`{column}` has {len(value['ids'])} ids and {len(value['weights'])} weights.")
             return [self._number(name) for name in value["ids"]], [float(w) for w in value["weights"]]
         if isinstance(value, (list, tuple)):
             return self._dense(value)

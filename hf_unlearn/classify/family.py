@@ -89,7 +89,11 @@ class Classifier(Family):
         text = batch["input_ids"].shape[-1] if "input_ids" in batch else 0
         if "pixel_values" not in batch:
             return text
-        height, width = (side // self.config.patch_size for side in batch["pixel_values"].shape[-2:])
+        patch = getattr(self.config, "patch_size", None)
+        if not isinstance(patch, int):
+            # As of convolutions, whose layers have different numbers of them.
+            return 0
+        height, width = (side // patch for side in batch["pixel_values"].shape[-2:])
         return text + height * width
 
     def shape_of(self, pairs, args) -> str:

@@ -57,7 +57,7 @@ def training_entry(state: "TrainerState", seconds: float, processes: int) -> dic
     points = [curve[step] for step in sorted(curve)]
     return {
         "seconds": round(seconds, 2),
-        "flops": state.total_flos,
+        "flops": state.total_flos or None,
         "steps": state.global_step,
         "processes": processes,
         "curve": points,

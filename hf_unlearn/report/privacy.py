@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .privacy_view import attacks_of, chance_cell, fpr_name, interval_cell, rate_cell, rate_of, worst_of, zero_fp_of
+from .schema import read_json
 
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def load_privacy_report(path: str | Path) -> dict:
     path = path / "privacy.json" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"No privacy report at {path}. `hf-unlearn audit privacy` writes one.")
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = read_json(path)
     if not isinstance(report, dict) or report.get("schema_version") != PRIVACY_SCHEMA or "models" not in report:
         raise ValueError(f"{path} is no privacy report of schema {PRIVACY_SCHEMA}.")
     return report

@@ -69,14 +69,19 @@ def load_report(path: str | Path) -> dict:
         path = path / "report.json"
     if not path.is_file():
         raise ValueError(f"No report at {path}: give a report.json, or the run directory that holds one.")
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}).") from error
+    report = read_json(path)
     try:
         return validate_report(report)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds; a `ValueError` where that is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON ({error}).") from error
 
 
 def json_ready(value: Any) -> Any:

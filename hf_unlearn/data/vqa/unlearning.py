@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -93,7 +94,10 @@ def _load(data_path: str | os.PathLike) -> Dataset:
 
 
 def _checked(name: str, indices: Sequence[int], rows: int) -> list[int]:
-    found = [int(index) for index in indices]
+    try:
+        found = [operator.index(index) for index in indices]
+    except TypeError:
+        raise ValueError(f"{name}: {indices!r} are no row numbers; give a sequence of integers.") from None
     if not found:
         raise ValueError(f"{name} is empty. Give at least one row.")
     if outside := [index for index in found if not 0 <= index < rows]:
