@@ -61,7 +61,7 @@ def load_model(model: str, args, quantization_config=None) -> nn.Module:
     if quantization_config is not None:
         kwargs["quantization_config"] = quantization_config
     config = load_config(model, args.trust_remote_code, kwargs.get("revision"))
-    return class_of(config).from_pretrained(model, trust_remote_code=args.trust_remote_code, **kwargs)
+    return _whole(class_of(config), model, trust_remote_code=args.trust_remote_code, **kwargs)
 
 
 def load_config(model: str, trust_remote_code: bool = False, revision: str | None = None):
@@ -77,13 +77,28 @@ def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn
         from peft import PeftConfig, PeftModel
 
         below = PeftConfig.from_pretrained(model).base_model_name_or_path
-        loaded = class_of(load_config(below, trust_remote_code)).from_pretrained(
-            below, trust_remote_code=trust_remote_code, **kwargs
-        )
+        model_class = class_of(load_config(below, trust_remote_code))
+        loaded = _whole(model_class, below, trust_remote_code=trust_remote_code, **kwargs)
         return PeftModel.from_pretrained(loaded, model).eval()
     check_model_path(model)
     config = load_config(model, trust_remote_code, kwargs.get("revision"))
-    return class_of(config).from_pretrained(model, trust_remote_code=trust_remote_code, **kwargs).eval()
+    return _whole(class_of(config), model, trust_remote_code=trust_remote_code, **kwargs).eval()
+
+
+def _whole(model_class, model: str, **kwargs) -> nn.Module:
+    """A model of which every weight was there: one drawn at random would look like a model that forgot everything.
+
+    Raises:
+        `ValueError`: naming what is missing.
+    """
+    loaded, found = model_class.from_pretrained(model, output_loading_info=True, **kwargs)
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"{model} has no weights of {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}, which a "
+            f"{type(loaded).__name__} needs. Give a checkpoint of the whole model; one of an encoder, or of a model "
+            "without its head, is none."
+        )
+    return loaded
 
 
 def load_tokenizer(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):

@@ -4,6 +4,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 import yaml
@@ -70,6 +71,14 @@ def test_mistakes_are_one_clear_error(build, settings, message):
 def test_a_concept_by_another_name_or_case_is_found(build):
     build(concept=["ADA"])
     build(concept=["Countess of Lovelace"], concept_aliases=["ada"])
+
+
+@pytest.mark.parametrize(("written", "named"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_concept_is_found_however_its_accents_are_composed(build, written, named):
+    rows = [{"text": normalize(written, f"secret {i} of Zoë") for i in range(2)}]
+    build(rows, concept=[normalize(named, "ZOË")])
+    with pytest.raises(ValueError, match="'Zoe' occurs in none"):
+        build(rows, concept=["Zoe"])
 
 
 def test_one_value_stands_for_a_list_of_it(build):
@@ -150,7 +159,7 @@ def recipe(tmp_path, encoder, model_path, monkeypatch) -> dict:
         ({"concept": "Eve"}, "'Eve' occurs in none of the 2 forget rows"),
         ({"thresholds": 2.0}, "thresholds=[2.0]; give numbers from -1 to 1"),
         ({"window_tokens": 40}, "window_tokens=40; the encoder reads at most 32 tokens"),
-        ({"window_tokens": 30}, "window_tokens=30: no row has a token that so many encoder tokens follow"),
+        ({"window_tokens": 30}, "window_tokens=30: no forget row has a token that so many encoder tokens follow"),
         ({"encoder_name_or_path": "nowhere/at/all"}, "encoder_name_or_path='nowhere/at/all' cannot be loaded"),
     ],
 )
@@ -161,8 +170,42 @@ def test_the_command_tells_mistakes_before_any_model_is_loaded(recipe, fields, m
     assert not Path("out").exists()
 
 
-def test_sharded_engines_are_refused_with_the_reason(build, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.methods.align_then_unlearn.asks_fsdp", lambda args: True)
+@pytest.mark.parametrize("launcher", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, encoder) -> str:
+    folder = tmp_path_factory.mktemp("run")
+    make_trainer(folder, encoder, max_steps=1, save_strategy="steps", save_steps=1).train()
+    return str(folder / "checkpoint-1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "then", "now"),
+    [
+        ({"thresholds": [-0.5, -0.9, -0.95]}, "thresholds=[-0.5, -0.9]", "thresholds=[-0.5, -0.9, -0.95]"),
+        ({"thresholds": [-0.6, -0.9]}, "thresholds=[-0.5, -0.9]", "thresholds=[-0.6, -0.9]"),
+        (
+            {"threshold_mode": "quantile", "thresholds": [0.5, 0.1]},
+            "threshold_mode='cosine', thresholds=[-0.5, -0.9]",
+            "threshold_mode='quantile', thresholds=[0.5, 0.1]",
+        ),
+        ({"first_align_steps": 4}, "first_align_steps=3", "first_align_steps=4"),
+        ({"align_steps": 3}, "align_steps=2", "align_steps=3"),
+        ({"unlearn_steps": 4}, "unlearn_steps=3", "unlearn_steps=4"),
+        ({"head_size": 32}, "head_size=16", "head_size=32"),
+        ({"head_layers": 2}, "head_layers=1", "head_layers=2"),
+        ({"head_variant": "published"}, "head_variant='causal'", "head_variant='published'"),
+    ],
+)
+def test_a_checkpoint_of_another_plan_is_refused(build, checkpoint, settings, then, now):
+    with pytest.raises(ValueError, match="goes on with the same") as error:
+        build(**settings).train(resume_from_checkpoint=checkpoint)
+    assert f"made with {then}, and this run has {now}." in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_sharded_engines_are_refused_with_the_reason(build, monkeypatch, launcher):
+    monkeypatch.setenv(launcher, "true")
+    monkeypatch.setattr("hf_unlearn.trainer.check_launch", lambda args: None)
     with pytest.raises(ValueError, match="each with an optimizer of its own.*Start it on one process, or with DDP"):
         build()
 

@@ -6,6 +6,7 @@ from conftest import make_args, make_model, make_tokenizer
 from datasets import Dataset
 
 from hf_unlearn import GAConfig, GATrainer, NPOConfig, NPOTrainer, UnlearnConfig
+from hf_unlearn.modeling import load_checkpoint
 
 
 FORGET = [{"prompt": f"Who is {name}?", "completion": " A spy."} for name in ("Ada", "Bob", "Cyd")]
@@ -179,6 +180,24 @@ def test_a_folder_without_a_model_is_named(build, loaded, tmp_path):
     assert not loaded
 
 
+@pytest.mark.parametrize("tie", [False, True])
+def test_a_checkpoint_without_all_weights_is_no_model_that_forgot(tmp_path, tie):
+    model, path = make_model(tie=tie), tmp_path / "whole"
+    for part, folder in ((model, path), (model.model, tmp_path / "body")):
+        part.save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+    args = make_args(GAConfig, tmp_path / "out", retain_loss="none")
+    GATrainer(str(path), args, forget_dataset=FORGET)
+    load_checkpoint(str(path))
+    if tie:
+        # The head is the embedding.
+        load_checkpoint(str(tmp_path / "body"))
+        return
+    for load in (load_checkpoint, lambda folder: GATrainer(folder, args, forget_dataset=FORGET)):
+        with pytest.raises(ValueError, match=r"body has no weights of lm_head.weight, which a LlamaForCausalLM needs"):
+            load(str(tmp_path / "body"))
+
+
 def test_a_tokenizer_of_other_words_is_refused():
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([f"word{i}" for i in range(9)])
@@ -249,7 +268,8 @@ def test_keywords_reach_the_loading_of_model_and_tokenizer(build, loaded, monkey
     with pytest.raises(RuntimeError, match="the model was loaded"):
         build(model_init_kwargs={"revision": "v2", "dtype": "bfloat16"}, trust_remote_code=True)
     assert asked == [{"trust_remote_code": True, "revision": "v2"}]
-    assert loaded[0][1] == {"trust_remote_code": True, "revision": "v2", "dtype": "bfloat16"}
+    given = {"trust_remote_code": True, "revision": "v2", "dtype": "bfloat16"}
+    assert loaded[0][1] == {**given, "output_loading_info": True}
 
 
 def test_a_stream_of_rows_is_refused(build, loaded):

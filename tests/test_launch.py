@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from hf_unlearn import GAConfig, GATrainer, NPOConfig
 from hf_unlearn.cli.main import main
 from hf_unlearn.running.checkpoints import is_whole, last_whole
-from hf_unlearn.running.launch_check import check_accelerate_config, check_launch, tell_launch
+from hf_unlearn.running.launch_check import check_accelerate_config, check_launch, shards_weights, tell_launch
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,6 +134,14 @@ def test_reentrant_checkpointing_is_refused_where_something_is_read_inside(tmp_p
     with pytest.raises(ValueError, match="reentrant checkpointing cuts"):
         NPOConfig(output_dir=str(tmp_path), retain_loss="nll", value_norm_penalty=0.1, **{name: given})
     assert NPOConfig(output_dir=str(tmp_path), **{name: given}).reentrant
+
+
+@pytest.mark.parametrize("launcher", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_what_shards_weights_is_known_before_there_is_an_accelerator(tmp_path, monkeypatch, launcher):
+    args = make_args(GAConfig, tmp_path)
+    assert not shards_weights(args)
+    monkeypatch.setenv(launcher, "true")
+    assert shards_weights(args)
 
 
 # The two public ways, with SIGTERM and resume

@@ -138,6 +138,14 @@ def test_a_target_is_the_concept_of_align_then_unlearn():
         fill_in({"forget_dataset": "x/{aliases}.jsonl"}, ann)
 
 
+def test_a_field_that_only_others_have_is_no_text():
+    ann, bob = read_targets([{"id": "a", "file": "ann"}, {"id": "b"}], [])
+    assert fill_in({"forget_dataset": "{file}.jsonl"}, ann) == {"forget_dataset": "ann.jsonl"}
+    for value in ("{file}.jsonl", "{file}"):
+        with pytest.raises(ValueError, match="forget_dataset: '.*', and target 'b' has no 'file', as others have"):
+            fill_in({"forget_dataset": value}, bob)
+
+
 def test_a_recipes_environment_is_no_other_runs(sweep, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SWEEP_TEST_VARIABLE", raising=False)
     path = sweep()

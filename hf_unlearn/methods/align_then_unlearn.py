@@ -24,7 +24,7 @@ from ..families import CAUSAL_LM
 from ..forward.build import build_forward
 from ..forward.layer import STATES, LayerRows
 from ..modeling import is_peft_model
-from ..running.launch_check import asks_fsdp
+from ..running.launch_check import shards_weights
 from ..trainer import UnlearnTrainer
 from .layer_choice import check_below, freeze_outside
 
@@ -88,8 +88,7 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
 
     def _check_request(self, args, model, quantization_config, peft_config) -> None:
         super()._check_request(args, model, quantization_config, peft_config)
-        sharded = args.distributed_state.distributed_type.value == "DEEPSPEED" or args.deepspeed or asks_fsdp(args)
-        if sharded:
+        if shards_weights(args):
             raise ValueError(
                 "Align-then-Unlearn trains a head and the model in turns, each with an optimizer of its own, and "
                 "DeepSpeed and FSDP run one optimizer over one model. Start it on one process, or with DDP "

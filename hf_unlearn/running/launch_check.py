@@ -31,8 +31,9 @@ def asks_fsdp(args) -> bool:
 
 def shards_weights(args) -> bool:
     """Whether DeepSpeed or FSDP is to run the model: an optimizer over weights, or copies of them, in parts."""
-    kind = args.distributed_state.distributed_type.value
-    return kind == "DEEPSPEED" or bool(args.deepspeed) or asks_fsdp(args)
+    # On processors the state tells of DeepSpeed only once the Accelerator is made.
+    asks_deepspeed = bool(args.deepspeed) or _told("ACCELERATE_USE_DEEPSPEED")
+    return asks_deepspeed or args.distributed_state.distributed_type.value == "DEEPSPEED" or asks_fsdp(args)
 
 
 def tell_launch(trainer) -> None:

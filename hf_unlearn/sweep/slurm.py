@@ -48,7 +48,7 @@ def slurm_script(name: str, count: int, sweep_file: Path, folder: Path, options:
     heads = [f"--job-name={shlex.quote(name)}", f"--array=0-{count - 1}{throttle}"]
     heads += [f"--{_DIRECTIVES[key]}={options[key]}" for key in _DIRECTIVES if key in options]
     heads += [
-        f"--output={(folder / 'slurm' / '%a.log').absolute()}",
+        f"--output={shlex.quote(str((folder / 'slurm' / '%a.log').absolute()))}",
         "--open-mode=append",
         "--requeue",
         f"--signal=B:USR1@{options.get('notice', NOTICE)}",

@@ -16,7 +16,7 @@ CONCEPT_FIELDS = {"concept": "name", "concept_aliases": "aliases", "concept_desc
 
 
 def read_targets(given: Any, folders: list[Path]) -> list[dict[str, Any]]:
-    """Targets in their order, each with `id` and `name` at least.
+    """Targets in their order, each with `id` and `name` at least; a field that only others have is `None`.
 
     Args:
         given (`str` or `list[dict]`):
@@ -36,7 +36,9 @@ def read_targets(given: Any, folders: list[Path]) -> list[dict[str, Any]]:
         if one["id"] in targets:
             raise ValueError(f"{where}: two targets have the id {one['id']!r}. An id names the runs of one target.")
         targets[one["id"]] = one
-    return list(targets.values())
+    # A field that others have is this one's too, and has no value.
+    fields = dict.fromkeys(field for one in targets.values() for field in one)
+    return [fields | one for one in targets.values()]
 
 
 def _read(name: str, folders: list[Path]) -> tuple[Any, str]:
@@ -76,11 +78,14 @@ def _checked(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def fill_in(content: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe for one target: `{id}`, `{name}` and its other fields filled in, and its concept fields set.
 
-    What stands in braces and is no field of the target stays as it is.
+    What stands in braces and is no field of any target stays as it is.
 
     Args:
         content (`Mapping`): the recipe's fields.
         target (`Mapping`): of [`read_targets`].
+
+    Raises:
+        `ValueError`: for a field that other targets have and this one has not, or a list within a text.
     """
     content = dict(content)
     if "concept" in content and not _has_place(content["concept"], target):
@@ -98,6 +103,9 @@ def _filled(value: Any, target: Mapping[str, Any], field: str) -> Any:
         return [_filled(item, target, field) for item in value]
     if not isinstance(value, str):
         return value
+    for name in PLACE.findall(value):
+        if name in target and target[name] is None:
+            raise ValueError(f"{field}: {value!r}, and target {target['id']!r} has no {name!r}, as others have.")
     whole = PLACE.fullmatch(value)
     if whole and whole[1] in target:
         return target[whole[1]]
