@@ -5,6 +5,7 @@ grid's behaviours (`test_methods.py`)."""
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import changed, lora, make_args, make_model, make_tokenizer, train_batch, weights
@@ -109,6 +110,20 @@ def test_all_steps_tainted_gives_the_initial_weights(build, tmp_path, keep, accu
 
 
 @pytest.mark.parametrize("keep", ["sum", "steps"])
+def test_narrow_weights_are_rounded_once(build, tmp_path, keep):
+    settings = {"keep": keep, "max_steps": 100, "learning_rate": 1e-3}
+    trainer, recorder = record(tmp_path, SECRET, SECRET, model=make_model().bfloat16(), **settings)
+    before, norm = weights(trainer.model), lambda values: torch.cat([v.float().flatten() for v in values]).norm()
+    trainer.train()
+    assert len(recorder.steps) == 100
+    moved = norm(value - before[name] for name, value in weights(trainer.model).items())
+    found = subtracted(build, trainer, tmp_path)
+    left = norm(found[name].float() - before[name].float() for name in before)
+    assert 0 < moved
+    assert left < 1e-6 * moved
+
+
+@pytest.mark.parametrize("keep", ["sum", "steps"])
 def test_none_tainted_leaves_the_weights(build, tmp_path, caplog, keep):
     trainer, _ = record(tmp_path, SECRET, COMMON, keep=keep)
     trainer.train()
@@ -184,7 +199,7 @@ def test_a_resumed_original_has_the_same_record(tmp_path, keep):
         again.train(resume_from_checkpoint=str(tmp_path / "original" / "checkpoint-5"))
 
 
-def plain_trainer(folder, rows, recorder):
+def plain_trainer(folder, rows, recorder, processing_class=None):
     """transformers' own Trainer on rows of tokens."""
     return Trainer(
         model=make_model(),
@@ -200,16 +215,27 @@ def plain_trainer(folder, rows, recorder):
         ),
         train_dataset=rows,
         data_collator=RoleCollator(0),
-        processing_class=make_tokenizer(),
+        processing_class=processing_class,
         callbacks=[recorder],
     )
 
 
-@pytest.mark.parametrize("by", ["place", "row"])
+BY = {
+    "place": [0, 1],
+    "numpy": list(np.arange(2)),
+    "array": np.array([0, 1]),
+    "tensor": torch.tensor([0, 1]),
+    "row": SECRET[:2],
+    "tokens": encode_dataset(SECRET[:2], make_tokenizer()),
+}
+
+
+@pytest.mark.parametrize("by", BY)
 def test_transformers_own_trainer(build, tmp_path, by):
     rows = encode_dataset(SECRET[:2] + COMMON, make_tokenizer())
-    recorder = AmnesiacRecorder(tmp_path / "record", [0, 1] if by == "place" else SECRET[:2])
-    trainer = plain_trainer(tmp_path, rows, recorder)
+    recorder = AmnesiacRecorder(tmp_path / "record", BY[by])
+    # What is tokenized needs no tokenizer.
+    trainer = plain_trainer(tmp_path, rows, recorder, make_tokenizer() if by == "row" else None)
     before = weights(trainer.model)
     trainer.train()
     assert 0 < len(recorder.steps) < 6
@@ -219,6 +245,19 @@ def test_transformers_own_trainer(build, tmp_path, by):
     found = subtracted(build, trainer, tmp_path, forget=SECRET[:2])
     total = sum((found[name] - before[name]).abs().sum() for name in before)
     assert total > 1e-3
+
+
+def test_text_that_no_one_can_tokenize_is_refused(tmp_path):
+    rows = encode_dataset(COMMON, make_tokenizer())
+    for sensitive in (SECRET, Dataset.from_list(SECRET)):
+        with pytest.raises(ValueError, match="no `input_ids`, and the trainer has no `processing_class`"):
+            plain_trainer(tmp_path, rows, AmnesiacRecorder(tmp_path / "record", sensitive)).train()
+
+
+@pytest.mark.parametrize("mask", [[True, False], np.array([True, False]), torch.tensor([True, False])])
+def test_a_mask_is_not_taken_for_places(tmp_path, mask):
+    with pytest.raises(ValueError, match="`sensitive` is a mask"):
+        AmnesiacRecorder(tmp_path, mask)
 
 
 def test_trl_with_packed_rows(build, tmp_path):
@@ -252,7 +291,7 @@ def test_trl_with_packed_rows(build, tmp_path):
 def test_evaluation_taints_nothing(tmp_path):
     rows = encode_dataset(COMMON, make_tokenizer())
     recorder = AmnesiacRecorder(tmp_path / "record", SECRET)
-    trainer = plain_trainer(tmp_path, rows, recorder)
+    trainer = plain_trainer(tmp_path, rows, recorder, make_tokenizer())
     trainer.eval_dataset = encode_dataset(SECRET, make_tokenizer())
 
     class Evaluate(TrainerCallback):

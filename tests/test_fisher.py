@@ -298,6 +298,19 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(build, tmp_path, fish
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
 
 
+@adapters
+def test_resume_after_the_last_step_adds_the_noise(build, tmp_path, adapter):
+    settings = {"scales": [1e-7, 1e-4], "validation_rows": 3, "adapter": adapter, "save_strategy": "epoch"}
+    whole = build(**settings)
+    whole.train()
+    curve = (tmp_path / "out" / "fisher.json").read_text()
+    resumed = build(out="resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
+    assert changed(weights(build(**settings).model), weights(resumed.model))
+    assert not changed(weights(whole.model), weights(resumed.model))
+    assert (tmp_path / "resumed" / "fisher.json").read_text() == curve
+
+
 def test_a_second_pass_begins_anew(build):
     trainer = build()
     trainer.train()
@@ -347,6 +360,16 @@ def test_bad_settings_are_refused(tmp_path, wrong, said):
         FisherConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, **wrong)
 
 
+def test_no_row_to_choose_a_scale_by_is_refused(build):
+    with pytest.raises(ValueError, match="at least 2 retain rows, or one scale"):
+        build(COMMON[:1], scales=[1e-4, 1e-3])
+    trainer = build(COMMON[:1], scales=[1e-4])
+    before = weights(trainer.model)
+    trainer.train()
+    assert changed(before, weights(trainer.model)) == set(before)
+    assert all(value.isfinite().all() for value in weights(trainer.model).values())
+
+
 def test_classes_are_a_classifiers(build):
     with pytest.raises(ValueError, match="forget_classes are a classifier's, and this is a language model"):
         build(forget_classes=["yes"])
@@ -355,10 +378,12 @@ def test_classes_are_a_classifiers(build):
 # Classifiers
 
 
-def vilt_trainer(folder, model=None, **kwargs):
+def vilt_trainer(folder, model=None, peft_config=None, **kwargs):
     args = make_args(FisherConfig, folder, **{"max_steps": -1, "scales": [1e-6], **kwargs})
     rows = {"forget_dataset": make_rows(3), "retain_dataset": make_rows(4, first=20)}
-    return FisherTrainer(model or make_vilt(), args, **rows, processing_class=make_processor())
+    return FisherTrainer(
+        model or make_vilt(), args, **rows, processing_class=make_processor(), peft_config=peft_config
+    )
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "softmax"])
@@ -387,6 +412,37 @@ def test_a_deleted_class_has_new_rows_in_the_last_layer(tmp_path):
     assert last[2].abs().max() < 0.05 < old[2].abs().max()
     with pytest.raises(ValueError, match=r"forget_classes: \['mauve'\] are none of the model's 5 classes"):
         vilt_trainer(tmp_path, forget_classes=["mauve"])
+
+
+def vilt_lora(**kwargs):
+    return lora(**{"target_modules": ["query"], "task_type": None} | kwargs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "frozen"),
+    [
+        ({"trainable_modules": ["encoder"]}, "classifier.3.weight"),
+        ({"trainable_modules": [r"classifier\.3\.weight"]}, "classifier.3.bias"),
+        ({"peft_config": vilt_lora()}, "base_model.model.classifier.3.weight"),
+        # An adapter of the layer leaves what it stands beside.
+        ({"peft_config": vilt_lora(target_modules=["query", "classifier.3"])}, "classifier.3.base_layer.weight"),
+    ],
+    ids=["encoder", "half", "lora", "lora-of-it"],
+)
+def test_a_class_cannot_be_deleted_from_a_last_layer_that_does_not_train(tmp_path, settings, frozen):
+    with pytest.raises(ValueError, match="not train: .*" + re.escape(frozen) + r".*modules_to_save=\['classifier'\]"):
+        vilt_trainer(tmp_path, forget_classes=["blue"], **settings)
+    vilt_trainer(tmp_path, **settings)
+
+
+def test_a_class_is_deleted_beside_an_adapter(tmp_path):
+    peft_config = vilt_lora(modules_to_save=["classifier"])
+    trainer = vilt_trainer(tmp_path, peft_config=peft_config, forget_classes=["blue"], scales=[1e-12])
+    before = trainer.model.base_model.model.classifier.modules_to_save.default[3].weight.detach().clone()
+    trainer.train()
+    last = trainer.model.merge_and_unload().classifier[3].weight.detach()
+    torch.testing.assert_close(last[[0, 1, 3, 4]], before[[0, 1, 3, 4]], rtol=0, atol=1e-3)
+    assert last[2].abs().max() < 0.05 < before[2].abs().max()
 
 
 def test_the_last_layer_is_no_other_tensor_with_as_many_rows(tmp_path):

@@ -669,6 +669,32 @@ def test_short_form_refuses_bad_settings_at_once():
         MUAlign("owner/model", gamma=1)
 
 
+def loaders():
+    """Loaders that draw other rows every time, and what is said of them."""
+    from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(FORGET)
+
+    samplers = {
+        "some": RandomSampler(FORGET, num_samples=4),
+        "again": RandomSampler(FORGET, replacement=True),
+        "twice": RandomSampler(FORGET, num_samples=16),
+        "part": SequentialSampler(range(4)),
+    }
+    found = {name: (DataLoader(FORGET, sampler=each), type(each).__name__) for name, each in samplers.items()}
+    return found | {"stream": (DataLoader(Stream()), "IterableDataset")}
+
+
+@pytest.mark.parametrize("name", ["some", "again", "twice", "part", "stream"])
+def test_short_form_refuses_loaders_that_do_not_give_each_row_once(name):
+    loader, said = loaders()[name]
+    align = MUAlign(make_model(), processing_class=make_tokenizer(), use_cpu=True)
+    with pytest.raises(ValueError, match=said):
+        align.unlearn(loader, RETAIN)
+
+
 # What it costs
 
 

@@ -76,6 +76,8 @@ class FisherTrainer(UnlearnTrainer):
         super().__init__(*args, **kwargs)
         self.squares: SquaredGradients | None = None
         self._found: dict[str, Any] = {}
+        if self.forgotten:
+            self._check_head_trains()
         self.add_callback(AddNoise(self))
 
     # What the method says of itself
@@ -96,6 +98,11 @@ class FisherTrainer(UnlearnTrainer):
 
     def make_pairs(self, roles, args: FisherConfig, processor) -> RolePairs:
         self.forget_rows, retain = roles["forget"], roles["retain"]
+        if len(args.scales) > 1 and len(retain) < 2:
+            raise ValueError(
+                f"scales={args.scales}: one of them is chosen by held-out retain rows, and there is 1 retain row in "
+                "all. Give at least 2 retain rows, or one scale."
+            )
         order = np.random.default_rng([data_seed(args), len(retain)]).permutation(len(retain))
         held_out = min(args.validation_rows, len(retain) // 2) if len(args.scales) > 1 else 0
         self.held_out_rows = retain.select(np.sort(order[:held_out]))
@@ -108,6 +115,15 @@ class FisherTrainer(UnlearnTrainer):
         if unknown := [name for name in names if name not in self.family.classes.label2id]:
             raise ValueError(f"forget_classes: {unknown} are none of the model's {len(self.family.classes)} classes.")
         self.forgotten = [self.family.classes.label2id[name] for name in names]
+
+    def _check_head_trains(self) -> None:
+        # An adapter beside the last layer would leave the classes' rows as they are.
+        if frozen := sorted(name for name in self.head_names() if not self.trainable.chosen[name]):
+            raise ValueError(
+                f"forget_classes={self.args.forget_classes} draws rows of the whole last layer anew, and of it do "
+                f"not train: {', '.join(frozen)}. Train it (modules_to_save=['classifier'] of an adapter's config, "
+                "'classifier' among trainable_modules), or leave forget_classes out."
+            )
 
     # The pass
 
@@ -171,13 +187,13 @@ class FisherTrainer(UnlearnTrainer):
         self._found, self.squares = dict(state), None
 
     def head_names(self) -> set[str]:
-        """Names of the last layer's parameters."""
+        """Names of the last layer's parameters; not of the unused copy that `modules_to_save` of an adapter leaves."""
         if self.family.name == CLASSIFIER:
             head, classes = classifier_of(self.model), len(self.family.classes)
             own = {id(p) for p in head.parameters() if p.shape[:1] == (classes,)}
         else:
             own = {id(p) for p in unwrapped(self.model).get_output_embeddings().parameters()}
-        return {name for name, p in self.model.named_parameters() if id(p) in own}
+        return {n for n, p in self.model.named_parameters() if id(p) in own and ".original_module." not in n}
 
 
 def _drawn(stats, predicted) -> Tensor:
@@ -200,6 +216,9 @@ class AddNoise(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         trainer = self.trainer
+        if trainer.squares is None:
+            # Resumed after the last step.
+            trainer._begin()
         rule = RULES[args.preset]
         rule = rule if args.exponent is None else replace(rule, exponent=args.exponent)
         parameters = trainer.squares.parameters

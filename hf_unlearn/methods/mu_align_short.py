@@ -50,8 +50,9 @@ class MUAlign:
 
         Args:
             forget, retain (`datasets.Dataset`, `list[dict]` or `torch.utils.data.DataLoader`):
-                Rows of any type that [`~hf_unlearn.UnlearnTrainer`] takes. Of a loader its rows are taken, and the
-                forget loader's batch size; they are shuffled and padded here, without its `collate_fn`.
+                Rows of any type that [`~hf_unlearn.UnlearnTrainer`] takes. Of a loader, which must go through all of
+                a dataset or a subset, its rows are taken, and the forget loader's batch size; they are shuffled and
+                padded here, without its `collate_fn`.
             epochs (`float`, *optional*):
                 Passes over the forget rows, the preset's if left out.
         """
@@ -74,7 +75,7 @@ class MUAlign:
 
 
 def _rows(data):
-    """The rows behind a loader: those that its sampler would give.
+    """The rows behind a loader: those that every pass of its sampler gives once.
 
     Raises:
         `ValueError`: if the loader draws them in a way that does not say which they are.
@@ -82,6 +83,7 @@ def _rows(data):
     from torch.utils.data import (
         BatchSampler,
         DataLoader,
+        IterableDataset,
         RandomSampler,
         SequentialSampler,
         Subset,
@@ -90,14 +92,20 @@ def _rows(data):
 
     if not isinstance(data, DataLoader):
         return data
+    if isinstance(data.dataset, IterableDataset):
+        raise ValueError(
+            "The loader's dataset is an IterableDataset, but pairing rows needs random access. Give its rows as a "
+            "`datasets.Dataset` or a list of dicts."
+        )
     sampler, batches = data.sampler, data.batch_sampler
     if batches is None or type(batches) is BatchSampler:
         if isinstance(sampler, SubsetRandomSampler):
             return Subset(data.dataset, sorted(sampler.indices))
-        if isinstance(sampler, (RandomSampler, SequentialSampler)):
+        goes_through = isinstance(sampler, (RandomSampler, SequentialSampler)) and len(sampler) == len(data.dataset)
+        if goes_through and not getattr(sampler, "replacement", False):
             return data.dataset
     drawing = sampler if type(batches) is BatchSampler else batches
     raise ValueError(
-        f"The loader draws its rows with a {type(drawing).__name__}, and batches are made here. Give the rows "
-        "themselves, or a loader that goes through all of a dataset or a subset."
+        f"The loader draws its rows with a {type(drawing).__name__} that need not go through each of them once, and "
+        "batches are made here. Give the rows themselves, or a loader that goes through all of a dataset or a subset."
     )

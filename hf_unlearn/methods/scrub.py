@@ -178,7 +178,7 @@ class ScrubTrainer(Taught, UnlearnTrainer):
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         if self.rewind is not None:
-            self.rewind.errors = dict(state["rewind_errors"])
+            self.rewind.go_on(state["rewind_errors"])
 
 
 class EpochEnds(TrainerCallback):

@@ -54,6 +54,20 @@ class Rewind(TrainerCallback):
             self.errors = {}
             self.keep(0)
 
+    def go_on(self, errors: Mapping[str, float]) -> None:
+        """Takes up a checkpoint's `errors`.
+
+        Raises:
+            `ValueError`: if the weights of an epoch before it are not in the run's folder.
+        """
+        if missing := [file for epoch in errors if not (file := self.file(int(epoch))).is_file()]:
+            more = f" and {len(missing) - 1} more of the epochs before the checkpoint" if missing[1:] else ""
+            raise ValueError(
+                f"No {missing[0]}{more}, and the run may have to end with those weights. Go on in the output_dir that "
+                f"the checkpoint was made in, or copy its {FOLDER}/ to {missing[0].parent}."
+            )
+        self.errors = dict(errors)
+
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step in self.trainer.epoch_ends:
             self.keep(1 + self.trainer.epoch_ends.index(state.global_step))

@@ -5,9 +5,11 @@ it can be taken back (https://huggingface.co/papers/2010.10981)."""
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -41,8 +43,9 @@ class AmnesiacRecorder(TrainerCallback):
     Args:
         folder (`str` or `Path`):
             Where the record is written; a checkpoint gets what goes on from it.
-        sensitive (`datasets.Dataset`, `list[dict]` or `list[int]`, *optional*):
-            Rows of any type that this library encodes; or places in the trainer's dataset, whose rows are such.
+        sensitive (`datasets.Dataset`, `list[dict]`, `list[int]`, `np.ndarray` or `Tensor`, *optional*):
+            Rows of any type that this library encodes (with the trainer's `processing_class`, unless they are
+            tokenized); or places in the trainer's dataset, whose rows are such.
         keep (`str`):
             `sum`: one sum over all such steps, for rows that will be forgotten together. `steps`: a file a step, from
             which any of the rows can be forgotten.
@@ -52,8 +55,8 @@ class AmnesiacRecorder(TrainerCallback):
             In place of `sensitive`: names of the sensitive rows among the model's inputs.
 
     Raises:
-        `ValueError`: for bad settings, weights that are in parts (DeepSpeed, FSDP), and a run that goes on from a
-            checkpoint without a record.
+        `ValueError`: for bad settings, rows that the trainer cannot tokenize, weights that are in parts (DeepSpeed,
+            FSDP), and a run that goes on from a checkpoint without a record.
     """
 
     def __init__(
@@ -68,6 +71,10 @@ class AmnesiacRecorder(TrainerCallback):
         check_choice("dtype", dtype, DTYPES)
         if (sensitive is None) == (sees is None):
             raise ValueError("Give `sensitive` rows, or a function `sees` that finds them; not both.")
+        if isinstance(sensitive, (np.ndarray, Tensor)):
+            sensitive = sensitive.tolist()
+        if sensitive is not None and len(sensitive) and isinstance(sensitive[0], (bool, np.bool_)):
+            raise ValueError("`sensitive` is a mask. Give the rows themselves, or their places in the dataset.")
         self.folder, self.sensitive, self.keep, self.dtype, self.sees = Path(folder), sensitive, keep, dtype, sees
         self.steps: list[dict[str, Any]] = []
         self.total: dict[str, Tensor] = {}
@@ -80,8 +87,13 @@ class AmnesiacRecorder(TrainerCallback):
         _check_whole(model)
         if self.sensitive is not None:
             rows = self.sensitive
-            if len(rows) and isinstance(rows[0], int):
-                rows = [train_dataloader.dataset[place] for place in rows]
+            if len(rows) and isinstance(rows[0], Integral):
+                rows = [train_dataloader.dataset[int(place)] for place in rows]
+            if processing_class is None and len(rows) and "input_ids" not in rows[0]:
+                raise ValueError(
+                    "The sensitive rows have no `input_ids`, and the trainer has no `processing_class` that makes "
+                    "them. Pass the trainer its `processing_class`; for a language model, tokenized rows do as well."
+                )
             self.sees = finder_of(model, rows, processing_class, getattr(args, "max_length", None))
         self.steps, self.total, self._seen = [], {}, set()
         if state.global_step:
@@ -104,7 +116,7 @@ class AmnesiacRecorder(TrainerCallback):
         if self._before is None:
             return
         step = state.global_step + 1
-        deltas = {name: (p - self._before[name]).float().cpu() for name, p in _trained(model)}
+        deltas = {name: _difference(p, self._before[name]).cpu() for name, p in _trained(model)}
         self._before, seen, self._seen = None, sorted(self._seen), set()
         self.steps.append({"step": step, "rows": seen})
         if self.keep == "sum":
@@ -172,6 +184,11 @@ def samples(model: nn.Module) -> dict[str, list[float]]:
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _difference(after: Tensor, before: Tensor) -> Tensor:
+    """In float32; of narrow weights without their rounding."""
+    return (after.to(torch.promote_types(after.dtype, torch.float32)) - before).float()
 
 
 def _check_whole(model: nn.Module) -> None:

@@ -3,7 +3,9 @@
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -70,14 +72,21 @@ class StepRecord:
                 len(rows),
             )
 
-    def deltas(self, steps: list[int]) -> Iterable[dict[str, Tensor]]:
-        """What to subtract: the deltas of each step, or the sum of all."""
-        from safetensors.torch import load_file
+    def sums(self, steps: list[int]) -> Iterable[tuple[str, Tensor]]:
+        """Each parameter's name and the sum of its deltas, in float32; one parameter is in memory at a time."""
+        from safetensors import safe_open
 
         if not steps:
             return
-        for path in [SUM] if self.keep == "sum" else [f"step-{step}.safetensors" for step in steps]:
-            yield load_file(self.folder / path)
+        names = [SUM] if self.keep == "sum" else [f"step-{step}.safetensors" for step in steps]
+        holders = defaultdict(list)
+        with ExitStack() as stack:
+            for name in names:
+                file = stack.enter_context(safe_open(self.folder / name, framework="pt"))
+                for parameter in file.keys():  # noqa: SIM118
+                    holders[parameter].append(file)
+            for parameter, files in holders.items():
+                yield parameter, sum(file.get_tensor(parameter).float() for file in files)
 
     @torch.no_grad()
     def subtract(self, model: nn.Module, steps: list[int]) -> None:
@@ -88,10 +97,10 @@ class StepRecord:
         """
         self.check_weights(model)
         parameters = dict(model.named_parameters())
-        for deltas in self.deltas(steps):
-            for name, delta in deltas.items():
-                found = parameters[name]
-                found.copy_((found.float() - delta.to(found.device).float()).to(found.dtype))
+        for name, total in self.sums(steps):
+            found = parameters[name]
+            # Narrow weights are rounded here only: once a step would leave most of what the steps did.
+            found.copy_(found - total.to(found.device))
 
     def check_weights(self, model: nn.Module) -> None:
         """Raises `ValueError` unless the model is the one that the recorded training ended with."""
