@@ -283,7 +283,7 @@ def test_a_quantization_config_reaches_the_loader(build, model_path, monkeypatch
 
     def loader(name, **kwargs):
         seen.update(kwargs)
-        return load(name, dtype=kwargs["dtype"])
+        return load(name, dtype=kwargs["dtype"], output_loading_info=kwargs["output_loading_info"])
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", loader)
     given = {"model": model_path, "quantization_config": config, "peft_config": lora()}
