@@ -4,6 +4,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unicodedata import normalize
 
 import pytest
@@ -13,7 +14,7 @@ from conftest import make_args
 from transformers import AutoModelForCausalLM
 
 from hf_unlearn import AlignThenUnlearnConfig, AlignThenUnlearnTrainer
-from hf_unlearn.align.concept import occurs
+from hf_unlearn.align.concept import check_concept, occurs
 from hf_unlearn.cli.main import main
 
 
@@ -74,11 +75,15 @@ def test_a_concept_by_another_name_or_case_is_found(build):
 
 
 @pytest.mark.parametrize(("written", "named"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_a_concept_is_found_however_its_accents_are_composed(build, written, named):
-    rows = [{"text": normalize(written, f"secret {i} of Zoë") for i in range(2)}]
-    build(rows, concept=[normalize(named, "ZOË")])
+def test_a_concept_is_found_however_its_accents_are_composed(written, named):
+    def check(name):
+        args = SimpleNamespace(concept=[name], concept_aliases=None)
+        return check_concept(args, ["Bob", normalize(written, "secret of Zoë Mαΐα.")])
+
+    for name in ("Zoë", "ZOË", "MΑΪ́Α"):
+        assert check(normalize(named, name)) == []
     with pytest.raises(ValueError, match="'Zoe' occurs in none"):
-        build(rows, concept=["Zoe"])
+        check("Zoe")
 
 
 def test_one_value_stands_for_a_list_of_it(build):
@@ -170,7 +175,6 @@ def test_the_command_tells_mistakes_before_any_model_is_loaded(recipe, fields, m
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("launcher", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, encoder) -> str:
     folder = tmp_path_factory.mktemp("run")
@@ -203,9 +207,9 @@ def test_a_checkpoint_of_another_plan_is_refused(build, checkpoint, settings, th
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("launcher", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
 def test_sharded_engines_are_refused_with_the_reason(build, monkeypatch, launcher):
     monkeypatch.setenv(launcher, "true")
-    monkeypatch.setattr("hf_unlearn.trainer.check_launch", lambda args: None)
     with pytest.raises(ValueError, match="each with an optimizer of its own.*Start it on one process, or with DDP"):
         build()
 

@@ -8,6 +8,8 @@ import torch
 from align_encoder import make_encoder
 from conftest import make_tokenizer
 from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, normalizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from hf_unlearn.align.encoder import TextEncoder
 from hf_unlearn.align.windows import NONE, find_windows, text_and_ends
@@ -85,6 +87,40 @@ def test_both_ways_to_the_ends_of_tokens_agree(tokenizer, monkeypatch):
         assert (np.diff(ends) >= 0).all()
 
 
+def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama 2's: a text begins with "▁", and characters that are no tokens are their bytes."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *"▁Ad", "▁A", "Ad", "Ada", "▁Ada"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    merges = [("A", "d"), ("Ad", "a"), ("▁", "Ada")]
+    model = models.BPE(vocab | {"a": len(vocab)}, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    own = Tokenizer(model)
+    own.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    own.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    own.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    ("text", "cut", "ends"),
+    [
+        ("東京 Ada", None, [0, 0, 1, 1, 1, 2, 2, 2, 6]),
+        # A byte of the second character is left, of which the text keeps a mark: no text makes these tokens.
+        ("東 京", 7, [0, 0, 1, 1, 1, 2, 3]),
+        ("éa Ada", None, [0, 0, 1, 1, 2, 6]),
+        ("Ada 東", None, [0, 3, 4, 5, 5, 5]),
+        (" Ada", None, [0, 0, 4]),
+    ],
+)
+def test_ends_where_characters_are_bytes_and_a_lone_space_stands_in_front(fast, text, cut, ends, monkeypatch):
+    tokenizer = byte_fallback_tokenizer()
+    ids = tokenizer(text)["input_ids"][:cut]
+    monkeypatch.setattr(type(tokenizer), "is_fast", fast)
+    assert text_and_ends(tokenizer, ids)[1].tolist() == ends
+
+
 def test_roles_keep_their_rows(tokenizer, encoder):
     rows = [tokenizer(text)["input_ids"] for text in TEXTS]
     roles = {
@@ -101,10 +137,19 @@ def test_roles_keep_their_rows(tokenizer, encoder):
     assert both.of_rows("retain", [1, 0]).tolist() == [*both.numbers["retain"][1], *both.numbers["retain"][0]]
 
 
-def test_rows_that_are_too_short_are_told(tokenizer, encoder):
-    roles = {"forget": Dataset.from_dict({"input_ids": [tokenizer("a")["input_ids"]]})}
-    with pytest.raises(ValueError, match="window_tokens=8: no row has a token that so many encoder tokens follow"):
+def test_forget_rows_that_are_too_short_are_told_however_long_the_others_are(tokenizer, encoder):
+    rows = {"forget": ["a", "of Ada"], "retain": ["of Ada " * 20]}
+    roles = {
+        role: Dataset.from_dict({"input_ids": [tokenizer(text)["input_ids"] for text in texts]})
+        for role, texts in rows.items()
+    }
+    longest = len(encoder.tokenizer("of Ada", add_special_tokens=False)["input_ids"])
+    message = f"window_tokens=8: no forget row has a token .* follow; the longest of them has {longest}"
+    with pytest.raises(ValueError, match=message):
         find_windows(roles, tokenizer, encoder.tokenizer, 8)
+    # What is kept may be short.
+    swapped = find_windows({"forget": roles["retain"], "retain": roles["forget"]}, tokenizer, encoder.tokenizer, 8)
+    assert all((numbers == NONE).all() for numbers in swapped.numbers["retain"])
 
 
 # The encoder

@@ -2,6 +2,7 @@
 """What is to be forgotten, in words."""
 
 from collections.abc import Sequence
+from unicodedata import normalize
 
 
 def concept_texts(args) -> list[str]:
@@ -24,9 +25,9 @@ def check_concept(args, texts: Sequence[str]) -> list[str]:
     Raises:
         `ValueError`: with what was searched for, and where.
     """
-    folded = [text.casefold() for text in texts]
+    folded = [_folded(text) for text in texts]
     names = [*args.concept, *(args.concept_aliases or ())]
-    absent = [name for name in names if not any(occurs(name.casefold(), text) for text in folded)]
+    absent = [name for name in names if not any(occurs(_folded(name), text) for text in folded)]
     missing = [name for name in args.concept if name in absent]
     if len(absent) == len(names) or (missing and not args.concept_aliases):
         raise ValueError(
@@ -49,6 +50,11 @@ def occurs(name: str, text: str) -> bool:
             return True
         start = text.find(name, start + 1)
     return False
+
+
+def _folded(text: str) -> str:
+    # Composed last: folding takes some letters apart.
+    return normalize("NFC", text.casefold())
 
 
 def _one_word(left: str, right: str) -> bool:

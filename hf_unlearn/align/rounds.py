@@ -2,6 +2,7 @@
 """The head over the stages of a run: what it reads, what it predicts, and where its thresholds are."""
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -146,9 +147,29 @@ class Rounds:
 
     def state(self) -> dict[str, Any]:
         head = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
-        return {**head, "thresholds": self.thresholds}
+        return {**head, "thresholds": self.thresholds, "plan": self.plan()}
+
+    def plan(self) -> dict[str, Any]:
+        """What a resumed run must have as it was, by the arguments' names: the stages, what `thresholds` are, and the
+        head."""
+        names = ("threshold_mode", "thresholds", "first_align_steps", "align_steps", "unlearn_steps")
+        head = {f"head_{name}": value for name, value in asdict(self.head.shape).items()}
+        return {name: getattr(self.trainer.args, name) for name in names} | head
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on where [`state`] was asked for.
+
+        Raises:
+            `ValueError`: naming what the checkpoint's plan has otherwise.
+        """
+        then, now = state["plan"], self.plan()
+        other = [name for name in now if then[name] != now[name]]
+        if other:
+            made, asked = (", ".join(f"{name}={plan[name]!r}" for name in other) for plan in (then, now))
+            raise ValueError(
+                f"The checkpoint was made with {made}, and this run has {asked}. A resumed run goes on with the same "
+                "stages and head: give them as they were, or start anew."
+            )
         prefix = "head."
         head = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
         self.head.load_state_dict(head)

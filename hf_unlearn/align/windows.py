@@ -48,24 +48,27 @@ def find_windows(roles: Mapping, tokenizer, encoder_tokenizer, size: int) -> Win
             Encoder tokens of a window, k.
 
     Raises:
-        `ValueError`: if no row is long enough for a window.
+        `ValueError`: if no forget row is long enough for a window.
     """
     texts: dict[str, list[str]] = {}
     found = []
+    longest = dict.fromkeys(roles, 0)
     for role, rows in roles.items():
         texts[role] = []
         for ids in rows["input_ids"]:
             text, ends = text_and_ends(tokenizer, ids)
             texts[role].append(text)
             encoded = encoder_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            longest[role] = max(longest[role], len(encoded["input_ids"]))
             found.append(_of_row(ends, encoded["input_ids"], encoded["offset_mapping"], size))
-    if not any(len(windows) for windows, _ in found):
-        raise ValueError(
-            f"window_tokens={size}: no row has a token that so many encoder tokens follow. Give a smaller one, or "
-            "longer rows."
-        )
     distinct, number_of = np.unique(np.concatenate([windows for windows, _ in found]), axis=0, return_inverse=True)
-    return Windows(distinct, _by_role(found, number_of.reshape(-1), texts), texts)
+    numbers = _by_role(found, number_of.reshape(-1), texts)
+    if all((row == NONE).all() for row in numbers["forget"]):
+        raise ValueError(
+            f"window_tokens={size}: no forget row has a token that so many encoder tokens follow; the longest of "
+            f"them has {longest['forget']}. Give a smaller one, or longer rows."
+        )
+    return Windows(distinct, numbers, texts)
 
 
 def text_and_ends(tokenizer, ids: Sequence[int]) -> tuple[str, np.ndarray]:
@@ -91,10 +94,16 @@ def _ends(tokenizer, kept: list[int], text: str) -> np.ndarray:
     if tokenizer.is_fast:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         if list(encoded["input_ids"]) == kept:
-            return np.array([end for _, end in encoded["offset_mapping"]], dtype=np.int64)
+            ends = np.array([end for _, end in encoded["offset_mapping"]], dtype=np.int64)
+            # Of a lone "▁" in front of the text, offsets say that it is the first character.
+            if kept and not _decode(tokenizer, kept[:1]):
+                ends[0] = 0
+            return ends
     # Rows cut amid a word, or tokens that merge over a turn's end, are not what the tokenizer makes of their text.
     lengths = [len(_decode(tokenizer, kept[: t + 1])) for t in range(len(kept))]
-    return np.minimum(np.array(lengths, dtype=np.int64), len(text))
+    # Bytes of an unfinished character may count as one each, until it is whole.
+    lengths = np.minimum.accumulate(np.array(lengths, dtype=np.int64)[::-1])[::-1]
+    return np.minimum(lengths, len(text))
 
 
 def _decode(tokenizer, ids: Sequence[int]) -> str:

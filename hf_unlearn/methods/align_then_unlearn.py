@@ -56,6 +56,12 @@ class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
                 "Align-then-Unlearn reads activations inside the model, and reentrant checkpointing cuts their "
                 "gradients. Pass activation_checkpointing_kwargs={'use_reentrant': False}."
             )
+        if shards_weights(self):
+            raise ValueError(
+                "Align-then-Unlearn trains a head and the model in turns, each with an optimizer of its own, and "
+                "DeepSpeed and FSDP run one optimizer over one model. Start it on one process, or with DDP "
+                "(`--accelerate_config multi_gpu`)."
+            )
 
 
 class AlignThenUnlearnTrainer(UnlearnTrainer):
@@ -85,15 +91,6 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         self.add_callback(self.step_head)
 
     # What the method says of itself
-
-    def _check_request(self, args, model, quantization_config, peft_config) -> None:
-        super()._check_request(args, model, quantization_config, peft_config)
-        if shards_weights(args):
-            raise ValueError(
-                "Align-then-Unlearn trains a head and the model in turns, each with an optimizer of its own, and "
-                "DeepSpeed and FSDP run one optimizer over one model. Start it on one process, or with DDP "
-                "(`--accelerate_config multi_gpu`)."
-            )
 
     @classmethod
     def check_early(cls, args, roles, processor, config) -> None:
@@ -210,7 +207,7 @@ def _read_rows(args: AlignThenUnlearnConfig, roles, tokenizer) -> tuple[TextEnco
     """The encoder and the rows' windows.
 
     Raises:
-        `ValueError`: if the encoder cannot be used, or no row has a window.
+        `ValueError`: if the encoder cannot be used, or no forget row has a window.
     """
     encoder = TextEncoder(args.encoder_name_or_path, args.encoder_pooling, args.trust_remote_code)
     encoder.check_window(args.window_tokens)
