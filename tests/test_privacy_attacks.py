@@ -348,8 +348,9 @@ def _split(members, others):
 def test_scrub_reports_the_accuracy_of_balanced_splits(setting, tokenizer):
     subject, _, _ = setting
     attack = ScrubAttack()
-    mean, deviation = attack.accuracy(subject, rows_of(30), rows_of(60, seed=1))
+    mean, deviation, size = attack.accuracy(subject, rows_of(30), rows_of(60, seed=1))
     assert 0.2 < mean < 0.8
+    assert size == 30
     assert deviation >= 0
     with pytest.raises(ValueError, match="call `fit"):
         attack.compute_scores(subject, rows_of(30))
@@ -381,6 +382,8 @@ def lira(phi, shadow_phi, states, mode, fixed):
 
         def row_ids(self, data):
             return [str(i) for i in data]
+
+        row_keys = row_ids
 
         def settings(self):
             return {}

@@ -20,7 +20,7 @@ from hf_unlearn.audit.privacy.rates import (
     tpr_at_fpr,
     tpr_at_zero_fp,
 )
-from hf_unlearn.audit.privacy.worst import chance_of_maximum
+from hf_unlearn.audit.privacy.worst import chance_of_maximum, worst_case
 
 
 def slow_tpr(members, calibration, evaluation, fpr):
@@ -244,10 +244,26 @@ def test_delong_covers_the_difference_of_two_models():
     assert 0.9 <= inside / 200
 
 
-@pytest.mark.parametrize("bad", [[], [0.0], [1.0], [-1e-3], ["1e-3"], [float("nan")], [True]])
+@pytest.mark.parametrize("bad", [[], [0.0], [1.0], [-1e-3], ["1e-3"], [float("nan")], [True], [1 - 1e-12], [5e-324]])
 def test_rates_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match="above 0 and below 1"):
         check_fprs(bad)
+
+
+def test_rates_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"0\.01 and 0\.01000000001 would both be named 'tpr@1e-2'"):
+        check_fprs([0.1, 1e-2, 0.01000000001])
+
+
+@pytest.mark.parametrize("n", [5, 40, 1500])
+@pytest.mark.parametrize("fpr", [1e-12, 0.999])
+def test_rates_at_the_ends_have_a_number(fpr, n):
+    scores = np.random.default_rng(0).normal(size=3 * n)
+    result = tpr_at_fpr(scores[:n], scores[n : 2 * n], scores[2 * n :], fpr, "both")
+    assert (result.value is None) == (fpr < 0.5)
+    roc_tpr(scores[:n], scores[n:], fpr)
+    worst = worst_case({f"a/tpr@{fpr_name(fpr)}": result}, scores[None, : 2 * n], n, [fpr])
+    assert worst[f"worst/tpr@{fpr_name(fpr)}"].value == result.value
 
 
 def test_rates_and_splits_are_orderly():

@@ -77,8 +77,8 @@ def _model(model: dict) -> list[str]:
         for fpr, metric in zip(fprs, worst, strict=True)
     ]
     lines += _table(["FPR", "TPR", "attack", "achieved FPR", "chance level of the best"], rows)
-    if "scrub/accuracy" in metrics:
-        accuracy = metrics["scrub/accuracy"]
+    accuracy = metrics.get("scrub/accuracy")
+    if accuracy is not None and accuracy["value"] is not None:
         spread = accuracy["details"]["standard_deviation"]
         told = f"{accuracy['value']:.3f} ± {spread:.3f}"
         lines += [f"Accuracy of the SCRUB repository's attack: {told} (0.5 is ideal).", ""]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Refusals, each with one clear error: rows that make every number of an evaluation meaningless."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .subjects import Subject
@@ -48,11 +48,27 @@ def check_disjoint(subject: Subject, members: dict[str, list[dict]], nonmembers:
                 f"on; the first is row {shared[0]}: {_shown(nonmembers[shared[0]])}. Give rows that no model was "
                 "trained on."
             )
-    twins = _repeated(ids)
+    # Data sets ask the same of a picture twice and get other answers: two rows.
+    twins = _repeated(subject.row_keys(nonmembers))
     if twins:
         raise ValueError(
             f"{len(twins)} rows of nonmember_data stand there more than once; the first is row {twins[0]}: "
             f"{_shown(nonmembers[twins[0]])}. Leave the repetitions out: a row must not both set and test a threshold."
+        )
+
+
+def check_heads(subject: Subject, sets: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Refuses sets whose labels ask for different heads: an attack would tell the heads apart.
+
+    Raises:
+        `ValueError`: with the sets of either kind.
+    """
+    heads = {name: subject.head_of(rows) for name, rows in sets.items()}
+    if len(set(heads.values())) > 1:
+        softmax, sigmoid = ([name for name in heads if heads[name] == head] for head in ("softmax", "sigmoid"))
+        raise ValueError(
+            f"`labels` are integer classes in {', '.join(softmax)} and targets [C] in {', '.join(sigmoid)}, and their "
+            "scores cannot be compared: give one kind in all sets, or name the `head` of a `Classifier`."
         )
 
 

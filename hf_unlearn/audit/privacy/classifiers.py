@@ -45,8 +45,16 @@ class Classifier(Subject):
     def row_ids(self, data):
         return [digest([(name, _bytes(row[name])) for name in sorted(self._inputs(row))]) for row in data]
 
+    def row_keys(self, data):
+        head = self.head_of(data)
+        rows = zip(self.row_ids(data), self._labels(data), strict=True)
+        return [digest([row, head, _bytes(label)]) for row, label in rows]
+
     def settings(self):
-        return {"head": self.head, "batch_size": self.batch_size}
+        return {"batch_size": self.batch_size}
+
+    def head_of(self, data):
+        return self.head or ("sigmoid" if self._labels(data).ndim == 2 else "softmax")
 
     def _states(self, data):
         with classifier_inputs(self.model) as seen:
@@ -68,23 +76,26 @@ class Classifier(Subject):
         parameters = inspect.signature(self.model.forward).parameters
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         names = [name for name in row if name in parameters or (takes_all and torch.is_tensor(row[name]))]
-        return [name for name in names if name != "labels"]
+        names = [name for name in names if name != "labels"]
+        if not names:
+            raise ValueError(
+                f"Rows have the entries {sorted(row)}, of which the model's `forward` names none. Give what a "
+                "processor makes of them, or give `processing_class`."
+            )
+        return names
 
     def _labels(self, data) -> torch.Tensor:
         return _labels(data)
 
     def _batch(self, rows) -> dict[str, torch.Tensor]:
-        names = self._inputs(rows[0])
-        if not names:
-            raise ValueError(f"Rows have the entries {sorted(rows[0])}, of which the model's `forward` names none.")
-        return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in names}
+        return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in self._inputs(rows[0])}
 
     def _compute(self, data):
-        labels = self._labels(data)
-        head = self.head or ("sigmoid" if labels.ndim == 2 else "softmax")
+        labels, head = self._labels(data), self.head_of(data)
 
         def signals(output, batch: list[int]) -> list[tuple[np.ndarray, ...]]:
             logits = output if torch.is_tensor(output) else output["logits"]
+            _check_classes(labels, logits.shape[-1])
             targets = labels[batch]
             if targets.ndim == 1:
                 targets = torch.nn.functional.one_hot(targets, logits.shape[-1])
@@ -117,7 +128,7 @@ class RowClassifier(Classifier):
         self.collator = self.family.collator(processing_class, (), max_length)
         self.processor = hash_processor(processing_class)
         self._encoded: dict[int, tuple[Any, Any]] = {}
-        self._ids: dict[int, list[str]] = {}
+        self._identities: dict[int, list[tuple]] = {}
 
     def encode(self, data):
         """Rows with soft labels; pictures are read when they are needed."""
@@ -125,10 +136,17 @@ class RowClassifier(Classifier):
             self._encoded[id(data)] = data, encode_classes(data, self.family.classes, "attacked")
         return self._encoded[id(data)][1]
 
+    def identities(self, data) -> list[tuple]:
+        """Picture, question, and numbers and weights of the classes."""
+        if id(data) not in self._identities:
+            self._identities[id(data)] = identities(self.encode(data))
+        return self._identities[id(data)]
+
     def row_ids(self, data):
-        if id(data) not in self._ids:
-            self._ids[id(data)] = [digest(identity) for identity in identities(self.encode(data))]
-        return self._ids[id(data)]
+        return [digest(identity[:2]) for identity in self.identities(data)]
+
+    def row_keys(self, data):
+        return [digest([self.head, *identity]) for identity in self.identities(data)]
 
     def settings(self):
         processed = {"processor": self.processor, "max_length": self.collator.max_length}
@@ -156,7 +174,11 @@ def _labels(data: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     """Integer classes `[n]` or targets `[n, C]`."""
     if any("labels" not in row for row in data):
         raise ValueError("Rows of a classifier need `labels`: an integer class, or targets [C] in [0, 1].")
-    labels = torch.stack([torch.as_tensor(row["labels"]) for row in data])
+    labels = [torch.as_tensor(row["labels"]) for row in data]
+    shapes = sorted({tuple(label.shape) for label in labels})
+    if len(shapes) > 1:
+        raise ValueError(f"`labels` of rows have the shapes {shapes}; give all rows of a set the same.")
+    labels = torch.stack(labels)
     soft = labels.is_floating_point()
     if not soft and labels.shape[1:] in ((), (1,)):
         return labels.reshape(-1).long()
@@ -166,6 +188,20 @@ def _labels(data: Sequence[Mapping[str, Any]]) -> torch.Tensor:
             "class, or float targets [C] in [0, 1]."
         )
     return labels
+
+
+def _check_classes(labels: torch.Tensor, n_classes: int) -> None:
+    if n_classes < 2:
+        raise ValueError("The model gives one logit a row, and attacks compare classes: give one logit a class.")
+    if labels.ndim == 2 and labels.shape[1] != n_classes:
+        raise ValueError(f"The model has {n_classes} classes, and `labels` of a row are {labels.shape[1]} targets.")
+    wrong = torch.nonzero((labels < 0) | (labels >= n_classes)) if labels.ndim == 1 else ()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"The model has {n_classes} classes, and the label {int(labels[row])} of row {row} is none of them; give "
+            f"numbers from 0 to {n_classes - 1}."
+        )
 
 
 def _bytes(value: Any) -> str:

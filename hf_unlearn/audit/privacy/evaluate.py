@@ -11,7 +11,7 @@ import numpy as np
 from ..result import MetricResult, finite
 from .attacks import BaseAttack, ReferenceAttack, check_attack_names, default_attacks, named_attacks
 from .cache import SignalCache, digest
-from .checks import MIN_ROWS, as_rows, check_disjoint
+from .checks import MIN_ROWS, as_rows, check_disjoint, check_heads
 from .fitted import ScrubAttack
 from .lira import lira_attacks
 from .rates import (
@@ -77,7 +77,7 @@ def evaluate_privacy(
             `probe`, `knn`, `centroid`, `features`, `neural`) and [`BaseAttack`]s. By default those before the
             semicolon for which there is what they need.
         fprs (`Sequence[float]`):
-            False positive rates, in (0, 1).
+            False positive rates, in (0, 1); no two that `fpr_name` calls the same.
         retrained (`torch.nn.Module`, [`Subject`] or [`Privacy`], *optional*):
             The model trained without the forget rows, or its result on the same rows.
         reference_model (`torch.nn.Module` or [`Subject`], *optional*):
@@ -99,7 +99,8 @@ def evaluate_privacy(
         [`Privacy`].
 
     Raises:
-        `ValueError`: for rates out of range, too few rows, members among the non-members, or an unknown attack.
+        `ValueError`: for rates out of range, too few rows, members among the non-members, sets with labels of
+            different kinds, or an unknown attack.
     """
     fprs = check_fprs(fprs)
     if not 0 < calibration_share < 1:
@@ -108,29 +109,15 @@ def evaluate_privacy(
     retain = None if retain is None else as_rows(retain, "retain")
     common = {**subject_kwargs, "progress": progress, "cache": None if cache_dir is None else SignalCache(cache_dir)}
     subject = as_subject(model, **common)
-    check_disjoint(subject, {"forget": forget} | ({} if retain is None else {"retain": retain}), nonmembers)
     reference = None if reference_model is None else as_subject(reference_model, **common)
     chosen = choose_attacks(attacks, subject, reference, shadows, seed)
-    split = split_nonmembers(len(nonmembers), calibration_share, seed)
-    found = _attack(subject, chosen, (forget, nonmembers, retain), fprs, split, seed)
-    ids = {"forget": subject.row_ids(forget), "nonmember": subject.row_ids(nonmembers)}
-    found.settings = {
-        "n": {"forget": len(forget), "nonmember": len(nonmembers), "retain": None if retain is None else len(retain)},
-        "n_calibration": len(split[0]),
-        "fprs": fprs,
-        "attacks": [attack.name for attack in chosen],
-        "calibration_share": calibration_share,
-        "seed": seed,
-        "rows": {name: digest(rows)[:16] for name, rows in ids.items()},
-    }
+    rest = chosen, (forget, nonmembers, retain), fprs, calibration_share, seed
+    found = _evaluated(subject, *rest)
     if any(map(reads_representations, chosen)):
         found.representations = picture(subject, forget, retain, nonmembers, seed)
     if retrained is not None:
         if not isinstance(retrained, Privacy):
-            gold = as_subject(retrained, **common)
-            retrained = evaluate_privacy(
-                gold, forget, retain, nonmembers, chosen, fprs, calibration_share=calibration_share, seed=seed
-            )
+            retrained = _evaluated(as_subject(retrained, **common), *rest)
         found.compare(retrained)
     return found
 
@@ -173,6 +160,26 @@ def choose_attacks(
     if not names or len({*names, "worst"}) <= len(names) or any("/" in name for name in names):
         raise ValueError(f"attacks={names}; give at least one, each name once, none with `/`, none called `worst`.")
     return chosen
+
+
+def _evaluated(subject: Subject, attacks, sets, fprs, calibration_share, seed) -> Privacy:
+    forget, nonmembers, retain = sets
+    members = {"forget": forget} | ({} if retain is None else {"retain": retain})
+    check_disjoint(subject, members, nonmembers)
+    check_heads(subject, {**members, "nonmember_data": nonmembers})
+    split = split_nonmembers(len(nonmembers), calibration_share, seed)
+    found = _attack(subject, attacks, sets, fprs, split, seed)
+    keys = {"forget": subject.row_keys(forget), "nonmember": subject.row_keys(nonmembers)}
+    found.settings = {
+        "n": {"forget": len(forget), "nonmember": len(nonmembers), "retain": None if retain is None else len(retain)},
+        "n_calibration": len(split[0]),
+        "fprs": fprs,
+        "attacks": [attack.name for attack in attacks],
+        "calibration_share": calibration_share,
+        "seed": seed,
+        "rows": {name: digest(rows)[:16] for name, rows in keys.items()},
+    }
+    return found
 
 
 def _attack(subject: Subject, attacks, sets, fprs, split, seed) -> Privacy:
@@ -244,14 +251,15 @@ def _auc(members: np.ndarray, others: np.ndarray, name: str, direction: str, eff
 
 
 def _accuracy(attack: ScrubAttack, subject: Subject, forget, nonmembers) -> MetricResult:
-    mean, deviation = attack.accuracy(subject, forget, nonmembers)
+    mean, deviation, size = attack.accuracy(subject, forget, nonmembers)
     return MetricResult(
         "accuracy",
-        mean,
-        2 * min(len(forget), len(nonmembers)),
+        finite(mean),
+        2 * size,
         "closer_to_retrained",
         variant="five random splits, balanced",
-        details={"standard_deviation": deviation, "chance": 0.5},
+        details={"standard_deviation": finite(deviation), "chance": 0.5}
+        | ({} if size >= MIN_ROWS else {"status": "undefined"}),
     )
 
 

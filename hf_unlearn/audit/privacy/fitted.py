@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks that learn, always out of fold: each says what it reads of a row and what is fitted to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from .attacks import BaseAttack
+from .checks import MIN_ROWS
 from .subjects import Subject, as_subject
 
 
@@ -16,7 +17,7 @@ FOLDS = 5
 
 class FittedAttack(BaseAttack):
     """A classifier from features of a row to membership. Every row's score is from a fit on the other four fifths:
-    fitted and scored on the same rows, features of noise find members.
+    fitted and scored on the same rows, features of noise find members. Copies of a row share a fold.
 
     Args:
         name (`str`):
@@ -63,7 +64,9 @@ class FittedAttack(BaseAttack):
         return scores
 
     def score_sets(self, model, members, nonmembers):
-        return out_of_fold(*self._features(model, members, nonmembers), self.seed, self.estimator)
+        subject = as_subject(model)
+        ids = [*subject.row_ids(members), *subject.row_ids(nonmembers)]
+        return out_of_fold(*self._features(subject, members, nonmembers), self.seed, self.estimator, ids)
 
     def _features(self, model: Any, *sets: Any) -> list[np.ndarray]:
         subject = as_subject(model)
@@ -80,22 +83,25 @@ class ScrubAttack(FittedAttack):
     def __init__(self, seed: int = 0):
         super().__init__("scrub", clipped_loss, regression, seed)
 
-    def accuracy(self, model: Any, members: Any, nonmembers: Any) -> tuple[float, float]:
-        """Mean and standard deviation of the accuracy as that repository reports it.
+    def accuracy(self, model: Any, members: Any, nonmembers: Any) -> tuple[float, float, int]:
+        """Mean and standard deviation of the accuracy as that repository reports it, and the rows of each set.
 
-        Five stratified splits with a tenth to test on; the larger set is thinned out to the size of the other. 0.5 is
-        ideal; far below is leakage too.
+        Five stratified splits with a tenth to test on, of different rows; the larger set is thinned out to the size of
+        the other. 0.5 is ideal; far below is leakage too. NaN for fewer than `MIN_ROWS`.
         """
         from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
-        sets = self._features(model, members, nonmembers)
+        subject = as_subject(model)
+        sets = [self.features(subject, data)[first_places(subject.row_ids(data))] for data in (members, nonmembers)]
         sets = [values[np.isfinite(values).all(1)] for values in sets]
         size = min(map(len, sets))
+        if size < MIN_ROWS:
+            return np.nan, np.nan, size
         rng = np.random.default_rng(self.seed)
         features, labels = _joined(*(rng.choice(values, size, replace=False) for values in sets))
         splits = StratifiedShuffleSplit(n_splits=5, test_size=0.1, random_state=self.seed)
         found = cross_val_score(self.estimator(), features, labels, cv=splits, scoring="accuracy")
-        return float(found.mean()), float(found.std())
+        return float(found.mean()), float(found.std()), size
 
 
 def fitted_attacks(seed: int = 0) -> list[FittedAttack]:
@@ -177,7 +183,11 @@ def _scaled(estimator: Any):
 
 
 def out_of_fold(
-    members: np.ndarray, nonmembers: np.ndarray, seed: int = 0, estimator: Callable[[], Any] = regression
+    members: np.ndarray,
+    nonmembers: np.ndarray,
+    seed: int = 0,
+    estimator: Callable[[], Any] = regression,
+    ids: Sequence | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score of every row from a fit on the other folds.
 
@@ -188,21 +198,49 @@ def out_of_fold(
             Of the folds.
         estimator (`Callable`):
             As in [`FittedAttack`].
+        ids (`Sequence` `[n1 + n0]`, *optional*):
+            Which row it is, members first; by default all differ.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: scores `[n1]` and `[n0]`, larger for members, NaN where a feature is; all NaN
-        where a set has fewer rows than there are folds.
+        where a set has fewer different rows than there are folds.
     """
-    from sklearn.model_selection import StratifiedKFold
-
     features, labels = _joined(members, nonmembers)
     scores = np.full(len(labels), np.nan)
     defined = np.flatnonzero(np.isfinite(features).all(1))
     features, known = features[defined], labels[defined]
-    if min(np.bincount(known, minlength=2)) >= FOLDS:
-        for rest, fold in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(features, known):
-            scores[defined[fold]] = _log_odds(estimator().fit(features[rest], known[rest]), features[fold])
+    for rest, fold in folds(known, defined if ids is None else np.asarray(ids)[defined], seed):
+        scores[defined[fold]] = _log_odds(estimator().fit(features[rest], known[rest]), features[fold])
     return scores[: len(members)], scores[len(members) :]
+
+
+def folds(labels: np.ndarray, ids: Sequence, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places of the other folds' rows and of a fold's, [`FOLDS`] times; none where a label has fewer different rows.
+
+    Different rows are split by label; copies follow their first, so that no row is scored by a fit that saw it.
+
+    Args:
+        labels (`np.ndarray` `[n]`):
+            0 or 1.
+        ids (`Sequence` `[n]`):
+            Equal for copies.
+        seed (`int`):
+            Of the split.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    firsts = first_places(ids)
+    if min(np.bincount(labels[firsts], minlength=2)) < FOLDS:
+        return
+    ids = np.asarray(ids)
+    for _, chosen in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(firsts, labels[firsts]):
+        inside = np.isin(ids, ids[firsts[chosen]])
+        yield np.flatnonzero(~inside), np.flatnonzero(inside)
+
+
+def first_places(ids: Sequence) -> np.ndarray:
+    """Where each of the different `ids` stands first, in order."""
+    return np.sort(np.unique(np.asarray(ids), return_index=True)[1])
 
 
 def _log_odds(fitted: Any, features: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ class LiRAAttack(BaseAttack):
     def compute_scores(self, model, data):
         subject = as_subject(model)
         phi = subject.observe(data).mean(self.statistic)
-        columns = self.shadows.columns_of(subject.row_ids(data))
+        columns = self.shadows.columns_of(subject.row_keys(data))
         shadow_phi = self.shadows.values(self.statistic)
         known = gaussians(shadow_phi, self.shadows.states == IN, self.fixed)
         unseen = gaussians(shadow_phi, self.shadows.states == OUT, self.fixed)
@@ -93,7 +93,7 @@ class ULiRAAttack(BaseAttack):
     def compute_scores(self, model, data):
         subject = as_subject(model)
         phi = subject.observe(data).mean(self.statistic)
-        columns = self.shadows.columns_of(subject.row_ids(data))
+        columns = self.shadows.columns_of(subject.row_keys(data))
         shadow_phi = self.shadows.values(self.statistic)
         unlearned, unseen = (
             gaussians(shadow_phi, self.shadows.states == state, self.fixed) for state in (UNLEARNED, OUT)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -16,6 +17,8 @@ from ..result import MetricResult, proportion_interval
 DEFAULT_FPRS = (1e-5, 1e-4, 5e-4, 1e-3, 1e-2)
 TAILS = ("upper", "lower", "both")
 ALPHA = 0.05
+# Beyond them no number of rows there is sets a threshold.
+SMALLEST_FPR, LARGEST_FPR = 1e-12, 0.999
 
 
 @dataclass(frozen=True)
@@ -280,10 +283,20 @@ def check_fprs(fprs: Sequence[float]) -> list[float]:
     """The rates, smallest first.
 
     Raises:
-        `ValueError`: if there is none, or one is no number in (0, 1).
+        `ValueError`: if there is none, one is no number in (0, 1) or too near its ends, or two share a name.
     """
     rates = [fprs] if fprs is None or isinstance(fprs, Real) else list(fprs)
-    bad = [rate for rate in rates if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate < 1]
-    if bad or not rates:
-        raise ValueError(f"fprs={rates!r}; give at least one false positive rate, each above 0 and below 1.")
-    return sorted(set(map(float, rates)))
+    good = [isinstance(r, Real) and not isinstance(r, bool) and SMALLEST_FPR <= r <= LARGEST_FPR for r in rates]
+    if not rates or not all(good):
+        raise ValueError(
+            f"fprs={rates!r}; give at least one false positive rate, each above 0 and below 1 ({SMALLEST_FPR:g} to "
+            f"{LARGEST_FPR})."
+        )
+    rates = sorted(set(map(float, rates)))
+    for smaller, larger in pairwise(rates):
+        if fpr_name(smaller) == fpr_name(larger):
+            raise ValueError(
+                f"fprs={rates!r}: {smaller!r} and {larger!r} would both be named 'tpr@{fpr_name(smaller)}'. Leave one "
+                "out."
+            )
+    return rates

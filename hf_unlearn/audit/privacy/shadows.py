@@ -28,7 +28,7 @@ class Shadows:
 
     Args:
         ids (`list[str]`):
-            The rows' hashes.
+            The rows' [`~Subject.row_keys`].
         states (`np.ndarray` `[S, n]`):
             What each model did with each row: `OUT` 0 (never saw it), `IN` 1 (trained on it), `UNLEARNED` 2.
         statistics (`dict[str, np.ndarray]`):
@@ -49,7 +49,7 @@ class Shadows:
         return self.statistics[statistic]
 
     def columns_of(self, ids: Sequence[str]) -> np.ndarray:
-        """Columns of rows, by their hashes.
+        """Columns of rows, by their [`~Subject.row_keys`].
 
         Raises:
             `ValueError`: if the shadow models were not trained with and without a row.
@@ -152,7 +152,7 @@ def train_shadows(
         if path.is_file():
             continue
         subject = as_subject(_trained(train, unlearn, rows, background, states[s], s, seed), **common)
-        save_arrays(path, {"ids": np.array(subject.row_ids(rows)), **_statistics(subject, rows)})
+        save_arrays(path, {"ids": np.array(subject.row_keys(rows)), **_statistics(subject, rows)})
     return load_shadows(folder, states, n_shadows)
 
 
@@ -195,7 +195,11 @@ def _statistics(subject: Subject, rows: list) -> dict[str, np.ndarray]:
 
 
 def _hash_rows(rows: list) -> list[str]:
+    import datasets
+
     def plain(value: Any) -> Any:
+        if isinstance(value, Mapping) and value.keys() == {"bytes", "path"}:
+            value = datasets.Image().decode_example(dict(value))
         if hasattr(value, "tobytes") and not hasattr(value, "tolist"):
             # A picture.
             return hashlib.sha256(value.tobytes()).hexdigest()

@@ -55,7 +55,15 @@ class Subject(ABC):
 
     @abstractmethod
     def row_ids(self, data: Sequence[Mapping[str, Any]]) -> list[str]:
-        """A hash of each row as the model sees it; equal rows have equal ones."""
+        """Which row it is: a hash of what the model is given, whatever it is to say to it."""
+
+    @abstractmethod
+    def row_keys(self, data: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What is read of a row: a hash of what the model is given and is to say."""
+
+    def head_of(self, data: Sequence[Mapping[str, Any]]) -> str:
+        """How logits become probabilities: `"softmax"`, or what a classifier's labels ask for."""
+        return "softmax"
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -90,7 +98,7 @@ class Subject(ABC):
             "weights": self.fingerprint,
             "model": type(self.model).__name__,
             "config": {name: str(value) for name, value in config.items() if name not in IRRELEVANT},
-            "rows": self.row_ids(data),
+            "rows": self.row_keys(data),
             "settings": self.settings(),
             "device": device_of(self.model).type,
             "versions": [version(name) for name in ("torch", "transformers")],
@@ -123,7 +131,7 @@ class LanguageModel(Subject):
         """`input_ids` and `labels` of each row.
 
         Raises:
-            `ValueError`: if rows are text and there is no tokenizer.
+            `ValueError`: if rows are text and there is no tokenizer, or have pictures.
         """
         if id(data) not in self._encoded:
             self._encoded[id(data)] = data, [self._encode(row) for row in data]
@@ -137,6 +145,9 @@ class LanguageModel(Subject):
         return self.tokenizer.batch_decode(labels, skip_special_tokens=True)
 
     def row_ids(self, data):
+        return [digest(row["input_ids"]) for row in self.encode(data)]
+
+    def row_keys(self, data):
         return [digest([row["input_ids"], row["labels"]]) for row in self.encode(data)]
 
     def settings(self):
@@ -154,6 +165,12 @@ class LanguageModel(Subject):
             return np.stack(score_rows(self.model, self.encode(data), scores_of=means, **options))
 
     def _encode(self, row: Mapping[str, Any]) -> dict[str, list[int]]:
+        pictures = [name for name in ("image", "images") if row.get(name) is not None]
+        if pictures:
+            raise ValueError(
+                f"Rows have `{pictures[0]}`, and as a language model {type(self.model).__name__} reads no pictures "
+                "here. Leave the column out to attack the texts alone."
+            )
         if self.tokenizer is None and "input_ids" not in row:
             raise ValueError(
                 f"Rows with the columns {sorted(row)} need the model's tokenizer: give `processing_class`."
