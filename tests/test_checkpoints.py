@@ -208,4 +208,13 @@ def test_a_checkpoint_of_other_steps_is_refused(run, build, tmp_path):
     with pytest.raises(ValueError, match=r"made with 2 pairs a step, and this run has 4: .* product, .*, is 2\."):
         trainer.train(resume_from_checkpoint=True)
     same = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
-    assert run("run", str(tmp_path / "run" / "checkpoint-2"), GATrainer, **same).state.global_step == 5
+    assert run("run", str(tmp_path / "run" / "checkpoint-2"), **same).state.global_step == 5
+
+
+def test_a_checkpoint_of_another_method_is_refused(run, build, tmp_path):
+    run("run")
+    (made,) = {json.loads(path.read_text())["method"] for path in (tmp_path / "run").glob("*/complete.json")}
+    other = NPOTrainer if made == "ga" else GATrainer
+    trainer = build(other, output_dir=tmp_path / "run", **SAVING)
+    with pytest.raises(ValueError, match=f"was made by method '{made}', and this run's is '{other.method}'"):
+        trainer.train(resume_from_checkpoint=True)

@@ -349,6 +349,14 @@ def test_rewind_needs_the_epochs_before_a_resume(build, tmp_path):
     assert not changed(weights(whole.model), weights(moved.model))
 
 
+def test_rewind_needs_a_checkpoint_that_was_made_with_it(build, tmp_path):
+    saves = {"save_strategy": "steps", "save_steps": 13, "max_steps": 13}
+    build(**saves).train()
+    trainer = build(rewind=True, eval_dataset={"holdout": HOLDOUT}, **saves)
+    with pytest.raises(ValueError, match="the checkpoint was made without it"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-13"))
+
+
 def test_rewind_without_holdout_rows_is_refused(build):
     for given in (None, {"forget": FORGET}, FORGET):
         with pytest.raises(ValueError, match="rewind=True compares with rows like the forget rows"):

@@ -110,7 +110,7 @@ def test_a_run_goes_on_from_its_last_whole_checkpoint(run, tmp_path):
     checkpoint = one.folder / "checkpoint-2"
     checkpoint.mkdir(parents=True)
     assert state_of(one) == "begins"
-    (checkpoint / "complete.json").write_text(json.dumps({"pairs_a_step": 1, "files": {}}))
+    (checkpoint / "complete.json").write_text(json.dumps({"method": "npo", "pairs_a_step": 1, "files": {}}))
     assert state_of(one) == "goes on"
     Worker([{}], "zero3", print).work([one])
     assert played(tmp_path)[0][1] == ["--resume_from_checkpoint", "last", "--accelerate_config", "zero3"]

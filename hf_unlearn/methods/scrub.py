@@ -178,6 +178,8 @@ class ScrubTrainer(Taught, UnlearnTrainer):
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         if self.rewind is not None:
+            if "rewind_errors" not in state:
+                raise ValueError("rewind=True, and the checkpoint was made without it: earlier epochs were not kept.")
             self.rewind.go_on(state["rewind_errors"])
 
 

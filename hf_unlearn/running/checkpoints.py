@@ -39,11 +39,12 @@ def last_whole(output_dir: str | Path) -> str | None:
     return str(steps[max(steps)]) if steps else None
 
 
-def find_checkpoint(asked: str | bool | None, args) -> str | None:
+def find_checkpoint(asked: str | bool | None, args, method: str) -> str | None:
     """The checkpoint that `train(resume_from_checkpoint=asked)` goes on from; `True` stands for the last whole one.
 
     Raises:
-        `ValueError`: if there is none, it is not whole, or a step had another number of rows when it was made.
+        `ValueError`: if there is none, it is not whole or another method's, or a step had another number of rows when
+            it was made.
     """
     if asked is None or asked is False:
         return None
@@ -51,7 +52,13 @@ def find_checkpoint(asked: str | bool | None, args) -> str | None:
     if folder is None:
         raise ValueError(f"resume_from_checkpoint=True: no whole checkpoint in output_dir={args.output_dir!r}.")
     check_whole(folder)
-    pairs = json.loads((Path(folder) / COMPLETE).read_text(encoding="utf-8"))["pairs_a_step"]
+    facts = json.loads((Path(folder) / COMPLETE).read_text(encoding="utf-8"))
+    if facts["method"] != method:
+        raise ValueError(
+            f"{folder} was made by method {facts['method']!r}, and this run's is {method!r}: it cannot go on there. "
+            f"Start anew, from {folder} as the model if that is meant."
+        )
+    pairs = facts["pairs_a_step"]
     if pairs != pairs_a_step(args):
         raise ValueError(
             f"{folder} was made with {pairs} pairs a step, and this run has {pairs_a_step(args)}: it would skip or "
@@ -108,7 +115,8 @@ def written_whole(trainer, folder: str | Path) -> Iterator[None]:
         write_method_state(folder, state)
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
-        _complete(folder, pairs_a_step=pairs_a_step(args), seconds=trainer.stopwatch.seconds)
+        facts = {"method": trainer.method, "pairs_a_step": pairs_a_step(args), "seconds": trainer.stopwatch.seconds}
+        _complete(folder, **facts)
         best = trainer.state.best_model_checkpoint
         rotate_checkpoints(folder.parent, limit, best_model_checkpoint=best, use_mtime=True)
 

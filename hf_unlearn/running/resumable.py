@@ -2,7 +2,7 @@
 """A trainer that can be killed at any moment and go on: whole checkpoints, SIGTERM, losses that are not finite."""
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -20,7 +20,10 @@ class ResumableTrainer(Trainer):
 
     Attributes:
         stopwatch ([`Stopwatch`]): how long training took, what came before a checkpoint included.
+        method (`str`): a subclass's; checkpoints of one method are no other's.
     """
+
+    method: ClassVar[str]
 
     def watch_faults(self, meters: Meters) -> None:
         """Called once the trainer is set up, when its other callbacks are there: these have the last word.
@@ -50,7 +53,7 @@ class ResumableTrainer(Trainer):
             [`NonFiniteError`]: if a loss or the weights are not finite.
             [`Terminated`]: after SIGTERM, when a checkpoint is saved.
         """
-        checkpoint = find_checkpoint(resume_from_checkpoint, self.args)
+        checkpoint = find_checkpoint(resume_from_checkpoint, self.args, self.method)
         if checkpoint is not None:
             self.load_method_state(read_method_state(checkpoint))
         self.stopwatch.start(0.0 if checkpoint is None else seconds_until(checkpoint))
