@@ -43,7 +43,11 @@ class Classifier(Subject):
         self.head = head
 
     def row_ids(self, data):
-        return [digest([(name, _bytes(row[name])) for name in sorted(self._inputs(row))]) for row in data]
+        # Attacks ask for them one after another, and pictures are large.
+        return self.once("ids", data, lambda rows: [self._row_id(row) for row in rows])
+
+    def _row_id(self, row) -> str:
+        return digest([(name, _bytes(row[name])) for name in sorted(self._inputs(row))])
 
     def row_keys(self, data):
         head = self.head_of(data)
@@ -127,20 +131,14 @@ class RowClassifier(Classifier):
         super().__init__(model, **{"head": head} | kwargs)
         self.collator = self.family.collator(processing_class, (), max_length)
         self.processor = hash_processor(processing_class)
-        self._encoded: dict[int, tuple[Any, Any]] = {}
-        self._identities: dict[int, list[tuple]] = {}
 
     def encode(self, data):
         """Rows with soft labels; pictures are read when they are needed."""
-        if id(data) not in self._encoded:
-            self._encoded[id(data)] = data, encode_classes(data, self.family.classes, "attacked")
-        return self._encoded[id(data)][1]
+        return self.once("encoded", data, lambda rows: encode_classes(rows, self.family.classes, "attacked"))
 
     def identities(self, data) -> list[tuple]:
         """Picture, question, and numbers and weights of the classes."""
-        if id(data) not in self._identities:
-            self._identities[id(data)] = identities(self.encode(data))
-        return self._identities[id(data)]
+        return self.once("identities", data, lambda rows: identities(self.encode(rows)))
 
     def row_ids(self, data):
         return [digest(identity[:2]) for identity in self.identities(data)]

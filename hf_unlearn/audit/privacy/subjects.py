@@ -2,10 +2,10 @@
 """Who is attacked, behind one small protocol: a language model here, a classifier in `classifiers.py`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from ..batching import device_of
 from ..scoring import score_rows
 from .cache import SignalCache, digest
 from .signals import SOFTMAX_COLUMNS, Signals, token_signals
+
+
+T = TypeVar("T")
 
 
 class Subject(ABC):
@@ -43,15 +46,18 @@ class Subject(ABC):
         progress: bool = True,
     ):
         self.model, self.batch_size, self.cache, self.progress = model, batch_size, cache, progress
-        self._kept: dict[int, tuple[Any, Signals]] = {}
-        self._states_kept: dict[int, tuple[Any, np.ndarray]] = {}
+        self._kept: dict[tuple[str, int], tuple[Any, Any]] = {}
+
+    def once(self, what: str, data: Sequence[Mapping[str, Any]], compute: Callable[[Any], T]) -> T:
+        """`compute(data)`, which is `what` of these rows; computed the first time."""
+        if (what, id(data)) not in self._kept:
+            # The rows are held as well, so that no other object gets their id.
+            self._kept[what, id(data)] = data, compute(data)
+        return self._kept[what, id(data)][1]
 
     def observe(self, data: Sequence[Mapping[str, Any]]) -> Signals:
         """Signals of every row's predictions."""
-        if id(data) not in self._kept:
-            # The rows are held as well, so that no other object gets their id.
-            self._kept[id(data)] = data, self._cached(data)
-        return self._kept[id(data)][1]
+        return self.once("signals", data, self._cached)
 
     @abstractmethod
     def row_ids(self, data: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -72,9 +78,7 @@ class Subject(ABC):
     def states(self, data: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """What the last layer reads of each row, float64 `[n, d]`; of a language model the mean over the positions
         that predict a labelled token, NaN for a row without any."""
-        if id(data) not in self._states_kept:
-            self._states_kept[id(data)] = data, self._states(data)
-        return self._states_kept[id(data)][1]
+        return self.once("states", data, self._states)
 
     @abstractmethod
     def _compute(self, data: Sequence[Mapping[str, Any]]) -> Signals: ...
@@ -125,7 +129,6 @@ class LanguageModel(Subject):
     def __init__(self, model, processing_class=None, max_length: int | None = None, qa=None, **kwargs):
         super().__init__(model, **kwargs)
         self.tokenizer, self.max_length, self.qa = processing_class, max_length, qa or QAFormat()
-        self._encoded: dict[int, tuple[Any, list[dict[str, list[int]]]]] = {}
 
     def encode(self, data: Sequence[Mapping[str, Any]]) -> list[dict[str, list[int]]]:
         """`input_ids` and `labels` of each row.
@@ -133,9 +136,7 @@ class LanguageModel(Subject):
         Raises:
             `ValueError`: if rows are text and there is no tokenizer, or have pictures.
         """
-        if id(data) not in self._encoded:
-            self._encoded[id(data)] = data, [self._encode(row) for row in data]
-        return self._encoded[id(data)][1]
+        return self.once("encoded", data, lambda rows: [self._encode(row) for row in rows])
 
     def texts(self, data: Sequence[Mapping[str, Any]]) -> list[str]:
         """What each row's labelled tokens say."""
@@ -145,7 +146,7 @@ class LanguageModel(Subject):
         return self.tokenizer.batch_decode(labels, skip_special_tokens=True)
 
     def row_ids(self, data):
-        return [digest(row["input_ids"]) for row in self.encode(data)]
+        return self.once("ids", data, lambda rows: [digest(row["input_ids"]) for row in self.encode(rows)])
 
     def row_keys(self, data):
         return [digest([row["input_ids"], row["labels"]]) for row in self.encode(data)]
