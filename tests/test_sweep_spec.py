@@ -155,6 +155,13 @@ def test_a_recipes_environment_is_no_other_runs(sweep, tmp_path, monkeypatch, ca
     assert "secret" not in (tmp_path / "out" / "manifest.jsonl").read_text()
 
 
+def test_a_recipe_is_read_as_a_run_reads_it(sweep, tmp_path, capsys):
+    path = sweep()
+    (tmp_path / "npo.yaml").write_text(yaml.safe_dump(NPO) + "beta: 0.1\nbeta: 0.2\n")
+    assert main(["sweep", str(path), "--dry_run"]) == 2
+    assert "'beta' is written twice" in capsys.readouterr().err
+
+
 def test_a_dry_run_lists_and_writes_nothing(sweep, tmp_path, capsys):
     path = sweep(seeds=[0, 1])
     before = sorted(tmp_path.rglob("*"))

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..yaml_file import load_yaml
 from .spec import Entry, Spec, Variation
 from .targets import fill_in
 
@@ -149,7 +148,7 @@ def run_id(resolved: dict[str, Any]) -> str:
 
 
 def _content_of(recipe: Path) -> dict[str, Any]:
-    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content = load_yaml(recipe, f"No recipe at {str(recipe)!r}.")
     if not isinstance(content, dict):
         raise ValueError(f"{recipe} must hold `field: value` lines.")
     return content
