@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .method_state import write_method_state
 
@@ -23,7 +24,7 @@ def is_whole(folder: str | Path) -> bool:
     """Whether a checkpoint was written to its end and nothing of it has gone since."""
     folder = Path(folder)
     try:
-        files = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))["files"]
+        files = _facts(folder)["files"]
         return all((folder / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError):
         return False
@@ -52,7 +53,7 @@ def find_checkpoint(asked: str | bool | None, args, method: str) -> str | None:
     if folder is None:
         raise ValueError(f"resume_from_checkpoint=True: no whole checkpoint in output_dir={args.output_dir!r}.")
     check_whole(folder)
-    facts = json.loads((Path(folder) / COMPLETE).read_text(encoding="utf-8"))
+    facts = _facts(folder)
     if facts["method"] != method:
         raise ValueError(
             f"{folder} was made by method {facts['method']!r}, and this run's is {method!r}: it cannot go on there. "
@@ -71,7 +72,7 @@ def find_checkpoint(asked: str | bool | None, args, method: str) -> str | None:
 
 def seconds_until(folder: str | Path) -> float:
     """How long training took until a checkpoint; see [`~hf_unlearn.running.stopwatch.Stopwatch`]."""
-    return json.loads((Path(folder) / COMPLETE).read_text(encoding="utf-8"))["seconds"]
+    return _facts(folder)["seconds"]
 
 
 def check_whole(folder: str | Path) -> None:
@@ -119,6 +120,10 @@ def written_whole(trainer, folder: str | Path) -> Iterator[None]:
         _complete(folder, **facts)
         best = trainer.state.best_model_checkpoint
         rotate_checkpoints(folder.parent, limit, best_model_checkpoint=best, use_mtime=True)
+
+
+def _facts(folder: str | Path) -> dict[str, Any]:
+    return json.loads((Path(folder) / COMPLETE).read_text(encoding="utf-8"))
 
 
 def _complete(folder: Path, **facts) -> None:

@@ -60,25 +60,24 @@ class SaveOnSigterm(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         self.saved_step = state.global_step
         if self.ending:
-            self._end(args, state)
+            self._end()
 
     def after_epoch(self) -> None:
         """Called on all processes when an epoch is over: what came after its last step found no step to end with."""
-        args, state = self.trainer.args, self.trainer.state
         if self._any_received():
-            if self.saved_step != state.global_step:
+            if self.saved_step != self.trainer.state.global_step:
                 self.trainer._save_checkpoint(self.trainer.model, trial=None)
-            self._end(args, state)
+            self._end()
 
-    @staticmethod
-    def _end(args, state):
+    def _end(self) -> None:
+        state = self.trainer.state
         if state.is_world_process_zero:
             logger.warning(
                 "SIGTERM: stopped after step %d of %d and saved %s. The same command with "
                 "`--resume_from_checkpoint last` (in Python: `train(resume_from_checkpoint=True)`) goes on there.",
                 state.global_step,
                 state.max_steps,
-                last_whole(args.output_dir),
+                last_whole(self.trainer.args.output_dir),
             )
         raise Terminated
 
