@@ -81,7 +81,9 @@ def teach(model, tokenizer, rows, epochs, chat=True):
 @pytest.mark.parametrize("chat", [True, False])
 def test_numbers_equal_a_slow_computation(sets, chat):
     model, tokenizer = make_model(seed=5, hidden_size=64), make_tokenizer()
-    teach(model, tokenizer, sets["forget"], 25, chat)
+    # Two rows better than the others, so that on no processor all are known alike.
+    teach(model, tokenizer, sets["forget"], 20, chat)
+    teach(model, tokenizer, sets["forget"].select([0, 1]), 8, chat)
     audit = audit_model(model, tokenizer, {"forget": sets["forget"]}, qa=QAFormat(use_chat_template=chat), **QUICK)
     probabilities, scores, memorized, extracted, ends = [], [], [], [], []
     for row in sets["forget"]:
