@@ -12,11 +12,11 @@ demo: $(VENV)/installed
 	$(VENV)/bin/hf-unlearn demo
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 # What starts several processes, is killed on purpose, or trains until there is something to see.
 test-slow: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -m slow -n 2
+	$(VENV)/bin/python -m pytest -m slow -n 2 --dist loadfile
 
 test-all: test test-slow
 

@@ -28,8 +28,11 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    # What tests keep is theirs: nothing is found from earlier runs, nothing is left behind.
-    os.environ["HF_UNLEARN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    # What tests keep is theirs: nothing is found from earlier runs, nothing is left behind. Workers share it, so that
+    # a world is built once.
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    os.environ["HF_UNLEARN_CACHE"] = str(root / "cache")
 
 
 @pytest.fixture(scope="session", autouse=True)
