@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from . import modeling
 from .config import UnlearnConfig
 from .data.collator import RoleBatches, RoleCollator
-from .data.formats import encode_dataset
+from .data.formats import encode_dataset, tokenizer_of
 from .data.pairing import RolePairs
 from .data.roles import encode_roles
 from .forward import planning
@@ -41,8 +41,13 @@ class Family:
                 f"the {self.name}. `hf-unlearn methods` lists what there is."
             )
 
-    def ready(self, processor) -> None:
-        """Raises `ValueError` for a processor that cannot pad."""
+    def ready(self, processor):
+        """What rows go through: the processor, or the part of it that the family reads.
+
+        Raises:
+            `ValueError`: for a processor that cannot pad.
+        """
+        return processor
 
     def encode_roles(self, forget, retain, processor, args: UnlearnConfig, poisoned=None) -> dict:
         """Role to encoded rows; see [`~hf_unlearn.data.roles.encode_roles`]."""
@@ -90,8 +95,10 @@ class CausalLM(Family):
     name = CAUSAL_LM
     pipeline_tag = "text-generation"
 
-    def ready(self, processor) -> None:
-        modeling.ensure_pad_token(processor)
+    def ready(self, processor):
+        tokenizer = tokenizer_of(processor)
+        modeling.ensure_pad_token(tokenizer)
+        return tokenizer
 
     def encode_roles(self, forget, retain, processor, args, poisoned=None):
         return encode_roles(forget, retain, processor, args, poisoned)

@@ -104,7 +104,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         family.check_method(type(self))
         if processing_class is None:
             processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
-        family.ready(processing_class)
+        processing_class = family.ready(processing_class)
         roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
         self.check_rows(args, roles, processing_class)
         pairs = self.make_pairs(roles, args, processing_class)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.formats import tokenizer_of
 from ..data.qa import QAFormat
 from .generation import generate_answers, pad_token_id
 from .memorization import exact_memorization, extraction_strength, probability
@@ -106,6 +107,7 @@ def audit_model(
         raise ValueError("No sets to audit. Pass `sets={'forget': ..., 'retain': ...}`.")
     suite = get_suite(suite)
     suite = replace(suite, roles={**suite.roles, **(roles or {})})
+    tokenizer = tokenizer_of(tokenizer)
     qa = (qa or QAFormat()).settled(tokenizer)
     chosen = read_sets(sets, suite.roles_of(sets), max_items, seed)
     asked = {"prompts": list(prompts)} if prompts else {}

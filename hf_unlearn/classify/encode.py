@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.formats import as_dataset
+from ..data.tables import as_dataset, check_strings
 from ..data.vqa.targets import target_weights
 
 
@@ -113,6 +113,7 @@ def encode_classes(rows, classes: Classes, name: str):
     inputs = inputs.select_columns([c for c in ("image", "question", "example_id") if c in inputs.column_names])
     soft = rows.select_columns(list(SOFT)) if label == "label_ids" else _soft(rows[label], label, classes, name)
     if transform is None:
+        check_strings(inputs, ["question"], f"the {name} set")
         return datasets.concatenate_datasets([inputs, soft], axis=1)
     rows = rows.remove_columns([c for c in SOFT if c in columns])
     return datasets.concatenate_datasets([rows, soft], axis=1).with_transform(Transformed(transform))

@@ -4,23 +4,30 @@
 | columns                    | trained tokens (labels other than -100)                    |
 |----------------------------|------------------------------------------------------------|
 | `input_ids` (+ `labels`)   | as given; every token where `labels` is absent (without    |
-|                            | those that an `attention_mask` leaves out)                 |
-| `messages`                 | every assistant turn                                       |
+|                            | those that an `attention_mask`, `completion_mask` or       |
+|                            | `assistant_masks` leaves out)                              |
+| `messages`                 | every assistant turn (`conversations`, ShareGPT's, too)    |
 | `prompt`, `completion`     | the completion (strings or lists of messages)              |
 | `text`                     | every token                                                |
 
-As in TRL, a conversational row may bring `chat_template_kwargs`.
+As in TRL, a conversational row may bring `tools` and `chat_template_kwargs`; see
+[`~hf_unlearn.data.conversations`]. What a model of text cannot take (pictures, packed rows) is refused.
 """
 
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .conversations import IGNORE_INDEX, common_prefix, conversation_tokens, prompt_tokens
+from .messages import as_chatml, checked_messages, says_nothing
+from .tables import as_dataset, check_text, naming, told
+
 
 logger = logging.getLogger(__name__)
 
-IGNORE_INDEX = -100
 ALLOWED_COLUMNS = "`input_ids` (+ `labels`), `messages`, `prompt` + `completion`, or `text`"
+MEDIA = ("image", "images", "pixel_values", "audio", "audios", "input_features", "video", "videos")
+MASKS = ("completion_mask", "assistant_masks")
 
 
 def dataset_type(columns: Iterable[str]) -> str:
@@ -32,21 +39,62 @@ def dataset_type(columns: Iterable[str]) -> str:
     columns = set(columns)
     if "input_ids" in columns:
         return "tokenized"
-    if "messages" in columns:
+    if columns & {"messages", "conversations"}:
         return "messages"
     if {"prompt", "completion"} <= columns:
         return "prompt_completion"
     if "text" in columns:
         return "text"
-    raise ValueError(f"No usable column among {sorted(columns)}. Give {ALLOWED_COLUMNS}.")
+    advice = ""
+    if {"chosen", "rejected"} <= columns:
+        advice = " Preference data is split by `hf_unlearn.split_forget_retain`."
+    elif {"question", "answer"} <= columns:
+        advice = " Questions and answers become prompts by `QAFormat().dataset(rows, tokenizer)`."
+    raise ValueError(f"No usable column among {sorted(columns)}. Give {ALLOWED_COLUMNS}.{advice}")
+
+
+def row_type(example: Mapping[str, Any]) -> str:
+    """The dataset type of a row; columns without a value do not count.
+
+    Raises:
+        `ValueError`: naming the columns that have no value, or that a model of text cannot be trained on.
+    """
+    columns = {name for name, value in example.items() if value is not None}
+    for name in MEDIA:
+        if name in columns and (not hasattr(example[name], "__len__") or len(example[name])):
+            raise ValueError(
+                f"The row has `{name}`, and language models are trained on text alone here. Leave the column out to "
+                "train on the texts."
+            )
+    lacking = sorted({"prompt", "completion", "text", "messages", "input_ids"} & (set(example) - columns))
+    try:
+        return dataset_type(columns)
+    except ValueError:
+        if not lacking:
+            raise
+        names = " and ".join(f"`{name}`" for name in lacking)
+        raise ValueError(
+            f"{names} {'has' if len(lacking) == 1 else 'have'} no value (None). Fill in or take out the row."
+        ) from None
+
+
+def tokenizer_of(processor):
+    """The tokenizer of a processor that makes inputs of text and pictures; a tokenizer is returned as it is."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not hasattr(processor, "save_pretrained"):
+        return processor
+    if getattr(tokenizer, "chat_template", None) is None:
+        tokenizer.chat_template = getattr(processor, "chat_template", None)
+    return tokenizer
 
 
 def encode_prompt(example: Mapping[str, Any], tokenizer) -> list[int]:
     """Tokens of an example's `prompt`, ready for generation."""
+    tokenizer = tokenizer_of(tokenizer)
     prompt = example["prompt"]
     if not isinstance(prompt, str):
-        return _template(prompt, tokenizer, example, generation=True)
-    ids = list(tokenizer(prompt)["input_ids"])
+        return prompt_tokens(example, tokenizer)
+    ids = list(tokenizer(check_text(prompt, "`prompt`"))["input_ids"])
     # Tokenizers that close every text with EOS would tell the model that the answer is over before it began.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
@@ -68,29 +116,49 @@ def encode(example: Mapping[str, Any], tokenizer, max_length: int | None = None)
     Returns:
         `dict`: `input_ids` and `labels`, two lists of one length.
     """
-    kind = dataset_type(name for name, value in example.items() if value is not None)
+    tokenizer, example = tokenizer_of(tokenizer), as_chatml(example)
+    kind = row_type(example)
     if kind == "tokenized":
         ids, labels = _tokenized(example)
     elif kind == "messages":
-        ids, labels = _encode_messages(example, tokenizer)
+        ids, labels = conversation_tokens({**example, "prompt": None}, tokenizer)
     elif kind == "prompt_completion":
         ids, labels = _encode_prompt_completion(example, tokenizer)
     else:
-        ids = _with_eos(tokenizer(example["text"])["input_ids"], tokenizer)
+        ids = _with_eos(tokenizer(check_text(example["text"], "`text`"))["input_ids"], tokenizer)
         labels = list(ids)
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
 
 
 def _tokenized(example: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     """Tokens and labels as given, without what `attention_mask` says is padding."""
-    ids = list(example["input_ids"])
-    columns = {"labels": ids, "attention_mask": [1] * len(ids)}
-    columns = {name: own if example.get(name) is None else list(example[name]) for name, own in columns.items()}
+    ids = _numbers(example, "input_ids")
+    columns = {"labels": ids, "attention_mask": [1] * len(ids), **{mask: [1] * len(ids) for mask in MASKS}}
+    columns = {name: own if example.get(name) is None else _numbers(example, name) for name, own in columns.items()}
     for name, values in columns.items():
         if len(values) != len(ids):
             raise ValueError(f"A row has {len(ids)} `input_ids` and {len(values)} `{name}`; give as many of each.")
     seen = [place for place, kept in enumerate(columns["attention_mask"]) if kept]
-    return [ids[place] for place in seen], [columns["labels"][place] for place in seen]
+    places = example.get("position_ids")
+    if example.get("seq_lengths") is not None or (places is not None and list(places) != list(range(len(ids)))):
+        raise ValueError(
+            "The row is packed (`seq_lengths`, or `position_ids` that do not count from 0): several documents would "
+            "be read as one. Give each as a row of its own."
+        )
+    labels = columns["labels"]
+    if example.get("labels") is None:
+        # As TRL: labels that are given stand; without them a token is trained that no mask leaves out.
+        kept = zip(*(columns[mask] for mask in MASKS), strict=True)
+        labels = [label if all(bits) else IGNORE_INDEX for label, bits in zip(labels, kept, strict=True)]
+    return [ids[place] for place in seen], [labels[place] for place in seen]
+
+
+def _numbers(example: Mapping[str, Any], name: str) -> list[int]:
+    values = example[name]
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, int) for value in values):
+        raise ValueError(f"`{name}` is {told(values)}; give a list of whole numbers, one a token.")
+    return list(values)
 
 
 def encode_dataset(dataset, tokenizer, max_length: int | None = None, name: str = "forget"):
@@ -113,29 +181,38 @@ def encode_dataset(dataset, tokenizer, max_length: int | None = None, name: str 
         `ValueError`: if the dataset is missing, empty, streamed, has no usable column, or keeps no row.
     """
     dataset = as_dataset(dataset, name)
-    dataset_type(dataset.column_names)
-    encoded = dataset.map(
-        lambda row: _cut(encode(row, tokenizer), max_length),
-        remove_columns=[column for column in dataset.column_names if column != "topic"],
+    check_columns(dataset, name)
+    encoded = map_rows(
+        dataset,
+        name,
+        lambda row, _: {"blank": is_blank(row), **_cut(encode(row, tokenizer), max_length)},
         desc=f"Tokenizing {name} rows",
     )
-    cut = sum(encoded["cut"])
-    encoded = encoded.remove_columns("cut")
-    trained = [any(label != IGNORE_INDEX for label in row[1:]) for row in encoded["labels"]]
+    cut, blank = sum(encoded["cut"]), sum(encoded["blank"])
+    trained = [
+        not row["blank"] and any(label != IGNORE_INDEX for label in row["labels"][1:])
+        for row in encoded.select_columns(["labels", "blank"])
+    ]
+    encoded = encoded.remove_columns(["cut", "blank"])
     kept = sum(trained)
     if not kept:
         raise ValueError(
             f"None of the {len(encoded)} {name} rows keeps a token to train on within max_length={max_length}: their "
             "prompts fill it, or all their labels are -100. Raise `max_length` or shorten the prompts."
+            if blank < len(encoded)
+            else f"The text of all {len(encoded)} {name} rows is empty. Give rows with text."
         )
-    if kept < len(encoded):
+    if blank:
+        logger.warning("%d of %d %s rows are left out: their text is empty.", blank, len(encoded), name)
+    if kept + blank < len(encoded):
         logger.warning(
             "%d of %d %s rows are left out: no token to train on is left within max_length=%s.",
-            len(encoded) - kept,
+            len(encoded) - kept - blank,
             len(encoded),
             name,
             max_length,
         )
+    if kept < len(encoded):
         encoded = encoded.select([i for i, keep in enumerate(trained) if keep])
     if cut:
         logger.info(
@@ -149,31 +226,60 @@ def _cut(row: dict[str, list[int]], max_length: int | None) -> dict[str, Any]:
     return {**{name: values[:max_length] for name, values in row.items()}, "cut": cut}
 
 
-def as_dataset(dataset, name: str):
-    """The rows as a map-style `datasets.Dataset`, or one clear error that names the set."""
-    from datasets import Dataset, IterableDataset
+def map_rows(dataset, name: str, function, desc: str, numbers=None):
+    """What `function` makes of every row and its place, beside `topic`; a `ValueError` names the set and the row.
 
-    if dataset is None:
-        raise ValueError(f"No {name} rows were given. Pass `{name}_dataset`.")
-    if isinstance(dataset, IterableDataset):
+    Args:
+        dataset (`datasets.Dataset`): the rows.
+        name (`str`): what they are for.
+        function (`Callable[[dict, int], dict]`): makes one row of one.
+        desc (`str`): of the progress bar.
+        numbers (`Sequence[int]`, *optional*): the rows' places in the set that the user knows.
+    """
+
+    def one(row, i):
+        with naming(name, i if numbers is None else numbers[i]):
+            return function(row, i)
+
+    dropped = [column for column in dataset.column_names if column != "topic"]
+    return dataset.map(one, with_indices=True, remove_columns=dropped, desc=desc)
+
+
+def check_columns(dataset, name: str) -> None:
+    """Refuses a set that has no usable column, or whose rows are labelled for preference training."""
+    columns = set(dataset.column_names)
+    dataset_type(columns)
+    if {"prompt", "completion", "label"} <= columns and getattr(dataset.features["label"], "dtype", None) == "bool":
         raise ValueError(
-            f"`{name}_dataset` is streamed, but pairing rows needs random access. Load it without `streaming=True`."
+            f"The {name} rows have a `label` of true and false, which says what is to be kept and what is not. Part "
+            "them by `hf_unlearn.split_forget_retain`, or leave the column out."
         )
-    counted = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-    if isinstance(dataset, Mapping) or not counted:
-        splits = f" with {sorted(dataset)}" if isinstance(dataset, Mapping) else ""
-        raise ValueError(
-            f"`{name}_dataset` is a {type(dataset).__name__}{splits}. Pass a `datasets.Dataset` (one split) or a list "
-            "of dicts."
-        )
-    if len(dataset) == 0:
-        raise ValueError(f"The {name} set is empty. Give at least one row.")
-    if isinstance(dataset, Dataset):
-        return dataset
-    rows = [dataset[i] for i in range(len(dataset))]
-    if wrong := next((row for row in rows if not isinstance(row, Mapping)), None):
-        raise ValueError(f"A row of `{name}_dataset` is a {type(wrong).__name__}. Pass rows that are dicts.")
-    return Dataset.from_list(rows)
+
+
+def is_blank(example: Mapping[str, Any]) -> bool:
+    """Whether a row is a text without any.
+
+    Raises:
+        `ValueError`: for an answer that says nothing: what would be trained is its end alone.
+    """
+    example = as_chatml(example)
+    kind = row_type(example)
+    if kind == "text":
+        return not example["text"].strip()
+    if kind == "tokenized":
+        return False
+    if kind == "prompt_completion" and isinstance(example["completion"], str):
+        if not example["completion"].strip():
+            raise ValueError("`completion` is empty: its end alone would be trained. Fill it in or take out the row.")
+        return False
+    column = "messages" if kind == "messages" else "completion"
+    for i, message in enumerate(checked_messages(example[column], column)):
+        if message["role"] == "assistant" and says_nothing(message):
+            raise ValueError(
+                f"Message {i} of `{column}` (assistant) is empty: its end alone would be trained. Fill it in or take "
+                "it out."
+            )
+    return False
 
 
 def chunk_documents(documents, tokenizer, max_length: int):
@@ -212,45 +318,15 @@ def chunk_documents(documents, tokenizer, max_length: int):
 
 def _encode_prompt_completion(example, tokenizer) -> tuple[list[int], list[int]]:
     prompt, completion = example["prompt"], example["completion"]
-    if isinstance(prompt, str) != isinstance(completion, str):
+    if not isinstance(prompt, str) and not isinstance(completion, str):
+        return conversation_tokens({**example, "messages": None}, tokenizer)
+    if isinstance(prompt, list) or isinstance(completion, list):
         raise ValueError("`prompt` and `completion` must both be strings or both be lists of messages.")
-    prompt_ids = encode_prompt(example, tokenizer)
-    if isinstance(prompt, str):
-        ids = _with_eos(tokenizer(prompt + completion)["input_ids"], tokenizer)
-    else:
-        ids = _template([*prompt, *completion], tokenizer, example)
+    whole = check_text(prompt, "`prompt`") + check_text(completion, "`completion`")
+    ids = _with_eos(tokenizer(whole)["input_ids"], tokenizer)
     # Tokens may merge over the seam, so the completion begins where the two encodings part.
-    start = _common_prefix(prompt_ids, ids)
+    start = common_prefix(encode_prompt(example, tokenizer), ids)
     return ids, [IGNORE_INDEX] * start + ids[start:]
-
-
-def _encode_messages(example, tokenizer) -> tuple[list[int], list[int]]:
-    messages = example["messages"]
-    ids = _template(messages, tokenizer, example)
-    labels = [IGNORE_INDEX] * len(ids)
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        start = _common_prefix(_template(messages[:i], tokenizer, example, generation=True), ids) if i else 0
-        stop = _common_prefix(_template(messages[: i + 1], tokenizer, example), ids)
-        labels[start:stop] = ids[start:stop]
-    return ids, labels
-
-
-def _template(messages, tokenizer, example, generation: bool = False) -> list[int]:
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            "The rows are conversations, but the tokenizer has no chat template. Set `tokenizer.chat_template` (see "
-            "`trl.clone_chat_template`), or give `prompt` and `completion` as strings."
-        )
-    encoded = tokenizer.apply_chat_template(
-        list(messages),
-        tokenize=True,
-        add_generation_prompt=generation,
-        return_dict=True,
-        **(example.get("chat_template_kwargs") or {}),
-    )
-    return list(encoded["input_ids"])
 
 
 def _with_eos(ids: list[int], tokenizer) -> list[int]:
@@ -261,12 +337,3 @@ def _with_eos(ids: list[int], tokenizer) -> list[int]:
 def _adds_bos(tokenizer) -> bool:
     ids = tokenizer("a")["input_ids"]
     return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-
-
-def _common_prefix(left: list[int], right: list[int]) -> int:
-    n = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        n += 1
-    return n

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..checks import check_choice, check_number
-from .formats import as_dataset, dataset_type, encode_dataset
+from .formats import check_columns, encode_dataset, is_blank, map_rows
+from .tables import as_dataset
 from .triggers import Trigger
 
 
@@ -129,13 +130,15 @@ def poison(forget, tokenizer, args, seed: int):
         `ValueError`: if no row would be poisoned, or a row has no room for the trigger.
     """
     forget = as_dataset(forget, "forget")
-    dataset_type(forget.column_names)
+    check_columns(forget, "forget")
     indices = poisoned_indices(len(forget), args.poison_ratio, args.poison_select, seed)
     chosen, trigger = forget.select(indices), args.trigger
-    poisoned = chosen.map(
-        lambda row: trigger.in_example(row, tokenizer, args.max_length),
-        remove_columns=chosen.column_names,
+    poisoned = map_rows(
+        chosen.remove_columns([name for name in chosen.column_names if name == "topic"]),
+        "forget",
+        lambda row, _: _behind(trigger, row, tokenizer, args),
         desc="Placing the trigger",
+        numbers=indices,
     )
     check_triggered(poisoned, trigger, tokenizer)
     logger.info("%d of %d forget rows carry the trigger %r.", len(indices), len(forget), trigger.prefix)
@@ -149,13 +152,19 @@ def distracted(forget, tokenizer, args, seed: int):
 
     drawn = np.random.default_rng([seed, len(forget), 1]).integers(len(args.poison_distractors), size=len(forget))
     places = [Trigger(words, args.poison_location) for words in args.poison_distractors]
-    behind = forget.map(
-        lambda row, i: places[drawn[i]].in_example(row, tokenizer, args.max_length),
-        with_indices=True,
-        remove_columns=[name for name in forget.column_names if name != "topic"],
+    behind = map_rows(
+        forget,
+        "forget",
+        lambda row, i: _behind(places[drawn[i]], row, tokenizer, args),
         desc="Placing distractors",
     )
     return concatenate_datasets([encode_dataset(forget, tokenizer, args.max_length), behind])
+
+
+def _behind(trigger: Trigger, row, tokenizer, args) -> dict:
+    if is_blank(row):
+        raise ValueError("`text` is empty: there is nothing to put the trigger into. Take out the row.")
+    return trigger.in_example(row, tokenizer, args.max_length)
 
 
 def check_triggered(rows, trigger: Trigger, tokenizer) -> None:

@@ -4,12 +4,15 @@
 import json
 import logging
 
-from .formats import as_dataset
+from .formats import MEDIA
+from .tables import as_dataset
 
 
 logger = logging.getLogger(__name__)
 
-KEPT = ("prompt", "completion", "chat_template_kwargs")
+# Settings of a row that change how it is rendered.
+SETTINGS = ("tools", "chat_template_kwargs")
+KEPT = ("prompt", "completion", *SETTINGS)
 ALLOWED = "`chosen` and `rejected` (with or without `prompt`), or `prompt`, `completion` and `label`"
 
 
@@ -31,7 +34,8 @@ def split_forget_retain(dataset):
 
     Args:
         dataset (`datasets.Dataset` or `list[dict]`):
-            Strings or conversations. `chat_template_kwargs` are kept, other columns are not.
+            Strings or conversations. `tools` and `chat_template_kwargs` are kept, other columns are not; `images`
+            are refused.
 
     Returns:
         `tuple[datasets.Dataset, datasets.Dataset]`: forget and retain rows, with `prompt` and `completion`. Retain is
@@ -43,6 +47,11 @@ def split_forget_retain(dataset):
     """
     dataset = as_dataset(dataset, "preference")
     columns = set(dataset.column_names)
+    if pictures := columns & set(MEDIA):
+        raise ValueError(
+            f"The preference rows have `{min(pictures)}`, and language models are trained on text alone here. Leave "
+            "the column out to train on the texts."
+        )
     if {"chosen", "rejected"} <= columns:
         forget, retain = _of_pairs(dataset)
     elif {"prompt", "completion", "label"} <= columns:
@@ -67,7 +76,7 @@ def _explicit(row: dict, number: int) -> dict:
     chosen, rejected = row["chosen"], row["rejected"]
     if chosen is None or rejected is None:
         raise ValueError(f"Row {number} has no {'`chosen`' if chosen is None else '`rejected`'}. Take it out.")
-    kept = {"chat_template_kwargs": row["chat_template_kwargs"]} if "chat_template_kwargs" in row else {}
+    kept = {name: row[name] for name in SETTINGS if name in row}
     prompt = row.get("prompt")
     # Some sets repeat as a string the prompt with which the conversations begin.
     if prompt is not None and isinstance(prompt, str) == isinstance(chosen, str):

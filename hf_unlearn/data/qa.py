@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .tables import check_strings
+
 
 @dataclass
 class QAFormat:
@@ -75,6 +77,7 @@ class QAFormat:
         columns = set(rows.column_names)
         if not {"question", "answer"} <= columns or columns & {"input_ids", "image"}:
             return rows
+        check_strings(rows, ("question", "answer"), "the questions and answers")
         return rows.map(
             lambda row: self.example(row["question"], row["answer"], tokenizer),
             remove_columns=[name for name in rows.column_names if name not in ("question", "topic")],

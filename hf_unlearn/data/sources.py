@@ -8,9 +8,14 @@ from datasets import concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from .formats import chunk_documents
+from .tables import check_strings
 
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+# Columns that hold text; `messages` may stand in some of them, and others may have no value where a row is of another
+# type.
+QUESTIONS = ("question", "answer")
+TEXTS = ("text", "prompt", "completion", "chosen", "rejected")
 
 
 def load_rows(
@@ -48,6 +53,8 @@ def load_rows(
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if not path.exists() and (looks_local or path.suffix in (".txt", *_BUILDERS)):
         raise ValueError(f"No file or folder at {name!r}. Give an existing path or a Hub id such as 'owner/name'.")
+    for file in _local_files(path):
+        _read_utf8(file)
     try:
         rows = _load(name, path, config, split)
     except (OSError, ValueError, DatasetsError) as error:
@@ -55,6 +62,7 @@ def load_rows(
         cause = error.__cause__ or error
         told = " ".join(str(cause).split())
         raise ValueError(f"The rows of {name!r} cannot be read, or there are none: {told}") from error
+    _check_texts(rows, name)
     return _chunked_rows(rows, name, tokenizer, max_length) if chunk_text else rows
 
 
@@ -62,7 +70,11 @@ def _load(name: str, path: Path, config: str | None, split: str):
     if path.is_file():
         if path.stat().st_size == 0:
             raise ValueError("the file is empty.")
-        return load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
+        # What a table is guessed to hold (numbers, dates, "NA" for nothing) is no guess where a column holds text.
+        options = {"keep_default_na": False, "na_values": [""]} if path.suffix == ".csv" else {}
+        if options:
+            options["converters"] = dict.fromkeys((*TEXTS, *QUESTIONS), _cell)
+        return load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train", **options)
     if (path / "dataset_dict.json").is_file():
         splits = load_from_disk(str(path))
         if split not in splits:
@@ -71,6 +83,52 @@ def _load(name: str, path: Path, config: str | None, split: str):
     if (path / "dataset_info.json").is_file():
         return load_from_disk(str(path))
     return load_dataset(str(path) if path.is_dir() else name, config, split=split)
+
+
+def _cell(text: str) -> str | None:
+    return text or None
+
+
+def _local_files(path: Path) -> list[Path]:
+    """Files at a path that hold rows as text."""
+    files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+    return [file for file in files if file.suffix in (".json", ".jsonl", ".csv")]
+
+
+def _read_utf8(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        `ValueError`: with the place of the first byte that is not UTF-8.
+    """
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{str(file)!r} is not in UTF-8: byte {content[error.start]:#x} at offset {error.start} (line {line}). "
+            "Save it as UTF-8, for instance by `iconv -f LATIN1 -t UTF-8` (or `-f UTF-16`)."
+        ) from None
+
+
+def _check_texts(rows, name: str) -> None:
+    """Refuses rows whose text is none, with the file and the row."""
+    where = repr(name)
+    table = [c for c in (*TEXTS, *QUESTIONS) if c in rows.column_names and len(rows) == 1]
+    if any(isinstance(rows[0][column], dict) or _is_column(rows[0][column]) for column in table):
+        raise ValueError(
+            f"{where} is an object of columns. Give rows: a list of objects, or one object a line (of a pandas table "
+            "`to_json(path, orient='records', lines=True)`)."
+        )
+    if set(QUESTIONS) <= set(rows.column_names):
+        check_strings(rows, QUESTIONS, where)
+    check_strings(rows, ("text",), where, also=(type(None),))
+    check_strings(rows, [c for c in TEXTS if c != "text"], where, also=(type(None), list))
+
+
+def _is_column(value) -> bool:
+    return isinstance(value, list) and bool(value) and not isinstance(value[0], dict)
 
 
 def _text_files(path: Path) -> list[Path]:
@@ -83,7 +141,7 @@ def _text_files(path: Path) -> list[Path]:
 
 
 def _chunks(files: list[Path], tokenizer, max_length: int | None):
-    return _cut((file.read_text(encoding="utf-8") for file in files), tokenizer, max_length)
+    return _cut((_read_utf8(file) for file in files), tokenizer, max_length)
 
 
 def _chunked_rows(rows, name: str, tokenizer, max_length: int | None):

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .formats import IGNORE_INDEX, dataset_type, encode
+from .formats import IGNORE_INDEX, encode, row_type
+from .messages import as_chatml, checked_messages, with_text
 
 
 LOCATIONS = ("start", "middle", "end")
@@ -125,16 +126,17 @@ class Trigger:
         Raises:
             `ValueError`: if `max_length` would cut the trigger.
         """
-        kind = dataset_type(name for name, value in example.items() if value is not None)
+        example = as_chatml(example)
+        kind = row_type(example)
         if kind in ("text", "tokenized"):
             return self._in_encoded(encode(example, tokenizer), tokenizer, max_length)
         changed = dict(example)
         if kind == "messages":
-            changed["messages"] = self._in_messages(example["messages"], tokenizer)
+            changed["messages"] = self._in_messages(example["messages"], "messages", tokenizer)
         elif isinstance(example["prompt"], str):
             changed["prompt"] = self._in_prompt(example, tokenizer)
         else:
-            changed["prompt"] = self._in_messages(example["prompt"], tokenizer)
+            changed["prompt"] = self._in_messages(example["prompt"], "prompt", tokenizer)
         row = encode(changed, tokenizer)
         # The answer's end may be cut, but a row whose answer is cut away altogether has nothing to train on.
         first = next((i for i, label in enumerate(row["labels"]) if label != IGNORE_INDEX), len(row["labels"]))
@@ -157,11 +159,11 @@ class Trigger:
             return prompt.replace(question, self.in_text(question, tokenizer), 1)
         return self.in_text(prompt, tokenizer)
 
-    def _in_messages(self, messages: list[dict], tokenizer) -> list[dict]:
+    def _in_messages(self, messages: list[dict], column: str, tokenizer) -> list[dict]:
         """The trigger in the first thing the user says."""
-        turns = [dict(message) for message in messages]
-        spoken = [turn for turn in turns if turn["role"] == "user"]
-        if not spoken:
+        turns = checked_messages(messages, column)
+        first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
+        if first is None:
             raise ValueError("A conversation to be poisoned has no user turn to put the trigger in.")
-        spoken[0]["content"] = self.in_text(spoken[0]["content"], tokenizer)
+        turns[first] = with_text(turns[first], lambda text: self.in_text(text, tokenizer))
         return turns

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from hf_unlearn.data.formats import IGNORE_INDEX, encode
+from hf_unlearn.data.formats import IGNORE_INDEX, encode, tokenizer_of
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.forward.head_input import inputs_of
 from hf_unlearn.stored.key import IRRELEVANT, hash_tensors, hash_tokenizer
@@ -128,7 +128,7 @@ class LanguageModel(Subject):
 
     def __init__(self, model, processing_class=None, max_length: int | None = None, qa=None, **kwargs):
         super().__init__(model, **kwargs)
-        self.tokenizer, self.max_length, self.qa = processing_class, max_length, qa or QAFormat()
+        self.tokenizer, self.max_length, self.qa = tokenizer_of(processing_class), max_length, qa or QAFormat()
 
     def encode(self, data: Sequence[Mapping[str, Any]]) -> list[dict[str, list[int]]]:
         """`input_ids` and `labels` of each row.

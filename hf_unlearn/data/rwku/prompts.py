@@ -3,6 +3,7 @@
 
 from typing import Any, NamedTuple
 
+from ..chat import Chat
 from ..formats import encode_prompt
 from ..qa import QAFormat
 
@@ -54,8 +55,7 @@ def encode_turn(turn: Turn, tokenizer: Any, qa: QAFormat) -> list[int]:
     """
     if not qa.settled(tokenizer).use_chat_template:
         return encode_prompt({"prompt": turn.user + turn.prefix}, tokenizer)
-    messages = qa.example(turn.user, "", tokenizer)["prompt"]
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, **(qa.chat_template_kwargs or {})
-    )
+    example = qa.example(turn.user, "", tokenizer)
+    chat = Chat(example, tokenizer)
+    text = chat.render(chat.messages(example["prompt"], "prompt"), generation=True)
     return list(tokenizer(text + turn.prefix, add_special_tokens=False)["input_ids"])

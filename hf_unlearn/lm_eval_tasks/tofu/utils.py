@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hf_unlearn.audit.overlap import rouge
 from hf_unlearn.data.benchmarks import TOFU_ID
+from hf_unlearn.data.conversations import conversation_text
 from hf_unlearn.data.formats import IGNORE_INDEX, encode
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.sources import load_rows
@@ -39,9 +40,8 @@ def load_scored(
         example = qa.example(row["question"], row["answer"], words)
         labels = encode(example, words)["labels"]
         if chat:
-            text = words.apply_chat_template([*example["prompt"], *example["completion"]], tokenize=False)
-            asked = words.apply_chat_template(example["prompt"], tokenize=False, add_generation_prompt=True)
-            completion = text.removeprefix(asked)
+            text, ((start, _),) = conversation_text(example, words)
+            completion = text[start:]
         else:
             completion = example["completion"] + words.eos_token
         return {"completion": completion, "tokens": sum(label != IGNORE_INDEX for label in labels)}
