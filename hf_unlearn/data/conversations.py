@@ -23,6 +23,8 @@ from .messages import Message, marked, shape_of
 logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
+# Beside the mark by which turns are found, which may stand in the same text.
+CHECK_MARK = chr(ord(MARK) + 1)
 # Shapes of rows of which a template is known to render all, and templates that were warned of.
 _whole_shapes: set[tuple] = set()
 _warned: set[str] = set()
@@ -231,7 +233,7 @@ def _check_whole(chat: Chat, messages: list[Message], trained: list[int], locate
     for i, message in enumerate(messages):
         # Reasoning of earlier turns is left out of prompts on purpose.
         for field in ("content", "tool_calls", *(("reasoning",) if i in trained else ())):
-            changed = marked(message, field, MARK)
+            changed = marked(message, field, CHECK_MARK)
             if changed is None:
                 continue
             try:
@@ -239,7 +241,7 @@ def _check_whole(chat: Chat, messages: list[Message], trained: list[int], locate
             except ValueError:
                 continue
             seen = "".join(text[start:stop] for start, stop in spans) if i in trained else text
-            if MARK not in seen:
+            if CHECK_MARK not in seen:
                 raise ValueError(
                     f"The chat template leaves out the {field.replace('_', ' ')} of message {i} ({message['role']}). "
                     "Take it out of the row, or give the tokenizer a template that renders it."
