@@ -185,7 +185,7 @@ def encode_dataset(dataset, tokenizer, max_length: int | None = None, name: str 
     encoded = map_rows(
         dataset,
         name,
-        lambda row, _: {"blank": is_blank(row), **_cut(encode(row, tokenizer), max_length)},
+        lambda row, _: {**_cut(encode(row, tokenizer), max_length), "blank": is_blank(row)},
         desc=f"Tokenizing {name} rows",
     )
     cut, blank = sum(encoded["cut"]), sum(encoded["blank"])
@@ -265,11 +265,11 @@ def is_blank(example: Mapping[str, Any]) -> bool:
     example = as_chatml(example)
     kind = row_type(example)
     if kind == "text":
-        return not example["text"].strip()
+        return not check_text(example["text"], "`text`").strip()
     if kind == "tokenized":
         return False
-    if kind == "prompt_completion" and isinstance(example["completion"], str):
-        if not example["completion"].strip():
+    if kind == "prompt_completion" and not isinstance(example["completion"], list):
+        if not check_text(example["completion"], "`completion`").strip():
             raise ValueError("`completion` is empty: its end alone would be trained. Fill it in or take out the row.")
         return False
     column = "messages" if kind == "messages" else "completion"
@@ -318,9 +318,9 @@ def chunk_documents(documents, tokenizer, max_length: int):
 
 def _encode_prompt_completion(example, tokenizer) -> tuple[list[int], list[int]]:
     prompt, completion = example["prompt"], example["completion"]
-    if not isinstance(prompt, str) and not isinstance(completion, str):
+    if isinstance(prompt, list) and isinstance(completion, list):
         return conversation_tokens({**example, "messages": None}, tokenizer)
-    if isinstance(prompt, list) or isinstance(completion, list):
+    if {type(prompt), type(completion)} == {str, list}:
         raise ValueError("`prompt` and `completion` must both be strings or both be lists of messages.")
     whole = check_text(prompt, "`prompt`") + check_text(completion, "`completion`")
     ids = _with_eos(tokenizer(whole)["input_ids"], tokenizer)
