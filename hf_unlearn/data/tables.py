@@ -124,7 +124,7 @@ def told(value: Any) -> str:
 
 
 def _how(value: Any) -> str:
-    return " (a table read it as a number: quote it, or convert the column)" if isinstance(value, (int, float)) else ""
+    return ", in quotes or by a conversion of the column" if isinstance(value, (int, float)) else ""
 
 
 def check_strings(rows, columns: Iterable[str], where: str, also: tuple[type, ...] = ()) -> None:
