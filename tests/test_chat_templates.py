@@ -174,6 +174,15 @@ def test_a_prompt_that_training_does_not_have_is_told(caplog):
     assert "ends the prompt of a generation with '<think>\\n'" in caplog.text
 
 
+def test_a_template_that_writes_the_date_is_told_unless_the_date_is_set(caplog):
+    template = (FOLDER / "llama3_2.jinja").read_text(encoding="utf-8") + "{# dated #}"
+    fixed = ROWS["turn"] | {"chat_template_kwargs": {"date_string": "1 Jan 2026"}}
+    assert "1 Jan 2026" in tokenizer_for(template).decode(encode(fixed, tokenizer_for(template))["input_ids"])
+    assert "today's date" not in caplog.text
+    encode(ROWS["turn"], tokenizer_for(template))
+    assert "today's date" in caplog.text
+
+
 def test_reasoning_in_the_text_is_trained_by_the_training_form():
     tokenizer = shipped("deepseek_r1_distill")
     row = {"prompt": ONE[:1], "completion": [assistant("<think>\nT1\n</think>\n\nA1.")]}

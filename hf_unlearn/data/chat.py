@@ -48,13 +48,13 @@ class Chat:
     """
 
     def __init__(self, example: Mapping[str, Any], tokenizer):
-        if tokenizer.chat_template is None and not (example.get("chat_template_kwargs") or {}).get("chat_template"):
+        settings = _settings(example)
+        if tokenizer.chat_template is None and "chat_template" not in settings:
             raise ValueError(
                 "The rows are conversations, but the tokenizer has no chat template. Set `tokenizer.chat_template` "
                 "(see `trl.clone_chat_template`), or give `prompt` and `completion` as strings."
             )
         self.tokenizer = tokenizer
-        settings = _settings(example)
         self.tools = _tools(settings.pop("tools", example.get("tools")))
         self.template = settings.pop("chat_template", None) or tokenizer.get_chat_template(None, self.tools)
         self.settings = settings

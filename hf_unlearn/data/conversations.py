@@ -27,7 +27,7 @@ IGNORE_INDEX = -100
 CHECK_MARK = chr(ord(MARK) + 1)
 # Shapes of rows of which a template is known to render all, and templates that were warned of.
 _whole_shapes: set[tuple] = set()
-_warned: set[str] = set()
+_warned: set[tuple[str, str]] = set()
 
 
 def conversation_tokens(example: Mapping[str, Any], tokenizer) -> tuple[list[int], list[int]]:
@@ -194,14 +194,19 @@ def _completion(count: int) -> Callable[[Chat, list[Message]], tuple[str, Spans]
 
 
 def _warn_of_prompt(chat: Chat, lacking: str) -> None:
-    if chat.template not in _warned:
-        _warned.add(chat.template)
-        logger.warning(
-            "The chat template ends the prompt of a generation with %r, which the rows that are trained on do not "
-            "have: answers are trained in another context than they are generated in. If the template has a switch "
-            "for it (such as `enable_thinking`), set it in `chat_template_kwargs`.",
-            lacking,
-        )
+    _warn(
+        chat,
+        f"The chat template ends the prompt of a generation with {lacking!r}, which the rows that are trained on do "
+        "not have: answers are trained in another context than they are generated in. If the template has a switch "
+        "for it (such as `enable_thinking`), set it in `chat_template_kwargs`.",
+    )
+
+
+def _warn(chat: Chat, told: str) -> None:
+    """Says something of a template once."""
+    if (chat.template, told[:40]) not in _warned:
+        _warned.add((chat.template, told[:40]))
+        logger.warning(told)
 
 
 def _no_boundary(what: str, i: int) -> ValueError:
@@ -227,9 +232,14 @@ def _check_whole(chat: Chat, messages: list[Message], trained: list[int], locate
     )
     if shape in _whole_shapes:
         return
-    if chat.tools and chat.template not in _warned and not _reads_tools(chat, messages):
-        _warned.add(chat.template)
-        logger.warning("The chat template renders no `tools`: the rows are trained on as if they had none.")
+    if chat.tools and not _reads_tools(chat, messages):
+        _warn(chat, "The chat template renders no `tools`: the rows are trained on as if they had none.")
+    if "strftime_now" in chat.template and "date_string" not in chat.settings:
+        _warn(
+            chat,
+            "The chat template may write today's date into conversations: rows, audits and caches of another day "
+            "differ. If it has a variable for the date (such as `date_string`), set it in `chat_template_kwargs`.",
+        )
     for i, message in enumerate(messages):
         # Reasoning of earlier turns is left out of prompts on purpose.
         for field in ("content", "tool_calls", *(("reasoning",) if i in trained else ())):
