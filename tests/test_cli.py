@@ -216,7 +216,10 @@ BAD_ROWS = {
     "shared rows": ({"retain_dataset": "forget.jsonl"}, "4 of 4 retain rows are forget rows too, the first: "),
     "no column to audit": ({"forget_dataset": "names.jsonl"}, "an audit reads `question` and `answer`, or `text`"),
     "no usable column": ({"forget_dataset": "names.jsonl", "audit": False}, "No usable column among ['name']"),
-    "answers that are no text": ({"forget_dataset": "numbers.jsonl"}, "numbers.jsonl': `answer` is None (no value); give text"),
+    "answers that are no text": (
+        {"forget_dataset": "numbers.jsonl"},
+        "numbers.jsonl': `answer` is None (no value); give text",
+    ),
     "prompts that fill a row": ({"max_length": 8}, "None of the 4 forget rows keeps a token"),
     "two sources": ({"benchmark": "tofu"}, "Give exactly one: a benchmark's name, or your own rows"),
     "no chat template": ({"model_name_or_path": "plain", "use_chat_template": True}, "has no chat template"),
