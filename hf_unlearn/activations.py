@@ -20,9 +20,17 @@ Key = TypeVar("Key")
 def decoder_layers(model: nn.Module) -> nn.ModuleList | None:
     """The list of a model's decoder layers, through wrappers; `None` where it is not one list."""
     core = unwrapped(model)
-    count = core.config.get_text_config().num_hidden_layers
+    # Not every config can say it: that of a model with an encoder raises.
+    count = _layer_count(core.config.get_text_config())
     lists = [module for module in core.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     return lists[0] if len(lists) == 1 else None
+
+
+def _layer_count(config) -> int | None:
+    try:
+        return config.num_hidden_layers
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def layers_of(model: nn.Module) -> nn.ModuleList:

@@ -65,6 +65,14 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
         metadata={"help": "Regular expressions; only parameters whose name one of them matches (search) are trained."},
     )
 
+    disable_dropout: bool = field(
+        default=True,
+        metadata={
+            "help": "No dropout in training, that of adapters included, so that the policy before its first update is "
+            "its reference; afterwards the model has its dropout again."
+        },
+    )
+
     # Data
     max_length: int | None = field(default=1024, metadata={"help": "Longest row in tokens; the end is cut."})
     epoch_by: str = field(

@@ -16,6 +16,7 @@ from .forward.build import build_forward
 from .forward.frozen import FrozenPrefix, frozen_depth
 from .forward.needs import Needs
 from .forward.path import Forward
+from .forward.trial import try_model
 from .stored.rows import Entry
 
 
@@ -85,6 +86,10 @@ class Family:
         """The path of rows through the model."""
         raise NotImplementedError
 
+    def try_model(self, trainer) -> None:
+        """Raises `ValueError` for a model that does not do what the family's models do; called by all ranks when the
+        model is wrapped."""
+
     def frozen_prefix(self, entry: Entry) -> FrozenPrefix | None:
         """The layers whose states are constants in training, where they can be kept."""
 
@@ -120,6 +125,10 @@ class CausalLM(Family):
 
     def build_forward(self, model, args, needs, shape):
         return build_forward(model, args.fused_losses, needs, shape)
+
+    def try_model(self, trainer):
+        rows = trainer.train_dataset.roles["forget"]["input_ids"]
+        try_model(trainer, next(iter(rows)))
 
     def frozen_prefix(self, entry):
         layers, depth = frozen_depth(entry.model)

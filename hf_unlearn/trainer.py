@@ -4,6 +4,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from .hub.hub_trainer import HubTrainer
 from .modeling import evaluating
 from .reference import Reference, ReferenceRequest, build_reference
 from .running.arithmetic import Arithmetic
+from .running.dropout import without_dropout
 from .running.launch_check import check_launch
 from .running.meters import Meters
 from .running.resumable import ResumableTrainer
@@ -330,7 +332,8 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         self.card_facts.audits = {}
         if self.reference is not None:
             self.reference.open(self.accelerator)
-        with self.trainable.during_training(self.model):
+        dropout = without_dropout(self.model) if self.args.disable_dropout else nullcontext()
+        with dropout, self.trainable.during_training(self.model):
             try:
                 return super().train(*args, **kwargs)
             finally:

@@ -301,12 +301,16 @@ def test_frozen_layers_below_an_adapter(tmp_path):
     assert_same_run(*runs)
 
 
-def test_nothing_is_kept_where_everything_trains_or_states_are_random(build):
+def test_nothing_is_kept_where_everything_trains_or_states_are_random(build, caplog):
     assert build().forward_path.prefix is None
     assert build(model=make_model(tie=True), trainable_modules=["lm_head"]).forward_path.prefix is None
     dropped = make_model()
-    dropped.config.attention_dropout = 0.1
-    assert build(model=dropped, trainable_modules=["lm_head"]).forward_path.prefix is None
+    for layer in dropped.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    run = build(model=dropped, trainable_modules=["lm_head"], disable_dropout=False)
+    run.train()
+    assert run.forward_path.prefix is None
+    assert "computed at every step: they are random in training" in caplog.text
 
 
 # How rows go through the model

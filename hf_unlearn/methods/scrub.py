@@ -16,11 +16,12 @@ from ..forward.needs import RowFunction
 from ..forward.rows import RoleRows
 from ..fused import TileRows
 from ..running.checkpoints import pairs_a_step
+from ..running.dropout import has_dropout
 from ..trainer import UnlearnTrainer
 from .scrub_config import ScrubConfig
 from .scrub_phases import MAX, PhasedRows, WithoutEmpty, phase_order
 from .scrub_rewind import Rewind
-from .scrub_warmup import ParamNoise, embedding_dropout, has_dropout
+from .scrub_warmup import ParamNoise, embedding_dropout
 from .teacher import Taught
 
 

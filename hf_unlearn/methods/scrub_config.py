@@ -94,7 +94,7 @@ class ScrubConfig(TeacherArguments, UnlearnConfig):
         metadata={
             "help": "What gives the first max steps a direction, where the student is the teacher: retain rows go "
             "first in every epoch (`min_first`), noise on the weights (`param_noise`), `dropout` in the forget "
-            "phases, or `none`, for models that have dropout."
+            "phases, or `none`, for models that have dropout, which then stays on."
         },
     )
     warmup_noise: float = field(
@@ -139,6 +139,8 @@ class ScrubConfig(TeacherArguments, UnlearnConfig):
         # Rows of one role only are in a batch; dropout is where states of frozen layers would be taken from disk.
         self.forward_passes = "one" if self.forward_passes == "auto" else self.forward_passes
         self.cache_frozen = self.cache_frozen and self.scrub_warmup != "dropout"
+        # Without another warmup, the model's own dropout is what makes the student differ from its teacher.
+        self.disable_dropout = self.disable_dropout and self.scrub_warmup != "none"
         super().__post_init__()
         self._check_batches()
         self._check_engine()

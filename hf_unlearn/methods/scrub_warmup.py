@@ -17,13 +17,6 @@ from transformers import TrainerCallback
 from ..fused.head import unwrapped
 
 
-def has_dropout(model: nn.Module) -> bool:
-    """Whether the model is random in training: by a module, or by a number in its config."""
-    modules = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    config = model.config.get_text_config()
-    return modules or any(isinstance(p, float) and p > 0 for name, p in vars(config).items() if "drop" in name)
-
-
 @contextmanager
 def embedding_dropout(model: nn.Module, share: float) -> Iterator[None]:
     """While entered, a share of the input embeddings' entries is 0 in training mode."""

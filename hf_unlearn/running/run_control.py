@@ -24,6 +24,7 @@ class RunControl(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         tell_launch(self.trainer)
+        self.trainer.family.try_model(self.trainer)
         self.trainer.states_like = self.trainer.forward_path.probe(self.trainer.model_wrapped)
         if self.trainer.forward_path.shape == "packed":
             self.trainer.check_packing()

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model does, found by trying it on a few tokens before the first step: by all ranks, as the trainer calls it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..fused.head import unwrapped
+from ..losses import at_least_float32
+from ..modeling import evaluating, vocabulary_size
+
+
+logger = logging.getLogger(__name__)
+
+# Tokens of a row that are tried.
+LENGTH = 16
+
+
+def try_model(trainer, row: list[int]) -> None:
+    """Checks that a language model reads no later tokens, and whether it computes in training what it computes in
+    evaluation; two short forwards.
+
+    Args:
+        trainer ([`UnlearnTrainer`]): the run.
+        row (`list[int]`): any token ids, two or more.
+
+    Raises:
+        `ValueError`: if a later token changes an earlier prediction.
+    """
+    model, args = trainer.model_wrapped, trainer.args
+    name, limit = type(unwrapped(model)).__name__, tolerance(trainer)
+    row = row[:LENGTH]
+    other = [*row[:-1], row[0] if row[0] != row[-1] else (row[-1] + 1) % vocabulary_size(trainer.model)]
+    ids = torch.tensor([row, other], device=args.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with evaluating(model), torch.no_grad():
+        seen = logits_of(model, inputs)
+    if (error := relative_difference(seen[0, :-1], seen[1, :-1])) > limit:
+        raise ValueError(
+            f"{name} reads later tokens: another last token changes what it predicts before it (relative difference "
+            f"{error:.2g}). Give a causal language model; BERT and its kin are one only with `is_decoder: true` in "
+            "their config (`model_init_kwargs`), and only if they were trained so."
+        )
+    # What was asked for is no surprise.
+    if not args.disable_dropout or args.neftune_noise_alpha is not None:
+        return
+    with as_in_training(model, args.device), torch.no_grad():
+        error = relative_difference(logits_of(model, inputs), seen)
+    if error > limit:
+        logger.warning(
+            "%s computes other logits in training than in evaluation (relative difference %.2g), and no dropout is "
+            "left that explains it. The policy is then not its reference before the first update.",
+            name,
+            error,
+        )
+
+
+def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits `[B, T, V]`, at least float32."""
+    return at_least_float32(model(**inputs, use_cache=False).logits)
+
+
+def relative_difference(found: Tensor, wanted: Tensor) -> float:
+    """Mean distance of logits over the mean spread of a position's; NaN where one of them is."""
+    spread = (wanted - wanted.mean(-1, keepdim=True)).abs().mean().clamp(min=1e-12)
+    return ((found - wanted).abs().mean() / spread).item()
+
+
+def tolerance(trainer) -> float:
+    """How far logits may differ that are the same but for rounding."""
+    half = trainer.accelerator.mixed_precision != "no" or trainer.model.dtype not in (torch.float32, torch.float64)
+    return 2e-2 if half else 1e-4
+
+
+@contextmanager
+def as_in_training(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """The model in training mode, without checkpoints that hide its graph; afterwards every module, and what is drawn
+    next, is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    checkpointing = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    devices = [] if device.type == "cpu" else [device]
+    model.train()
+    for module in checkpointing:
+        module.gradient_checkpointing = False
+    try:
+        with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
+            yield
+    finally:
+        for module in checkpointing:
+            module.gradient_checkpointing = True
+        for module, mode in modes:
+            module.training = mode
