@@ -61,7 +61,7 @@ def captured(modules: Mapping[Key, nn.Module]) -> Iterator[dict[Key, Tensor]]:
 
     def take(key: Key):
         def hook(module, args, output):
-            taken[key] = output[0] if isinstance(output, tuple) else output
+            taken[key] = output[0] if isinstance(output, (tuple, list)) else output
 
         return hook
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What differs between the kinds of models that are unlearned from: how rows are encoded, batched and predicted."""
 
+import logging
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from .forward.path import Forward
 from .forward.trial import try_model
 from .stored.rows import Entry
 
+
+logger = logging.getLogger(__name__)
 
 CAUSAL_LM, CLASSIFIER = "causal language models", "classifiers"
 
@@ -90,6 +93,10 @@ class Family:
         """Raises `ValueError` for a model that does not do what the family's models do; called by all ranks when the
         model is wrapped."""
 
+    def evaluated(self, model: nn.Module, inputs: dict) -> dict:
+        """A flat batch as it is handed to the model for its own loss."""
+        return inputs
+
     def frozen_prefix(self, entry: Entry) -> FrozenPrefix | None:
         """The layers whose states are constants in training, where they can be kept."""
 
@@ -115,6 +122,14 @@ class CausalLM(Family):
         return RoleCollator(processor.pad_token_id, tuple(roles), pad_to_multiple_of=pad_to_multiple_of)
 
     def check_model(self, model, processor, ref_model):
+        for given in filter(None, (model, ref_model)):
+            modeling.check_decoder_only(given.config, type(given).__name__)
+            modeling.check_has_head(given)
+        if modeling.adds_router_loss(model):
+            logger.warning(
+                "output_router_logits is set in the model's config: its auxiliary loss is left out, in training and "
+                "in evaluation, so what balances the experts is not trained."
+            )
         modeling.check_vocabulary(model, processor, ref_model)
 
     def predictions(self, model, processor) -> int:
@@ -130,8 +145,14 @@ class CausalLM(Family):
         rows = trainer.train_dataset.roles["forget"]["input_ids"]
         try_model(trainer, next(iter(rows)))
 
+    def evaluated(self, model, inputs):
+        # A router's auxiliary loss belongs to no term of the objective, so it is no part of evaluation either.
+        return {**inputs, "output_router_logits": False} if modeling.adds_router_loss(model) else inputs
+
     def frozen_prefix(self, entry):
         layers, depth = frozen_depth(entry.model)
+        if layers is None and not all(parameter.requires_grad for parameter in entry.model.parameters()):
+            logger.info("States below what trains are computed at every step: the model's layers are not one list.")
         return FrozenPrefix(entry, layers, depth) if depth else None
 
 
@@ -144,6 +165,9 @@ def family_of(
         name = (getattr(config, "architectures", None) or [""])[0]
     else:
         name = type(getattr(model, "get_base_model", lambda: model)()).__name__
+    if isinstance(model, str) and config is not None:
+        # A model that cannot be loaded is told before rows are read.
+        modeling.class_of(config)
     if modeling.is_classifier(name):
         from .classify.family import Classifier
 

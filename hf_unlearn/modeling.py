@@ -47,11 +47,48 @@ def is_classifier(name: str) -> bool:
 
 
 def class_of(config) -> type:
-    """What loads a checkpoint: the classifier that its config names, or any causal language model."""
+    """What loads a checkpoint: the classifier that its config names, or any causal language model.
+
+    Raises:
+        `ValueError`: for a config of neither.
+    """
     import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     name = (config.architectures or [""])[0]
-    return getattr(transformers, name) if is_classifier(name) else transformers.AutoModelForCausalLM
+    if is_classifier(name):
+        return getattr(transformers, name)
+    check_decoder_only(config, name or config.model_type)
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not getattr(config, "auto_map", None):
+        raise ValueError(
+            f"The checkpoint is a {name or 'model'} of type {config.model_type!r}, of which transformers knows no "
+            "causal language model. Give a decoder-only language model, or a classifier of texts or images."
+        )
+    return transformers.AutoModelForCausalLM
+
+
+def check_decoder_only(config, name: str) -> None:
+    """Raises `ValueError` for a model with an encoder, whose decoder alone would be another model."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{name} is an encoder-decoder model (`is_encoder_decoder` in its config): rows here are one text, of "
+            "which tokens are predicted from left to right. Give a decoder-only model."
+        )
+
+
+def check_has_head(model: nn.Module) -> None:
+    """Raises `ValueError` for a loaded model without a head, such as a `LlamaModel`."""
+    if getattr(model, "get_output_embeddings", lambda: None)() is None:
+        name = type(getattr(model, "get_base_model", lambda: model)()).__name__
+        raise ValueError(
+            f"{name} has no output embeddings, so it predicts no tokens. Load the model with "
+            "`AutoModelForCausalLM.from_pretrained`."
+        )
+
+
+def adds_router_loss(model: nn.Module) -> bool:
+    """Whether a mixture of experts adds a loss for its router to its own."""
+    return bool(getattr(model.config.get_text_config(), "output_router_logits", False))
 
 
 def load_model(model: str, args, quantization_config=None) -> nn.Module:

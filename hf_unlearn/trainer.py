@@ -261,6 +261,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         if "role" not in inputs:
             # Given the count, the model divides by the tokens of all accumulated batches; Trainer would divide again.
             num_items_in_batch = None if model.training else num_items_in_batch
+            inputs = self.family.evaluated(self.model, inputs)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         rows = self.role_rows(model, inputs)
         terms = {

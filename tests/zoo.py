@@ -10,8 +10,7 @@ SIZES = {
     "vocab_size": VOCAB,
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim_model", "word_embed_proj_dim", "embedding_size",
                      "attention_hidden_size", "lru_width"), 16),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"), 3),
-    **dict.fromkeys(("encoder_layers", "num_encoder_layers"), 1),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 3),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads", "num_heads",
                      "encoder_attention_heads", "num_key_value_heads", "num_kv_heads", "n_mamba_heads"), 2),
     **dict.fromkeys(("head_dim", "global_head_dim", "v_head_dim", "q_lora_rank", "kv_lora_rank", "mamba_d_head",
@@ -36,6 +35,7 @@ OWN = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1], [["global"], 1]]},
     "longcat_flash": {"head_dim": 4, "zero_expert_num": 2, "num_layers": 3},
     "mamba2": {"num_heads": 4, "head_dim": 8},
+    "mpt": {"attn_config": {"attn_pdrop": 0.1}},
     # With a projection around the layers, as OPT-350M has.
     "opt-350m": {"word_embed_proj_dim": 8},
 }  # fmt: skip

@@ -146,6 +146,8 @@ class FrozenPrefix(CachedRows):
         real = batch["attention_mask"].bool()
         with as_in_training(model, device):
             wanted = logits_of(model, call.inputs)[real]
+            # What a forward leaves behind must not help the next one: other tokens go in between.
+            logits_of(model, {name: values[:1, :2].flip(1) for name, values in call.inputs.items()})
             try:
                 with self.entered(call, device):
                     found = logits_of(model, call.inputs)[real]
@@ -172,14 +174,15 @@ def _draws(device: torch.device) -> list[Tensor]:
 
 def _states_in(output) -> Tensor | None:
     """The states among what a layer returns: itself, or the first of a tuple."""
-    states = output[0] if isinstance(output, tuple) and output else output
+    states = output[0] if isinstance(output, (tuple, list)) and output else output
     return states if isinstance(states, Tensor) and states.dim() == 3 else None
 
 
 def _like(output) -> Callable:
     """From states to a return value of a layer's form; what else was in it is left out."""
-    if isinstance(output, tuple):
-        return lambda states: (states, *(None,) * (len(output) - 1))
+    if isinstance(output, (tuple, list)):
+        form, others = type(output), [None] * (len(output) - 1)
+        return lambda states: form([states, *others])
     return lambda states: states
 
 

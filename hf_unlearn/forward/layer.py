@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import fused, losses
 from ..activations import captured, layers_of, stopped_after
+from ..fused.head import unwrapped
 from ..modeling import evaluating
 from .needs import Needs
 from .path import Forward, picked_rows
@@ -86,7 +87,14 @@ class LayerForward(Forward):
         ids = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
         part = {"input_ids": ids, "attention_mask": ids + 1, "labels": ids, "index": ids[0]}
         with evaluating(model):
-            return self._seen(model, {"probe": part}, "one")["probe"]
+            states = self._seen(model, {"probe": part}, "one")["probe"]
+        width = unwrapped(model).config.get_text_config().hidden_size
+        if states.shape[-1] != width:
+            raise ValueError(
+                f"Layer {self.layer} puts out states of {states.shape[-1]} numbers, and the model's hidden_size is "
+                f"{width}: methods that read a layer's states cannot be used with this architecture."
+            )
+        return states
 
     def tokens_of(self, part):
         return RealTokens.of(part)
@@ -137,8 +145,13 @@ class LayerForward(Forward):
                     values |= self._of_logits(role, picked[tokens[role].scored], references)
             return values
 
-    @staticmethod
-    def _states(states: Tensor, call) -> dict[str, Tensor]:
+    def _states(self, states: Tensor, call) -> dict[str, Tensor]:
+        if not isinstance(states, Tensor) or states.dim() != 3:
+            form = tuple(states.shape) if isinstance(states, Tensor) else type(states).__name__
+            raise ValueError(
+                f"Layer {self.layer} puts out {form}, not one state for every token `[B, T, d]`: methods that read "
+                "a layer's states cannot be used with this architecture."
+            )
         return {f"{role}.states": picked for role, picked in picked_rows(states, call)}
 
     @staticmethod

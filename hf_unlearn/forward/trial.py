@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..fused.head import unwrapped
@@ -15,34 +16,43 @@ from ..modeling import evaluating, vocabulary_size
 
 logger = logging.getLogger(__name__)
 
-# Tokens of a row that are tried.
-LENGTH = 16
+# Tokens of a row that are tried, and of padding.
+LENGTH, PADDING = 16, 3
 
 
 def try_model(trainer, row: list[int]) -> None:
-    """Checks that a language model reads no later tokens, and whether it computes in training what it computes in
-    evaluation; two short forwards.
+    """Checks that a language model reads neither later tokens nor padding, and whether it computes in training what
+    it computes in evaluation; three short forwards.
 
     Args:
         trainer ([`UnlearnTrainer`]): the run.
         row (`list[int]`): any token ids, two or more.
 
     Raises:
-        `ValueError`: if a later token changes an earlier prediction.
+        `ValueError`: if a later token, or padding, changes an earlier prediction.
     """
     model, args = trainer.model_wrapped, trainer.args
-    name, limit = type(unwrapped(model)).__name__, tolerance(trainer)
+    core = unwrapped(model)
+    name, limit = type(getattr(core, "get_base_model", lambda: core)()).__name__, tolerance(trainer)
     row = row[:LENGTH]
     other = [*row[:-1], row[0] if row[0] != row[-1] else (row[-1] + 1) % vocabulary_size(trainer.model)]
     ids = torch.tensor([row, other], device=args.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    pad = trainer.processing_class.pad_token_id
+    padded = {key: F.pad(inputs[key], (0, PADDING), value=value) for key, value in zip(inputs, (pad, 0), strict=True)}
     with evaluating(model), torch.no_grad():
-        seen = logits_of(model, inputs)
+        seen, seen_padded = logits_of(model, inputs), logits_of(model, padded)[:, : len(row)]
     if (error := relative_difference(seen[0, :-1], seen[1, :-1])) > limit:
         raise ValueError(
             f"{name} reads later tokens: another last token changes what it predicts before it (relative difference "
             f"{error:.2g}). Give a causal language model; BERT and its kin are one only with `is_decoder: true` in "
             "their config (`model_init_kwargs`), and only if they were trained so."
+        )
+    if (error := relative_difference(seen_padded, seen)) > limit:
+        raise ValueError(
+            f"{name} reads padding: it predicts something else for a row that padding follows, although the attention "
+            f"mask leaves it out (relative difference {error:.2g}), so rows of a batch would change each other. Give "
+            "another model, or another `attn_implementation`."
         )
     # What was asked for is no surprise.
     if not args.disable_dropout or args.neftune_noise_alpha is not None:

@@ -116,7 +116,8 @@ def _post_processing(config) -> tuple[float, float | None]:
     kept = getattr(config, "unpadded_vocab_size", None)
     if kept is not None and kept < config.vocab_size:
         raise ValueError(f"{kind!r} cuts its logits to {kept} of {config.vocab_size} entries; use losses over logits.")
-    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    softcap = next((value for name in names if (value := getattr(config, name, None))), None)
     # By model type, for the same names mean other things elsewhere: MPT ignores its `logit_scale`, MiniCPM3 divides
     # hidden states by `logits_scaling`.
     if kind.startswith("cohere"):

@@ -12,9 +12,8 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
-# What chances and noise of a forward pass are called: `attention_dropout`, `resid_pdrop`, `layerdrop`,
-# `drop_path_rate`, `router_jitter_noise`. Whether this was all of it is found by trying, see `forward.trial`.
-PARTS_OF_NAMES = ("drop", "jitter")
+# Noise on what a router reads. PhiMoE's `router_jitter_noise` is none: it decides in evaluation too.
+NOISE = ("jitter_noise", "input_jitter_noise")
 
 
 @contextmanager
@@ -62,12 +61,15 @@ def has_dropout(model: nn.Module) -> bool:
 
 
 def _is_chance(module: nn.Module, name: str, value) -> bool:
-    named = any(part in name for part in PARTS_OF_NAMES)
-    return _above_zero(value) and (named or (name == "p" and isinstance(module, nn.modules.dropout._DropoutNd)))
+    if name == "p":
+        return isinstance(module, nn.modules.dropout._DropoutNd) and value > 0
+    return _named_chance(name, value)
 
 
-def _above_zero(value) -> bool:
-    return isinstance(value, float) and value > 0
+def _named_chance(name: str, value) -> bool:
+    """Such as `attention_dropout`, `resid_pdrop`, `layerdrop`, `drop_path_rate`. Whether this was all that is random
+    is found by trying, see `forward.trial`."""
+    return isinstance(value, float) and value > 0 and ("drop" in name or name in NOISE)
 
 
 def _name_of(path: str, attribute: str) -> str:
@@ -83,7 +85,7 @@ def _without(config, told: dict[str, float]):
     found = {}
     for owner in _configs(copied):
         for name, value in list(vars(owner).items()):
-            if _above_zero(value) and any(part in name for part in PARTS_OF_NAMES):
+            if _named_chance(name, value):
                 found[name] = value
                 setattr(owner, name, 0.0)
     told |= found
