@@ -29,13 +29,14 @@ SIZES = {
 }  # fmt: skip
 # Where these do not go together.
 OWN = {
-    **dict.fromkeys(("axk1", "deepseek_v3", "youtu", "longcat_flash"), {"head_dim": 4}),
+    "axk1": {"head_dim": 4},
+    "deepseek_v3": {"head_dim": 4},
+    "youtu": {"head_dim": 4},
     "codegen": {"n_head": 4, "head_dim": None, "rotary_dim": 2},
     "falcon": {"head_dim": None},
     "gpt_neo": {"attention_types": [[["global", "local"], 1], [["global"], 1]]},
     "longcat_flash": {"head_dim": 4, "zero_expert_num": 2, "num_layers": 3},
     "mamba2": {"num_heads": 4, "head_dim": 8},
-    "mpt": {"attn_config": {"attn_pdrop": 0.1}},
     # With a projection around the layers, as OPT-350M has.
     "opt-350m": {"word_embed_proj_dim": 8},
 }  # fmt: skip
@@ -50,7 +51,8 @@ def small(name: str, dropout: float = 0.1, **changes):
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    kind = {"opt-350m": "opt"}.get(name, name.removesuffix("-decoder") if name.removesuffix("-decoder") in DECODERS else name)
+    plain = name.removesuffix("-decoder").removesuffix("-350m")
+    kind = plain if plain in (*DECODERS, "opt") else name
     base = AutoConfig.for_model(kind)
     fields = {field for field in dir(base) if not isinstance(getattr(type(base), field, None), property)}
     found = {field: value for field, value in SIZES.items() if field in fields | {"tie_word_embeddings"}}

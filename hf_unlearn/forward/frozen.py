@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..activations import captured, decoder_layers
+from ..activations import captured, decoder_layers, stopped_after
 from ..fused.head import unwrapped
 from ..stored.rows import CachedRows, Entry
 from .passes import Pass, one_pass
@@ -61,7 +61,9 @@ class FrozenPrefix(CachedRows):
         if kept < 1:
             self.store = trainer.forward_path.prefix = None
             logger.info(
-                "States of the %d frozen layers are computed at every step: %s.", self.depth, reason or "on another rank"
+                "States of the %d frozen layers are computed at every step: %s.",
+                self.depth,
+                reason or "on another rank",
             )
 
     @contextmanager
@@ -117,7 +119,8 @@ class FrozenPrefix(CachedRows):
             layer.register_forward_hook(lambda module, args, output, number=number: outputs.update({number: output}))
             for number, layer in enumerate(self.layers[: self.depth])
         ]
-        with as_in_training(model, device):
+        # A graph is asked for, of these layers alone.
+        with as_in_training(model, device), torch.enable_grad(), stopped_after(model, self.depth - 1):
             try:
                 for _ in range(DRAWS):
                     drawn = _draws(device)

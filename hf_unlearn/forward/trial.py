@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model does, found by trying it on a few tokens before the first step: by all ranks, as the trainer calls it."""
+"""What a model does, found by trying it on a few tokens before the first step; called by all ranks."""
 
 import logging
 from collections.abc import Iterator, Mapping
