@@ -65,6 +65,13 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
         metadata={"help": "Regular expressions; only parameters whose name one of them matches (search) are trained."},
     )
 
+    untie_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "Where the LM head is the embedding too (tied), give it weights of its own first, so that "
+            "`trainable_modules` can train one of them alone. The saved model is that much larger."
+        },
+    )
     disable_dropout: bool = field(
         default=True,
         metadata={

@@ -247,7 +247,8 @@ def select_trainable(model: nn.Module, patterns: list[str]) -> None:
     if tied:
         logger.warning(
             "%s trains too: it is the same tensor as a chosen parameter, so what the model reads changes with what it "
-            "predicts.",
+            "predicts, and the states of frozen layers are computed at every step. untie_embeddings=True gives the "
+            "head weights of its own.",
             ", ".join(sorted(tied)),
         )
     for parameter in model.parameters():

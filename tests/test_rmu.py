@@ -77,7 +77,8 @@ def test_a_step_runs_the_trained_layers_and_no_other(build):
     assert work.layers["policy"] == [0] + [1, 2] * 4
     assert type(trainer.reference) is CachedReference
     # Before the first step: the model and its frozen layer are tried; a look at two tokens; the frozen layer, once for
-    # the shape and once a set of rows; then what the reference says of the retain rows, from the frozen layer's states on.
+    # the shape and once a set of rows; then what the reference says of the retain rows, from the frozen layer's states
+    # on.
     assert work.layers["reference"].count(3) == TRIED
     assert work.layers["reference"][-2:] == [1, 2]
     again = build(max_steps=4, forward_passes="one")

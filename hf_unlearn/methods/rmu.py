@@ -19,6 +19,7 @@ from ..modeling import is_peft_model
 from ..running.method_state import read_method_state, write_method_state
 from ..trainer import UnlearnTrainer
 from .layer_choice import check_below, freeze_outside, parameters_by_name, parameters_by_position
+from .rmu_movement import tell_lengths, tell_movement
 
 
 # Beside a saved model; a folder, so that no push takes it along.
@@ -127,6 +128,7 @@ class RMUTrainer(UnlearnTrainer):
         drawn = torch.rand((topics, width), generator=generator)
         self.control = drawn / drawn.norm(dim=-1, keepdim=True)
         self.coeffs = torch.tensor(coeffs)
+        self._told = False
 
     # What the method says of itself
 
@@ -183,6 +185,9 @@ class RMUTrainer(UnlearnTrainer):
     def forget_loss(self, rows: LayerRows) -> Tensor:
         topic = self._topic(rows)
         self._set_coeffs(rows, topic)
+        if not self._told and self.args.process_index == 0:
+            tell_lengths(rows.states, self.coeffs, self.args.layer_id, self.args.adaptive_scale is not None)
+        self._told = True
         self.control, self.coeffs = self.control.to(rows.states.device), self.coeffs.to(rows.states.device)
         return rmu_loss(rows.states, (self.coeffs[:, None] * self.control)[topic], _all(topic))
 
@@ -193,6 +198,13 @@ class RMUTrainer(UnlearnTrainer):
             for number, alpha in enumerate(self.alphas)
         )
         return loss if rows.kl_to_reference is None else loss + self.args.kl_coeff * rows.kl_to_reference
+
+    def train(self, *args, **kwargs):
+        result = super().train(*args, **kwargs)
+        if self.args.process_index == 0:
+            logged = [entry["forget/loss"] for entry in self.state.log_history if "forget/loss" in entry]
+            tell_movement(logged, self.args)
+        return result
 
     def method_state(self) -> dict[str, Any]:
         return {"control": self.control, "coeffs": self.coeffs}

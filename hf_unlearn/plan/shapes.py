@@ -9,6 +9,7 @@ from torch import nn
 
 from ..fused import head_of
 from ..modeling import is_classifier, is_peft_model, select_trainable
+from ..tied import untie_embeddings
 
 
 # Part of a model's name -> its config, for a machine that cannot ask the Hub.
@@ -59,6 +60,7 @@ class Shape:
         heads, vocab (`int`): how many.
         head_trains (`bool`): whether the LM head does.
         fusible (`bool`): whether the LM head can be taken apart, see [`~hf_unlearn.fused.head_of`].
+        trains_tied (`bool`): whether chosen parameters are the head and the embedding at once, so that both train.
     """
 
     parameters: int
@@ -77,6 +79,7 @@ class Shape:
     vocab: int
     head_trains: bool
     fusible: bool
+    trains_tied: bool = False
 
 
 def find_config(name: str, trust_remote_code: bool = False, revision: str | None = None):
@@ -105,13 +108,16 @@ def find_config(name: str, trust_remote_code: bool = False, revision: str | None
         ) from error
 
 
-def shape_of(config, trainable_modules: list[str] | None = None, peft_config=None, trust_remote_code=False) -> Shape:
+def shape_of(
+    config, trainable_modules: list[str] | None = None, peft_config=None, trust_remote_code=False, untie: bool = False
+) -> Shape:
     """Counts the parameters of a model of this config.
 
     Args:
         config (`PretrainedConfig`): the model's.
         trainable_modules (`list[str]`, *optional*): see [`~hf_unlearn.UnlearnConfig`].
         peft_config (`PeftConfig`, *optional*): adapter to train instead.
+        untie (`bool`): the head gets weights of its own.
 
     Raises:
         `ValueError`: for a classifier, whose memory is not planned.
@@ -122,6 +128,8 @@ def shape_of(config, trainable_modules: list[str] | None = None, peft_config=Non
         raise ValueError(f"The model is a {name}, and memory is planned for causal language models only.")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    if untie:
+        untie_embeddings(model)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
     linear = {m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head}
@@ -153,6 +161,7 @@ def shape_of(config, trainable_modules: list[str] | None = None, peft_config=Non
         vocab=text.vocab_size,
         head_trains=head.weight.requires_grad,
         fusible=_fusible(model),
+        trains_tied=bool(trainable_modules) and head.weight is embedding and embedding.requires_grad,
     )
 
 

@@ -117,12 +117,19 @@ def advice(found: list[Remedy], short: bool) -> list[str]:
 
 def warnings(work: Workload) -> list[str]:
     """What fits and still goes wrong."""
+    found = []
+    if work.shape.trains_tied:
+        found.append(
+            "Careful: head and embedding of this model are one tensor (tied), and trainable_modules names it: both "
+            "train, and the states below are computed at every step. `--untie_embeddings true` gives the head weights "
+            "of its own, so that it trains alone on states that are computed once."
+        )
     keeps = work.optimizer in KEEPS_SMALL_UPDATES and "bf16_stochastic_round=True" in (work.optimizer_args or "")
     narrow = work.dtype != "float32" and work.engine.name in ("single", "ddp")
     if narrow and not work.adapter and not keeps and work.quantized is None:
         way_out = "DeepSpeed, `--dtype float32`, or `--optim adamw_torch_8bit --optim_args bf16_stochastic_round=True`"
-        return [f"Careful: bfloat16 weights lose small updates with this optimizer. Take {way_out}."]
-    return []
+        found.append(f"Careful: bfloat16 weights lose small updates with this optimizer. Take {way_out}.")
+    return found
 
 
 def plan(planned: Planned, gpu_memory: float) -> tuple[Estimate, list[Remedy]]:

@@ -156,7 +156,9 @@ def _trained_roles(args) -> tuple[str, ...]:
 def _shape(config, args, peft_config) -> Shape:
     """The model's; of methods that stop at a layer, what is there up to it, unless some rows go on to the head."""
     if not isinstance(args, RMUConfig):
-        return shape_of(config, args.trainable_modules, peft_config, args.trust_remote_code)
+        return shape_of(
+            config, args.trainable_modules, peft_config, args.trust_remote_code, untie=args.untie_embeddings
+        )
     layers = "|".join(map(str, args.trained_layers))
     names = args.module_names if args.param_ids is None else [""]
     patterns = None if peft_config else [rf"\.({layers})\..*{name}" for name in names]

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether RMU can move the activations, and whether it did: what is published for one model does nothing to another."""
+
+import logging
+
+from torch import Tensor
+
+
+logger = logging.getLogger(__name__)
+
+# Published with adaptive RMU (https://huggingface.co/papers/2408.06223): a control vector so many times as long as
+# activations are.
+ADAPTIVE = 5
+# A forget loss that fell by less of itself has not moved.
+MOVED = 0.05
+
+
+def tell_lengths(states: Tensor, lengths: Tensor, layer: int, adaptive: bool) -> None:
+    """Logs how long activations are beside what they are steered to, and warns where that is shorter.
+
+    Args:
+        states (`Tensor`): `[N, d]`, a layer's output at the forget tokens of a batch.
+        lengths (`Tensor`): `[topics]`, the control vectors' lengths; NaN where a topic had no row yet.
+        layer (`int`): whose output.
+        adaptive (`bool`): whether lengths came from the activations.
+    """
+    norms = states.detach().float().norm(dim=-1)
+    median, mean = norms.median().item(), norms.mean().item()
+    known = [length for length in lengths.tolist() if length == length]
+    logger.info(
+        "Layer %d: activations of forget tokens have a median norm of %.4g (mean %.4g); they are steered to vectors of "
+        "length %s.",
+        layer,
+        median,
+        mean,
+        ", ".join(f"{length:.4g}" for length in known),
+    )
+    if not adaptive and known and min(known) < median:
+        logger.warning(
+            "steering_coeffs: %.4g is less than the activations' norm at layer %d (median %.4g), so RMU mostly shrinks "
+            "them and hardly turns them. Take steering_coeffs of about %.3g for this model, or adaptive_scale=%d.",
+            min(known),
+            layer,
+            median,
+            ADAPTIVE * median,
+            ADAPTIVE,
+        )
+
+
+def tell_movement(losses: list[float], args) -> None:
+    """Warns where a run's forget loss is what it was.
+
+    Args:
+        losses (`list[float]`): as logged, in order.
+        args ([`RMUConfig`]): the run's.
+    """
+    if len(losses) < 2 or losses[-1] < (1 - MOVED) * losses[0]:
+        return
+    logger.warning(
+        "forget/loss was %.4g and is %.4g (%+.1f %%): the activations were hardly steered. Raise learning_rate (%g) or "
+        "the number of steps, or lower retain_weight (%g).",
+        losses[0],
+        losses[-1],
+        100 * (losses[-1] / losses[0] - 1),
+        args.learning_rate,
+        args.retain_weight,
+    )
