@@ -185,6 +185,12 @@ def build(tmp_path, forget_rows, retain_rows):
     return build
 
 
+@pytest.fixture
+def untried(monkeypatch):
+    """Models are not tried before the first step: for tests that count what a run computes."""
+    monkeypatch.setattr("hf_unlearn.families.CausalLM.try_model", lambda self, trainer: None)
+
+
 @pytest.fixture(autouse=True)
 def _package_logs(caplog):
     caplog.set_level(logging.INFO, logger="hf_unlearn")

@@ -282,6 +282,7 @@ def test_evaluation_during_training(build):
 # Never computed twice
 
 
+@pytest.mark.usefixtures("untried")
 @pytest.mark.parametrize(("steps", "computed"), [(6, 8 + 12), (5, 8 + 5 * 2), (3, 2 * 3 * 2)])
 def test_states_are_computed_once_where_a_stage_comes_back_to_rows(build, steps, computed):
     # Two pairs a step; 8 forget and 12 retain rows.

@@ -30,6 +30,7 @@ def of_language(tmp_path, config=NPOConfig, trainer=NPOTrainer, peft_config=None
     return trainer(model, args, processing_class=make_tokenizer(), peft_config=peft_config, **rows)
 
 
+@pytest.mark.usefixtures("untried")
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("reference", ["live", "adapter", "cache"])
 def test_it_is_what_pytorch_counts(tmp_path, reference, tie):
@@ -42,6 +43,7 @@ def test_it_is_what_pytorch_counts(tmp_path, reference, tie):
     assert told == pytest.approx(seen, rel=0.06)
 
 
+@pytest.mark.usefixtures("untried")
 def test_a_method_without_reference_and_accumulation(tmp_path):
     settings = {"config": GAConfig, "trainer": GATrainer, "retain_loss": "nll"}
     told, seen = counted(of_language(tmp_path / "one", **settings))

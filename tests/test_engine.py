@@ -123,10 +123,11 @@ class Passes:
             self.read += 1
 
 
+@pytest.mark.usefixtures("untried")
 def test_a_second_run_makes_no_reference_pass(build, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
-    head_check, tried = 2, 3
-    for expected in (head_check + tried + 1 + 1, head_check + tried):
+    head_check = 2
+    for expected in (head_check + 1 + 1, head_check):
         trainer = build(per_device_eval_batch_size=8, reference="cache", max_steps=5)
         passes = Passes(trainer.model)
         trainer.train()

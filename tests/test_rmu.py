@@ -2,6 +2,7 @@
 """RMU: only what is read is computed, and what is computed is what the whole model and a second one would give."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -455,3 +456,27 @@ def test_a_resumed_run_steers_where_it_steered(build, tmp_path, adaptive):
     assert torch.equal(resumed.control, control)
     assert torch.equal(resumed.coeffs, coeffs)
     assert not changed(weights(whole.model), weights(resumed.model))
+
+
+# Whether it can move, and did
+
+
+def test_how_long_activations_are_is_told_and_a_shorter_control_vector_is_warned_of(build, caplog):
+    trainer = build(max_steps=2, steering_coeffs=[1e-3])
+    trainer.train()
+    norm = trainer.state.log_history[0]["forget/norm"]
+    line = next(r.getMessage() for r in caplog.records if "activations of forget tokens" in r.getMessage())
+    median, mean = (float(found) for found in re.findall(r"norm of ([0-9.e-]+) \(mean ([0-9.e-]+)\)", line)[0])
+    assert mean == pytest.approx(norm, rel=1e-3)
+    assert "steering_coeffs: 0.001 is less than the activations' norm at layer 2" in caplog.text
+    assert f"Take steering_coeffs of about {5 * median:.3g} for this model" in caplog.text
+    assert caplog.text.count("activations of forget tokens") == 1
+
+
+@pytest.mark.parametrize(("rate", "moved"), [(1e-8, False), (1e-2, True)])
+def test_a_loss_that_stays_is_told_with_the_settings_that_matter(build, caplog, rate, moved):
+    trainer = build(max_steps=12, learning_rate=rate, retain_weight=0.1, steering_coeffs=[0.5])
+    trainer.train()
+    losses = [entry["forget/loss"] for entry in trainer.state.log_history if "forget/loss" in entry]
+    assert (losses[-1] < 0.95 * losses[0]) == moved
+    assert ("the activations were hardly steered. Raise learning_rate (1e-08)" in caplog.text) != moved

@@ -36,6 +36,7 @@ HEAD_CHECK = [1, 1]
 # One pass
 
 
+@pytest.mark.usefixtures("untried")
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(
     ("trainer_class", "retain_loss", "policy_rows", "reference_rows"),
@@ -67,6 +68,7 @@ def test_a_step_is_one_forward_pass_of_all_roles(
         assert reference.without_grad == [reference_rows] * 2 * accumulation
 
 
+@pytest.mark.usefixtures("untried")
 def test_with_an_adapter_the_reference_is_one_more_pass_of_the_same_model(build):
     trainer = build(given={"peft_config": lora()}, retain_loss="kl", max_steps=3)
     forwards = Forwards(trainer.model.get_base_model())

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether RMU can move the activations, and whether it did: what is published for one model does nothing to another."""
+"""Whether RMU can move the activations, and whether it did: coefficients of one model do nothing to another."""
 
 import logging
+import math
 
 from torch import Tensor
 
@@ -26,10 +27,10 @@ def tell_lengths(states: Tensor, lengths: Tensor, layer: int, adaptive: bool) ->
     """
     norms = states.detach().float().norm(dim=-1)
     median, mean = norms.median().item(), norms.mean().item()
-    known = [length for length in lengths.tolist() if length == length]
+    known = [length for length in lengths.tolist() if not math.isnan(length)]
     logger.info(
-        "Layer %d: activations of forget tokens have a median norm of %.4g (mean %.4g); they are steered to vectors of "
-        "length %s.",
+        "Layer %d: activations of forget tokens have a median norm of %.4g (mean %.4g); they are steered to vectors "
+        "of length %s.",
         layer,
         median,
         mean,
@@ -37,8 +38,8 @@ def tell_lengths(states: Tensor, lengths: Tensor, layer: int, adaptive: bool) ->
     )
     if not adaptive and known and min(known) < median:
         logger.warning(
-            "steering_coeffs: %.4g is less than the activations' norm at layer %d (median %.4g), so RMU mostly shrinks "
-            "them and hardly turns them. Take steering_coeffs of about %.3g for this model, or adaptive_scale=%d.",
+            "steering_coeffs: %.4g is less than the activations' norm at layer %d (median %.4g), so RMU mostly "
+            "shrinks them and hardly turns them. Take steering_coeffs of about %.3g for this model, or adaptive_scale=%d.",
             min(known),
             layer,
             median,
@@ -57,8 +58,8 @@ def tell_movement(losses: list[float], args) -> None:
     if len(losses) < 2 or losses[-1] < (1 - MOVED) * losses[0]:
         return
     logger.warning(
-        "forget/loss was %.4g and is %.4g (%+.1f %%): the activations were hardly steered. Raise learning_rate (%g) or "
-        "the number of steps, or lower retain_weight (%g).",
+        "forget/loss was %.4g and is %.4g (%+.1f %%): the activations were hardly steered. Raise learning_rate (%g) "
+        "or the number of steps, or lower retain_weight (%g).",
         losses[0],
         losses[-1],
         100 * (losses[-1] / losses[0] - 1),
