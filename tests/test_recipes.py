@@ -118,10 +118,10 @@ def counted_once():
     """Parameters of a model are counted once for all recipes that train the same of it."""
     known = {}
 
-    def count(config, trainable_modules=None, peft_config=None, trust_remote_code=False):
-        key = (config.to_json_string(), str(trainable_modules), str(peft_config and peft_config.to_dict()))
+    def count(config, trainable_modules=None, peft_config=None, trust_remote_code=False, untie=False):
+        key = (config.to_json_string(), str(trainable_modules), str(peft_config and peft_config.to_dict()), untie)
         if key not in known:
-            known[key] = shape_of(config, trainable_modules, peft_config, trust_remote_code)
+            known[key] = shape_of(config, trainable_modules, peft_config, trust_remote_code, untie)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -31,11 +31,44 @@ EXPECTED = {
     "opt": KEPT, "opt-350m": KEPT, "bloom": KEPT, "falcon": KEPT, "mpt": KEPT, "rwkv": KEPT, "mamba": KEPT,
     "jamba": KEPT, "bert-decoder": KEPT, "deepseek_v4": NO_STATES, "bert": BOTH_SIDES, "cpmant": PADDING,
 }  # fmt: skip
+# The others that can be made this small by their config alone.
+WIDE = {
+    **dict.fromkeys(
+        """
+        roberta-decoder electra-decoder mamba2 falcon_mamba youtu axk1 deepseek_v3 afmoe apertus
+        arcee aria_text axk2 bailing_hybrid bamba beam biogpt bitnet cohere cohere2 cohere2_moe ctrl
+        cwm deepseek_v2 deepseek_v32 doge dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo
+        flint gemma gemma4_unified_text glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt-sw3
+        gpt_bigcode gpt_neox_japanese gpt_oss granite granite_swa granitemoe granitemoe_swa
+        granitemoehybrid granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax
+        inkling2_text inkling_text internlm3 iquestcoder jais2 jetmoe kolibri1 laguna lfm2 lfm3
+        llama4_text mellum minicpm3 minimax minimax_m2 minimax_m3_vl_text ministral ministral3
+        modernbert-decoder moshi nanochat nemotron olmo olmo2 olmo3 olmo_hybrid olmoe persimmon
+        qwen2_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next recurrent_gemma seed_oss
+        smollm3 solar_open stablelm starcoder2 trocr vaultgemma xglm bart bigbird_pegasus blenderbot
+        blenderbot-small marian mbart mvp pegasus plbart whisper openai-gpt xlstm
+        """.split(),
+        KEPT,
+    ),
+    **dict.fromkeys(
+        """
+        xlnet bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert
+        roberta roberta-prelayernorm roformer xlm xlm-roberta xlm-roberta-xl
+        """.split(),
+        BOTH_SIDES,
+    ),
+    "hrm_text": NO_LIST,
+    "hy_v4": NO_STATES,
+}
 LORA = "all-linear"
 # PEFT refuses, or breaks on, some modules.
 ADAPTED = {
     "deepseek_v4": None,
     "mamba": ["in_proj", "x_proj"],
+    "falcon_mamba": ["in_proj", "x_proj"],
+    "mamba2": ["in_proj"],
+    # A router that returns more than one tensor.
+    "llama4_text": ["q_proj", "v_proj"],
 }
 
 
@@ -117,3 +150,9 @@ def check(name: str, expected: str, tmp_path, caplog) -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_form_of_a_step_gives_the_same_numbers(name, tmp_path, caplog):
     check(name, EXPECTED[name], tmp_path, caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WIDE)
+def test_every_other_architecture_too(name, tmp_path, caplog):
+    check(name, WIDE[name], tmp_path, caplog)

@@ -39,7 +39,8 @@ def tell_lengths(states: Tensor, lengths: Tensor, layer: int, adaptive: bool) ->
     if not adaptive and known and min(known) < median:
         logger.warning(
             "steering_coeffs: %.4g is less than the activations' norm at layer %d (median %.4g), so RMU mostly "
-            "shrinks them and hardly turns them. Take steering_coeffs of about %.3g for this model, or adaptive_scale=%d.",
+            "shrinks them and hardly turns them. Take steering_coeffs of about %.3g for this model, or "
+            "adaptive_scale=%d.",
             min(known),
             layer,
             median,
