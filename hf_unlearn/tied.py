@@ -15,25 +15,31 @@ def embeddings_are_tied(model: nn.Module) -> bool:
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-def untie_embeddings(model: nn.Module) -> None:
-    """Gives a tied LM head weights of its own, equal to the embeddings', here and wherever the model is loaded again.
-
-    Args:
-        model (`PreTrainedModel`): not wrapped.
-
-    Raises:
-        `ValueError`: under ZeRO-3, where the model holds no weights to copy.
-    """
+def check_untie(adapter: bool) -> None:
+    """Raises `ValueError` where weights of the head's own would not be saved, or could not be copied."""
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    if not embeddings_are_tied(model):
-        logger.info("untie_embeddings: the head of this model has weights of its own already.")
-        return
+    if adapter:
+        raise ValueError(
+            "untie_embeddings changes the model below the adapter, which is not saved with it. Leave it out, or untie "
+            "and save the model first."
+        )
     if is_deepspeed_zero3_enabled():
         raise ValueError(
             "untie_embeddings copies the embeddings, which are sharded under ZeRO-3. Untie and save the model on one "
             "process first, or take another launch."
         )
+
+
+def untie_embeddings(model: nn.Module) -> None:
+    """Gives a tied LM head weights of its own, equal to the embeddings', here and wherever the model is loaded again.
+
+    Args:
+        model (`PreTrainedModel`): not wrapped, with whole weights.
+    """
+    if not embeddings_are_tied(model):
+        logger.info("untie_embeddings: the head of this model has weights of its own already.")
+        return
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
     for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():

@@ -33,7 +33,7 @@ from .running.resumable import ResumableTrainer
 from .running.rounding import RoundingCheck
 from .running.run_control import RunControl
 from .stored.rows import Entry
-from .tied import untie_embeddings
+from .tied import check_untie, untie_embeddings
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms
 
@@ -175,11 +175,8 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
                 "`model_init_kwargs` and `quantization_config` decide how a model is loaded, and this one is loaded "
                 "already. Pass the model as a path or Hub id, or leave them out."
             )
-        if args.untie_embeddings and (peft_config is not None or modeling.is_peft_model(model)):
-            raise ValueError(
-                "untie_embeddings changes the model below the adapter, which is not saved with it. Leave it out, or "
-                "untie and save the model first."
-            )
+        if args.untie_embeddings:
+            check_untie(peft_config is not None or modeling.is_peft_model(model))
         if peft_config is not None and args.trainable_modules:
             raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
         if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
