@@ -15,10 +15,18 @@ def embeddings_are_tied(model: nn.Module) -> bool:
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-def check_untie(adapter: bool) -> None:
-    """Raises `ValueError` where weights of the head's own would not be saved, or could not be copied."""
+def untie_as_asked(args, model: nn.Module) -> None:
+    """[`untie_embeddings`], if `untie_embeddings` is on."""
+    if args.untie_embeddings:
+        untie_embeddings(model)
+
+
+def check_untie(args, adapter: bool) -> None:
+    """Raises `ValueError` where asked for and weights of the head's own would not be saved, or could not be copied."""
     from transformers.integrations import is_deepspeed_zero3_enabled
 
+    if not args.untie_embeddings:
+        return
     if adapter:
         raise ValueError(
             "untie_embeddings changes the model below the adapter, which is not saved with it. Leave it out, or untie "

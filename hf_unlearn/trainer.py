@@ -4,7 +4,6 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -26,14 +25,14 @@ from .hub.hub_trainer import HubTrainer
 from .modeling import evaluating
 from .reference import Reference, ReferenceRequest, build_reference
 from .running.arithmetic import Arithmetic
-from .running.dropout import without_dropout
+from .running.dropout import dropout_as_asked
 from .running.launch_check import check_launch
 from .running.meters import Meters
 from .running.resumable import ResumableTrainer
 from .running.rounding import RoundingCheck
 from .running.run_control import RunControl
 from .stored.rows import Entry
-from .tied import check_untie, untie_embeddings
+from .tied import check_untie, untie_as_asked
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms
 
@@ -124,8 +123,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             reload = partial(modeling.load_model, model, args, quantization_config)
             model = reload()
         family.check_model(model, processing_class, ref_model)
-        if args.untie_embeddings:
-            untie_embeddings(model)
+        untie_as_asked(args, model)
         self.check_architecture(args, model)
         if peft_config is not None:
             # Trainer seeds too, but an adapter's first weights are drawn here.
@@ -175,8 +173,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
                 "`model_init_kwargs` and `quantization_config` decide how a model is loaded, and this one is loaded "
                 "already. Pass the model as a path or Hub id, or leave them out."
             )
-        if args.untie_embeddings:
-            check_untie(peft_config is not None or modeling.is_peft_model(model))
+        check_untie(args, peft_config is not None or modeling.is_peft_model(model))
         if peft_config is not None and args.trainable_modules:
             raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
         if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
@@ -338,8 +335,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         self.card_facts.audits = {}
         if self.reference is not None:
             self.reference.open(self.accelerator)
-        dropout = without_dropout(self.model) if self.args.disable_dropout else nullcontext()
-        with dropout, self.trainable.during_training(self.model):
+        with dropout_as_asked(self.args, self.model), self.trainable.during_training(self.model):
             try:
                 return super().train(*args, **kwargs)
             finally:

@@ -4,7 +4,7 @@
 import copy
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -14,6 +14,11 @@ logger = logging.getLogger(__name__)
 
 # Noise on what a router reads. PhiMoE's `router_jitter_noise` is none: it decides in evaluation too.
 NOISE = ("jitter_noise", "input_jitter_noise")
+
+
+def dropout_as_asked(args, model: nn.Module) -> AbstractContextManager:
+    """What surrounds training: [`without_dropout`], unless `disable_dropout` is off."""
+    return without_dropout(model) if args.disable_dropout else nullcontext()
 
 
 @contextmanager
