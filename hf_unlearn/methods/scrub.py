@@ -15,7 +15,6 @@ from ..data.roles import data_seed
 from ..forward.needs import RowFunction
 from ..forward.rows import RoleRows
 from ..fused import TileRows
-from ..running.checkpoints import pairs_a_step
 from ..trainer import UnlearnTrainer
 from .scrub_config import ScrubConfig
 from .scrub_phases import MAX, PhasedRows, WithoutEmpty, phase_order
@@ -104,7 +103,7 @@ class ScrubTrainer(Taught, UnlearnTrainer):
             phase_order(int(args.num_train_epochs), args.msteps, args.scrub_warmup == "min_first"),
             sizes={"retain": places, "forget": args.forget_batch_size or places},
             places=places,
-            batches_a_step=pairs_a_step(args) // places,
+            batches_a_step=args.gradient_accumulation_steps * args.world_size,
             seed=data_seed(args),
         )
 

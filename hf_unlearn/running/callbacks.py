@@ -26,12 +26,24 @@ class AuditCallback(TrainerCallback):
             checkpoint (`metric_for_best_model="eval_forget/probability"`).
         file (`str` or `Path`, *optional*):
             Where the audit before the first step is kept, so that a resumed run has it too.
+        at_end (`bool`):
+            Audit when training ends; a checkpoint is on disk by then, until `train` returns. Otherwise `finish` is
+            called by who has saved the result.
     """
 
-    def __init__(self, trainer, audit: Callable, at_start: bool = True, at_evaluation: bool = False, file=None):
+    def __init__(
+        self,
+        trainer,
+        audit: Callable,
+        at_start: bool = True,
+        at_evaluation: bool = False,
+        file=None,
+        at_end: bool = True,
+    ):
         self.trainer, self.audit = trainer, audit
-        self.at_start, self.at_evaluation = at_start, at_evaluation
+        self.at_start, self.at_evaluation, self.at_end = at_start, at_evaluation, at_end
         self.file = None if file is None else Path(file)
+        trainer.last_step.wanted = True
         self.before = self.after = None
         self._last = self._logged_at = None
 
@@ -58,12 +70,18 @@ class AuditCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if args.load_best_model_at_end or self.trainer.changes_at_end:
             self._last = None
-        self.after = self._at(state.global_step)
+        if self.at_end:
+            self.finish()
+
+    def finish(self) -> Audit:
+        """The audit of the result; called on all processes."""
+        self.after = self._at(self.trainer.state.global_step)
+        return self.after
 
     def _at(self, step: int) -> Audit:
         """The audit of the weights at a step, made once."""
         if self._last is None or self._last[0] != step:
-            with self.trainer.stopwatch.paused():
+            with self.trainer.auditing():
                 self._last = step, self.audit(self.trainer.model, self.trainer.accelerator)
         return self._last[1]
 
