@@ -52,6 +52,10 @@ class LastStep(TrainerCallback):
             self.evaluation_due = control.should_evaluate or args.eval_strategy == "epoch"
             self.save()
 
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.stepped and self.saved == state.global_step and "train_runtime" not in (logs or {}):
+            self.update()
+
     def on_evaluate(self, args, state, control, **kwargs):
         # Of several sets this is the first; a checkpoint learns of it when all are done.
         self.evaluation_due = False
@@ -93,14 +97,20 @@ class LastStep(TrainerCallback):
         return {"stopped": self.stopped, "stop_reason": reason, "evaluation_due": self.evaluation_due}
 
     def tidy(self) -> None:
-        """Removes the last checkpoint where it was not asked for: all that follows training is done."""
-        args, best = self.trainer.args, self.trainer.state.best_global_step
-        unasked = self.wanted and not self._asked
+        """Removes checkpoints that were kept until all that follows training was done: the last one where it was not
+        asked for, and those above `save_total_limit`."""
+        from transformers.trainer_utils import rotate_checkpoints
+
+        args, state = self.trainer.args, self.trainer.state
+        limit, best = args.save_total_limit, state.best_global_step
         # Of one checkpoint and the best, Trainer keeps the best.
-        unasked = unasked or (args.save_total_limit == 1 and best is not None)
+        unasked = (self.wanted and not self._asked) or (limit == 1 and best is not None)
         self.trainer.accelerator.wait_for_everyone()
-        if unasked and self.saved not in (None, best) and args.should_save and is_whole(self._folder(self.saved)):
-            shutil.rmtree(self._folder(self.saved))
+        if args.should_save:
+            if unasked and self.saved not in (None, best) and is_whole(self._folder(self.saved)):
+                shutil.rmtree(self._folder(self.saved))
+            best = None if best is None else str(self._folder(best))
+            rotate_checkpoints(args.output_dir, limit, best_model_checkpoint=best, use_mtime=True)
         self.saved = None
 
     @property

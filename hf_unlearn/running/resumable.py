@@ -135,9 +135,13 @@ class ResumableTrainer(Trainer):
         super()._run_epoch(*args, **kwargs)
         self._on_sigterm.after_epoch()
 
+    def _is_last_evaluation(self, logged: dict[str, float]) -> bool:
+        return logged["step"] == self.state.global_step and any(name.startswith("eval_") for name in logged)
+
     def _finalize_training(self, trial, *args, **kwargs):
         if self.last_step.evaluation_due and self.last_step.resumed == self.state.global_step:
-            # The run ended after its last step and before the evaluation of that.
+            # The run ended after its last step and before the end of its evaluation.
+            self.state.log_history = [entry for entry in self.state.log_history if not self._is_last_evaluation(entry)]
             self._determine_best_metric(self._evaluate(trial, None), trial)
             self.last_step.update()
         self.last_step.save()
