@@ -12,6 +12,7 @@ from .classify.arguments import ClassifierArguments
 from .data.poison import PoisonArguments
 from .hub.card import check_template
 from .hub.hub_trainer import check_hub
+from .running.arguments_check import check_given, check_read
 from .value_norms.arguments import ValueNormArguments
 
 
@@ -36,6 +37,8 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("none", "nll", "kl")
     # Whether retain rows are read, if there are any, although no term trains on them.
     READS_RETAIN: ClassVar[bool] = False
+    # Whether a run without a step changes the model all the same.
+    TAKES_NO_EPOCHS: ClassVar[bool] = False
     # TrainingArguments parses JSON given on a command line for these fields only.
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [
         *TrainingArguments._VALID_DICT_FIELDS,
@@ -123,6 +126,9 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
     )
 
     def __post_init__(self):
+        check_given(self)
+        # TrainingArguments fills it in, by a metric's name alone.
+        self.asked_greater_is_better = self.greater_is_better
         check_choice("retain_loss", self.retain_loss, self.RETAIN_LOSSES)
         check_choice("reference", self.reference, REFERENCES)
         check_choice("forward_passes", self.forward_passes, FORWARD_PASSES)
@@ -148,6 +154,7 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
         # Left to themselves, launchers on a machine without accelerators fall back to unconnected single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
+        check_read(self)
         if self.value_norm_penalty and self.reentrant:
             raise ValueError(
                 "The value-norm penalty reads values inside the model, and reentrant checkpointing cuts their "

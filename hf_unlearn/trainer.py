@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +14,10 @@ from transformers import TrainerCallback, set_seed
 
 from . import modeling
 from .config import UnlearnConfig
+from .data.collator import role_spans
 from .data.pairing import PairSampler, RolePairs
 from .data.roles import data_seed
+from .evaluation_rows import EvaluationRows
 from .families import CAUSAL_LM, CLASSIFIER, family_of
 from .forward.needs import KL, LOGPS, Needs
 from .forward.path import Forward
@@ -23,8 +26,11 @@ from .forward.rows import RoleRows
 from .hub.card import CardFacts, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
 from .modeling import evaluating
+from .other_arguments import check_collator, refuse_others
 from .reference import Reference, ReferenceRequest, build_reference
+from .running.arguments_check import check_one_batch
 from .running.arithmetic import Arithmetic
+from .running.best import check_early
 from .running.launch_check import check_launch
 from .running.meters import Meters
 from .running.resumable import ResumableTrainer
@@ -38,7 +44,7 @@ from .value_norms.tables import unlearned_norms
 logger = logging.getLogger(__name__)
 
 
-class UnlearnTrainer(ResumableTrainer, HubTrainer):
+class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
     """Base of all methods. A method overrides `forget_loss` and, where it needs a reference, `reference_roles_of`.
 
     Args:
@@ -62,8 +68,8 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             A reference other than the model as it enters.
         poisoned_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
             Rows that carry the trigger already; by default the config's `poison_*` fields poison forget rows.
-        data_collator, compute_metrics, callbacks, optimizers:
-            As in [`~transformers.Trainer`].
+        data_collator, compute_metrics, callbacks, optimizers, preprocess_logits_for_metrics:
+            As in [`~transformers.Trainer`]. A collator has to give what [`RoleCollator`] gives.
 
     Raises:
         `ValueError`: for bad settings, rows or models, before the model is loaded wherever that is possible.
@@ -95,7 +101,11 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         peft_config=None,
         ref_model: nn.Module | None = None,
         poisoned_dataset=None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        **others,
     ):
+        if others:
+            refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._check_request(args, model, quantization_config, peft_config)
@@ -108,11 +118,16 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
         self.check_rows(args, roles, processing_class)
         pairs = self.make_pairs(roles, args, processing_class)
+        check_one_batch(args, pairs)
         # What was given is on the card; what the pairs leave out is not trained on.
         self.given_rows, roles = roles, pairs.roles
         eval_dataset = self._encode_eval(eval_dataset, processing_class, args.max_length)
+        check_early(args, eval_dataset, compute_metrics, callbacks or [])
 
         collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
+        if data_collator is not None:
+            check_collator(data_collator, collator, pairs)
+        self.role_names = collator.roles
         # Before the policy takes its place in memory.
         unlearned = unlearned_norms(args, roles, collator) if args.value_norm_penalty else {}
 
@@ -147,6 +162,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.add_callback(RunControl(self))
         self.add_callback(RoundingCheck(self))
@@ -302,7 +318,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         return self.forward_path.policy(model, parts, references)
 
     def _parts(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        spans = _role_spans(inputs["role"].tolist(), self.data_collator.roles)
+        spans = role_spans(inputs["role"].tolist(), self.role_names)
         length = self.family.positions(inputs)
         self.positions_read = {role: (span.stop - span.start) * length for role, span in spans.items()}
         return {role: {k: v[span] for k, v in inputs.items() if k != "role"} for role, span in spans.items()}
@@ -378,18 +394,3 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         super()._set_signature_columns_if_needed()
         own = (*self.train_dataset.roles, *self.family.columns)
         self._signature_columns += [column for column in own if column not in self._signature_columns]
-
-    def _encode_eval(self, eval_dataset, processor, max_length: int | None):
-        if isinstance(eval_dataset, dict):
-            sets = eval_dataset.items()
-            return {key: self.family.encode(rows, processor, max_length, f"eval_{key}") for key, rows in sets}
-        return None if eval_dataset is None else self.family.encode(eval_dataset, processor, max_length, "eval")
-
-
-def _role_spans(role_ids: list[int], names) -> dict[str, slice]:
-    """Where each role's rows stand in the batch; a collator keeps the rows of a role together."""
-    spans = {}
-    for number in dict.fromkeys(role_ids):
-        start, count = role_ids.index(number), role_ids.count(number)
-        spans[names[number]] = slice(start, start + count)
-    return spans

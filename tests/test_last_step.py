@@ -73,9 +73,11 @@ def test_the_last_step_is_saved_before_what_may_fail(build, tmp_path, forget_row
 @pytest.mark.parametrize("best", [False, True])
 def test_an_evaluation_that_was_lost_still_chooses(build, tmp_path, forget_rows, best):
     settings = {**SAVING, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_forget_loss"}
-    settings |= {"greater_is_better": best, "save_total_limit": 1}
-    given = {"eval_dataset": {"forget": forget_rows}}
+    settings |= {"load_best_model_at_end": True, "save_total_limit": 1}
+    # Under one name it is better the higher it is, under the other the lower.
+    role = "forget" if best else "asked"
+    settings["metric_for_best_model"] = f"eval_{role}_loss"
+    given = {"eval_dataset": {role: forget_rows}}
     whole = build(given=given, output_dir=tmp_path / "whole", **settings)
     whole.train()
     assert whole.state.best_global_step == (4 if best else 2)
@@ -103,10 +105,9 @@ def test_a_run_that_stopped_early_stays_stopped(build, tmp_path, forget_rows, ho
     if how == "max_forget_loss":
         settings["max_forget_loss"] = 4.9
     else:
-        settings |= {"metric_for_best_model": "eval_forget_loss", "greater_is_better": False}
-        settings |= {"load_best_model_at_end": how == "early"}
+        settings |= {"metric_for_best_model": "eval_asked_loss", "load_best_model_at_end": how == "early"}
     stopping = {"early": [EarlyStoppingCallback()], "callback": [Stop()]}.get(how, [])
-    given = {"eval_dataset": {"forget": forget_rows}, "callbacks": stopping}
+    given = {"eval_dataset": {"asked": forget_rows}, "callbacks": stopping}
     first = build(given=given, **settings)
     first.train()
     step = first.state.global_step
@@ -132,7 +133,7 @@ def audit_of(act):
     def audit(model, accelerator):
         act()
         value = model.lm_head.weight.sum().item()
-        return Audit({"forget/probability": MetricResult("probability", value, 4, None, "lower", None, [])}, [])
+        return Audit({"forget/probability": MetricResult("probability", value, 4, "lower")}, [])
 
     return audit
 

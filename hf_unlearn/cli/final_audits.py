@@ -97,9 +97,7 @@ class FinalAudits:
                 "The target is missing: its audit was not kept when this run began, and it has trained since."
             )
         if "retrained" in audits:
-            notes += add_forget_quality(
-                [audits[name] for name in audits if name != "retrained"], audits["retrained"]
-            )
+            notes += add_forget_quality([audits[name] for name in audits if name != "retrained"], audits["retrained"])
         paths = {"target": recipe.model.model_name_or_path, "retrained": recipe.run.retrained_model_name_or_path}
         for name, one in audits.items():
             one.save(self.folder / "audit" / f"{name}.json")

@@ -90,6 +90,7 @@ def _with_audits(recipe: Recipe, prepared: Prepared, privacy: RunPrivacy | None,
         at_evaluation=run.audit_during_training,
         file=folder / "audit" / "target.json",
         at_end=False,
+        known=target,
     )
     trainer.add_callback(audits)
     backdoor = backdoor_callback(recipe, prepared, trainer)

@@ -137,7 +137,7 @@ class ScrubTrainer(Taught, UnlearnTrainer):
             return super().role_rows(model, inputs)
 
     def _phase_of(self, inputs) -> str:
-        return self.data_collator.roles[int(inputs["role"][0])]
+        return self.role_names[int(inputs["role"][0])]
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         limit = self.args.max_divergence

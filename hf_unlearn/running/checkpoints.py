@@ -44,8 +44,8 @@ def last_whole(output_dir: str | Path) -> str | None:
 
 
 def find_checkpoint(asked: str | bool | None, trainer) -> tuple[str | None, dict[str, Any]]:
-    """The checkpoint that `train(resume_from_checkpoint=asked)` goes on from, and what it says of itself; `True` stands
-    for the last whole one.
+    """The checkpoint that `train(resume_from_checkpoint=asked)` goes on from (`True`: the last whole one), and what it
+    says of itself.
 
     Raises:
         `ValueError`: if there is none, it is not whole, or another run's (see [`check_same_run`]).

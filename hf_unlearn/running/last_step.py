@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step that training ends with is on disk before anything else happens: evaluations, callbacks, trackers, audits."""
+"""The step that training ends with is on disk before anything else: evaluations, callbacks, trackers, audits."""
 
 import shutil
 from pathlib import Path

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .best import check_best, known_metrics, reports_others
 from .checkpoints import find_checkpoint, written_whole
 from .finite import FiniteCheck
 from .last_step import LastStep
@@ -68,6 +69,7 @@ class ResumableTrainer(Trainer):
             [`NonFiniteError`]: if a loss or the weights are not finite.
             [`Terminated`]: after SIGTERM, when a checkpoint is saved.
         """
+        self.check_best()
         checkpoint, facts = find_checkpoint(resume_from_checkpoint, self)
         if checkpoint is not None:
             self.load_method_state(read_method_state(checkpoint))
@@ -83,6 +85,11 @@ class ResumableTrainer(Trainer):
         if not self.last_step.outlives_training:
             self.last_step.tidy()
         return output
+
+    def check_best(self) -> None:
+        """Sets the direction of `metric_for_best_model`, or refuses it (see `best.py`)."""
+        callbacks = self.callback_handler.callbacks
+        check_best(self.args, known_metrics(self), reports_others(self), callbacks)
 
     @property
     def terminates(self) -> bool:
@@ -151,4 +158,3 @@ class ResumableTrainer(Trainer):
             return super()._finalize_training(trial, *args, **kwargs)
         finally:
             self.args.save_total_limit = limit
-

@@ -78,8 +78,8 @@ def check_same_run(folder: str, facts: dict[str, Any], trainer) -> None:
     other = [role for role, known in rows.items() if facts.get("rows", rows).get(role) != known]
     if other:
         raise ValueError(
-            f"{folder} was made with other {' and '.join(other)} rows than this run has (or the same in another order, "
-            "or encoded otherwise). Give the rows, the tokenizer and the max_length that it was made with, or start "
+            f"{folder} was made with other {' and '.join(other)} rows than this run has (or in another order, or "
+            "encoded otherwise). Give the rows, the tokenizer and the max_length that it was made with, or start "
             "anew."
         )
 
