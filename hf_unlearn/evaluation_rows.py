@@ -13,8 +13,7 @@ class EvaluationRows(Trainer):
     """A trainer whose `evaluate` and `predict` take what its constructor takes as `eval_dataset`."""
 
     def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
-        """As [`~transformers.Trainer.evaluate`]; `eval_dataset` may hold raw rows of any TRL type, or be a dict of such
-        rows."""
+        """As [`~transformers.Trainer.evaluate`]; `eval_dataset` may be raw rows of any TRL type, or a dict of such."""
         if not isinstance(eval_dataset, str):
             eval_dataset = self._encode_eval(eval_dataset, self.processing_class, self.args.max_length)
         return super().evaluate(eval_dataset, *args, **kwargs)

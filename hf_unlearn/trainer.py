@@ -28,7 +28,7 @@ from .hub.hub_trainer import HubTrainer
 from .modeling import evaluating
 from .other_arguments import check_collator, refuse_others
 from .reference import Reference, ReferenceRequest, build_reference
-from .running.arguments_check import check_one_batch
+from .running.arguments_check import check_steps
 from .running.arithmetic import Arithmetic
 from .running.best import check_early
 from .running.launch_check import check_launch
@@ -118,7 +118,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
         self.check_rows(args, roles, processing_class)
         pairs = self.make_pairs(roles, args, processing_class)
-        check_one_batch(args, pairs)
+        check_steps(args, pairs, own_optimizer=optimizers[0] is not None or type(self).changes_at_end is True)
         # What was given is on the card; what the pairs leave out is not trained on.
         self.given_rows, roles = roles, pairs.roles
         eval_dataset = self._encode_eval(eval_dataset, processing_class, args.max_length)

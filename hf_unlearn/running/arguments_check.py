@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of `TrainingArguments` that would fail, or do nothing, long after a model was loaded."""
 
+import logging
+
 from ..checks import check_number, check_whole
 
+
+logger = logging.getLogger(__name__)
 
 MOST_SEEDS = 2**32
 
@@ -38,8 +42,19 @@ def check_read(args) -> None:
         raise ValueError("fp16=True requires an accelerator, and this run is on the CPU. Take bf16=True, or neither.")
 
 
-def check_one_batch(args, pairs) -> None:
-    """Raises `ValueError` where `dataloader_drop_last` would drop all there is."""
+def check_steps(args, pairs, own_optimizer: bool) -> None:
+    """Tells of steps that would change nothing.
+
+    Args:
+        args ([`UnlearnConfig`]): of the run.
+        pairs ([`RolePairs`]): what it trains on.
+        own_optimizer (`bool`): the user passed an optimizer, which has a learning rate of its own.
+
+    Raises:
+        `ValueError`: where `dataloader_drop_last` would drop all there is.
+    """
+    if args.learning_rate == 0 and not own_optimizer:
+        logger.warning("learning_rate=0: no weight moves. Give a learning_rate above 0 to train.")
     batch = args.per_device_train_batch_size * args.world_size
     if args.dataloader_drop_last and len(pairs) < batch:
         raise ValueError(
