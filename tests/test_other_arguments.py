@@ -102,7 +102,7 @@ def test_raw_rows_are_evaluated_as_the_constructor_encodes_them(build, forget_ro
         }
     assert trainer.evaluate(forget_rows)["eval_loss"] == pytest.approx(expected["eval_forget_loss"], abs=1e-6)
     assert trainer.evaluate(trainer.eval_dataset["forget"])["eval_loss"] == expected["eval_forget_loss"]
-    assert trainer.evaluate("forget")["eval_forget_loss"] == expected["eval_forget_loss"]
+    assert trainer.evaluate("forget")["eval_loss"] == expected["eval_forget_loss"]
 
 
 def test_raw_rows_are_predicted(build, forget_rows):
