@@ -23,7 +23,7 @@ from .forward.needs import KL, LOGPS, Needs
 from .forward.path import Forward
 from .forward.planning import needed_rows
 from .forward.rows import RoleRows
-from .hub.card import CardFacts, render_model_card, write_model_card
+from .hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
 from .modeling import evaluating
 from .other_arguments import check_collator, refuse_others
@@ -151,7 +151,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         self.arithmetic: Arithmetic | None = None
         self.positions_read: dict[str, int] = {}
         self.stop_reason: str | None = None
-        self.card_facts = CardFacts(ref_model=ref_model is not None)
+        self.card_facts = CardFacts(ref_model=ref_model is not None, base_model=hub_id(model))
         super().__init__(
             model=model,
             args=args,

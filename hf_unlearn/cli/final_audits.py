@@ -113,7 +113,7 @@ class FinalAudits:
         recipe, sets, name = self.recipe, self.prepared.sets, run_name(self.recipe)
         missing = [f"The {name} is missing: it failed with {_line(error)}" for name, error in self.failed.items()]
         report = assemble(
-            title=f"{name}: unlearning {sets.dataset_name or recipe.run.benchmark or recipe.run.forget_dataset}",
+            title=f"{name}: unlearning {_called(sets, recipe.run)}",
             suite=sets.name,
             models=models,
             # An environment may hold tokens; it stands in the recipe, which is not for showing around.
@@ -129,6 +129,13 @@ class FinalAudits:
             print_report(report)
             print(f"Report: {files['report.html']}")
         return report
+
+
+def _called(sets, run) -> str:
+    """What was unlearned, as a title says it."""
+    if sets.dataset_name is None and run.benchmark_path is not None:
+        return f"{run.benchmark} (local rows in {Path(run.benchmark_path).name})"
+    return sets.dataset_name or run.benchmark or run.forget_dataset
 
 
 def _line(error: Exception) -> str:

@@ -2,11 +2,9 @@
 """Whether a checkpoint is of the run that wants to go on from it: what decides which rows come next, as it was trained
 with and not as it was asked for."""
 
-import hashlib
-import json
-from collections.abc import Iterable
 from typing import Any
 
+from ..stored.key import hash_table
 from .launch_check import shards_weights
 
 
@@ -97,36 +95,5 @@ def rows_of(trainer) -> dict[str, str]:
     """Role to a hash of the rows that are trained on, in their order; computed once."""
     pairs = trainer.train_dataset
     if not hasattr(pairs, "hashes"):
-        pairs.hashes = {role: _hash_table(rows) for role, rows in pairs.roles.items()}
+        pairs.hashes = {role: hash_table(rows) for role, rows in pairs.roles.items()}
     return pairs.hashes
-
-
-def _hash_table(rows) -> str:
-    """Hash of a `datasets.Dataset`; of pictures in files, names without folders."""
-    import datasets
-
-    digest = hashlib.sha256()
-    for name, feature in rows.features.items():
-        if isinstance(feature, datasets.Image):
-            rows = rows.cast_column(name, datasets.Image(decode=False))
-    for table in rows.with_format("arrow").iter(1000):
-        for name in table.column_names:
-            digest.update(name.encode())
-            for part in _parts(table[name].combine_chunks()):
-                digest.update(part)
-    return digest.hexdigest()
-
-
-def _parts(column) -> Iterable[bytes]:
-    """A column's values as bytes."""
-    import pyarrow as pa
-
-    numbers = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    if numbers and pa.types.is_integer(column.type.value_type) and not column.null_count:
-        yield column.value_lengths().cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes()
-        yield column.flatten().cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes()
-        return
-    for value in column.to_pylist():
-        if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
-            value = hashlib.sha256(value["bytes"]).hexdigest() if value["bytes"] else str(value["path"]).split("/")[-1]
-        yield json.dumps(value, default=str).encode()
