@@ -37,6 +37,7 @@ from .running.resumable import ResumableTrainer
 from .running.rounding import RoundingCheck
 from .running.run_control import RunControl
 from .stored.rows import Entry
+from .unused import tell_unused
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms
 
@@ -54,7 +55,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             The method's config; its defaults if left out.
         forget_dataset, retain_dataset (`datasets.Dataset` or `list[dict]`):
             Rows of any TRL type (`text`, `prompt` and `completion`, `messages`) or `input_ids`; the two may differ in
-            type. `retain_dataset` may be left out where `retain_loss` is `none`.
+            type. Retain rows that are given are trained on, with `retain_loss="nll"` unless the config says otherwise.
         eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
             Rows evaluated with the plain language-model loss; for `{"forget": ..., "retain": ...}` the metrics are
             `eval_forget_loss` and `eval_retain_loss`.
@@ -109,6 +110,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._check_request(args, model, quantization_config, peft_config)
+        args = args.settled(retain_rows=retain_dataset is not None)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         family.check_method(type(self))
@@ -118,7 +120,8 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
         self.check_rows(args, roles, processing_class)
         pairs = self.make_pairs(roles, args, processing_class)
-        check_steps(args, pairs, own_optimizer=optimizers[0] is not None or type(self).changes_at_end is True)
+        self.own_optimizer, self.loaded_model = optimizers[0] is not None, isinstance(model, str)
+        check_steps(args, pairs, self.own_optimizer or type(self).changes_at_end is True)
         # What was given is on the card; what the pairs leave out is not trained on.
         self.given_rows, roles = roles, pairs.roles
         eval_dataset = self._encode_eval(eval_dataset, processing_class, args.max_length)
@@ -167,6 +170,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         self.add_callback(RunControl(self))
         self.add_callback(RoundingCheck(self))
         self.watch_faults(self.meters)
+        tell_unused(self, retain_rows=retain_dataset is not None)
         if args.model_card_template:
             # What is wrong with the template is told now, not after training.
             render_model_card(self)

@@ -180,6 +180,9 @@ def build(tmp_path, forget_rows, retain_rows):
             "retain_dataset": retain_rows,
             "processing_class": make_tokenizer(),
         }
+        if args.retain_loss is None:
+            # Rows that are given are trained on.
+            del defaults["retain_dataset"]
         return trainer_class(args=args, **(defaults | (given or {})))
 
     return build

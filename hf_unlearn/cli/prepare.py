@@ -7,6 +7,7 @@ from pathlib import Path
 from ..data.benchmarks import resolve_model
 from ..families import family_of
 from ..modeling import check_model_path, config_of
+from ..running.best import check_best, loss_directions
 from .audits import check_audited
 from .models import check_checkpoint_path, tokenizer_of
 from .output import check_output, resume_checkpoint
@@ -71,6 +72,10 @@ def prepare(recipe: Recipe) -> Prepared:
     family = family_of(model, training.likelihood, training.trust_remote_code, recipe.model.model_revision)
     family.check_method(recipe.trainer_class())
     roles = family.encode_roles(sets.forget, sets.retain, tokenizer, training)
+    if training.eval_strategy != "no":
+        # At evaluations an audit may bring metrics of its own, of which it tells before the first step.
+        evaluated = [role for role, rows in (("forget", sets.forget), ("retain", sets.retain)) if rows is not None]
+        check_best(training, loss_directions(evaluated), others=run.audit_during_training)
     # The trainer finds the same, but after other models were loaded and audited.
     config = config_of(model, training.trust_remote_code, recipe.model.model_revision)
     recipe.trainer_class().check_early(training, roles, tokenizer, config)

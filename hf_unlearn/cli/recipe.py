@@ -68,6 +68,8 @@ def parse_recipe(argv: list[str] | None = None) -> Recipe:
     if training.output_dir == "trainer_output":
         name = Path(model.model_name_or_path).resolve().name
         training.output_dir = f"runs/{run.benchmark or 'own'}/{name}-{method}"
+    # A benchmark's retain rows are there to be asked about; those that are named are there to be trained on.
+    training = training.settled(retain_rows=run.retain_dataset is not None)
     recipe = Recipe(run, qa, training, model, given, training.model_init_kwargs, content.get("env"))
     training.model_init_kwargs = {**(training.model_init_kwargs or {}), **_model_kwargs(model)}
     return recipe

@@ -46,8 +46,8 @@ class CardFacts:
         tags (`list[str]`):
             Added to `unlearning` and the method's name.
         datasets (`dict[str, dict]`):
-            Role to `id`, `config`, `split` and `revision` of its rows, as far as they are known; rows that are not from
-            the Hub have in place of the `id` the name of their folder, `local`.
+            Role to `id`, `config`, `split` and `revision` of its rows, as far as they are known; rows that
+            are not from the Hub have their folder's name, `local`, in place of the `id`.
         suite (`str`):
             What the audited sets are called.
         ref_model (`bool`):
