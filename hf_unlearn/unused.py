@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was given and has no effect in this run is told once, when it is known what the run does.
 
-A config says in `USED_WITH` what its fields are for: names in `CONDITIONS`. What cannot work at all is refused where it is
-checked.
+A config says in `USED_WITH` what its fields are for: names in `CONDITIONS`. What cannot work at all is refused where
+it is checked.
 """
 
 import logging

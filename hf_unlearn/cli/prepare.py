@@ -75,6 +75,8 @@ def prepare(recipe: Recipe) -> Prepared:
     if training.eval_strategy != "no":
         # At evaluations an audit may bring metrics of its own, of which it tells before the first step.
         evaluated = [role for role, rows in (("forget", sets.forget), ("retain", sets.retain)) if rows is not None]
+        if getattr(training, "rewind", False) and "holdout" in sets.audited:
+            evaluated.append("holdout")
         check_best(training, loss_directions(evaluated), others=run.audit_during_training)
     # The trainer finds the same, but after other models were loaded and audited.
     config = config_of(model, training.trust_remote_code, recipe.model.model_revision)
