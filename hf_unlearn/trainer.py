@@ -105,8 +105,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         preprocess_logits_for_metrics: Callable | None = None,
         **others,
     ):
-        if others:
-            refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
+        refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._check_request(args, model, quantization_config, peft_config)

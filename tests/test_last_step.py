@@ -131,6 +131,19 @@ def test_a_run_without_checkpoints_leaves_none(build, tmp_path):
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
+@pytest.mark.parametrize("free", [10**5, 10**12])
+def test_a_full_disk_is_told_before_training(build, monkeypatch, caplog, free):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr("hf_unlearn.running.last_step.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    trainer = build(max_steps=1, save_strategy="steps")
+    needed = 2 * sum(4 * weight.numel() for weight in trainer.model.parameters())
+    assert 10**5 < needed < 10**12
+    trainer.train()
+    said = "its weights may be lost when it ends"
+    assert (said in caplog.text) == (free < needed)
+
+
 # Audits
 
 

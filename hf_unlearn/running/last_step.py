@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step that training ends with is on disk before anything else: evaluations, callbacks, trackers, audits."""
 
+import logging
 import shutil
 from pathlib import Path
 
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..modeling import is_peft_model
 from .checkpoints import is_whole, refresh
+
+
+logger = logging.getLogger(__name__)
 
 
 class LastStep(TrainerCallback):
@@ -45,6 +50,10 @@ class LastStep(TrainerCallback):
         self.stepped = False
         self.stopped = facts.get("stopped", False)
         self.evaluation_due = facts.get("evaluation_due", False)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if args.should_save and (self.wanted or self._asked):
+            tell_disk(args.output_dir, model)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.stepped = True
@@ -119,3 +128,22 @@ class LastStep(TrainerCallback):
 
     def _folder(self, step: int) -> Path:
         return Path(self.trainer.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+
+def tell_disk(folder: str, model) -> None:
+    """Warns before training where the disk has no room for the weights, which a run writes twice: the last step, and
+    the result."""
+    adapter = is_peft_model(model)
+    saved = [weight for weight in model.parameters() if weight.requires_grad or not adapter]
+    # Of ZeRO-3's weights each process holds a part.
+    sizes = (getattr(weight, "ds_numel", weight.numel()) * weight.element_size() for weight in saved)
+    needed, place = 2 * sum(sizes), Path(folder).resolve()
+    free = shutil.disk_usage(next(path for path in (place, *place.parents) if path.is_dir())).free
+    if free < needed:
+        logger.warning(
+            "%s has %.3g GB free, and the run writes at least %.3g GB there: its weights may be lost when it ends. "
+            "Make room, or give another output_dir.",
+            place,
+            free / 1e9,
+            needed / 1e9,
+        )
