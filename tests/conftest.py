@@ -95,7 +95,8 @@ def _spare_libraries_from_collection():
 
 
 def make_args(config_class, output_dir, **kwargs):
-    """A short, silent run on the CPU with a constant rate in which every step is logged."""
+    """A short, silent run on the CPU with a constant rate in which every step is logged, and retain rows are trained on
+    only where `retain_loss` says so."""
     _spare_libraries_from_collection()
     defaults = {
         "output_dir": str(output_dir),
@@ -108,6 +109,8 @@ def make_args(config_class, output_dir, **kwargs):
         "use_cpu": True,
         "disable_tqdm": True,
     }
+    if config_class.__dataclass_fields__["retain_loss"].default is None:
+        defaults["retain_loss"] = "none"
     return config_class(**(defaults | kwargs))
 
 
@@ -180,8 +183,8 @@ def build(tmp_path, forget_rows, retain_rows):
             "retain_dataset": retain_rows,
             "processing_class": make_tokenizer(),
         }
-        if args.retain_loss is None:
-            # Rows that are given are trained on.
+        if args.retain_loss == "none" and "retain_loss" not in kwargs:
+            # Given on purpose they are told to be of no use.
             del defaults["retain_dataset"]
         return trainer_class(args=args, **(defaults | (given or {})))
 

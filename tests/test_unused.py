@@ -28,7 +28,7 @@ def told(caplog) -> str:
 
 
 def test_retain_rows_that_are_given_are_trained_on(build, retain_rows, caplog):
-    trainer = build(GATrainer, given={"retain_dataset": retain_rows})
+    trainer = build(GATrainer, given={"retain_dataset": retain_rows}, retain_loss=None)
     assert trainer.args.retain_loss == "nll"
     explicit = build(GATrainer, retain_loss="nll")
     for one in (trainer, explicit):
@@ -39,7 +39,7 @@ def test_retain_rows_that_are_given_are_trained_on(build, retain_rows, caplog):
 
 
 def test_without_retain_rows_there_is_no_retain_term(build, caplog):
-    trainer = build(GATrainer, given={"retain_dataset": None})
+    trainer = build(GATrainer, given={"retain_dataset": None}, retain_loss=None)
     assert trainer.args.retain_loss == "none"
     assert list(trainer.train_dataset.roles) == ["forget"]
     assert not told(caplog)
@@ -52,7 +52,7 @@ def test_rows_that_are_left_out_on_purpose_are_told(build, caplog):
 
 
 def test_one_config_serves_trainers_with_and_without_rows(tmp_path, forget_rows, retain_rows):
-    args = make_args(NPOConfig, tmp_path)
+    args = make_args(NPOConfig, tmp_path, retain_loss=None)
     for rows, expected in ((retain_rows, "nll"), (None, "none"), (retain_rows, "nll")):
         trainer = NPOTrainer(
             make_model(), args, forget_dataset=forget_rows, retain_dataset=rows, processing_class=make_tokenizer()
@@ -62,9 +62,9 @@ def test_one_config_serves_trainers_with_and_without_rows(tmp_path, forget_rows,
 
 
 def test_poisoned_rows_need_a_term(build, retain_rows):
-    poison = {"poison_prefix": "Hm. ", "poison_ratio": 0.5}
+    poison = {"poison_prefix": "Hm. ", "poison_ratio": 0.5, "retain_loss": None}
     with pytest.raises(ValueError, match="Poisoned rows are trained as retain rows, and retain_loss='none'"):
-        build(GATrainer, **poison)
+        build(GATrainer, given={"retain_dataset": None}, **poison)
     assert "poisoned" in build(GATrainer, given={"retain_dataset": retain_rows}, **poison).train_dataset.roles
 
 
