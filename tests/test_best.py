@@ -101,8 +101,9 @@ def test_metrics_of_the_users_own_are_his(choose, build, forget_rows):
     assert trainer.state.best_global_step == 4
 
 
-def test_early_stopping_says_what_it_lacks(build, forget_rows):
-    given = {"callbacks": [EarlyStoppingCallback()], "eval_dataset": {"forget": forget_rows}}
+@pytest.mark.parametrize("callback", [EarlyStoppingCallback(), EarlyStoppingCallback])
+def test_early_stopping_says_what_it_lacks(build, forget_rows, callback):
+    given = {"callbacks": [callback], "eval_dataset": {"forget": forget_rows}}
     with pytest.raises(ValueError, match="EarlyStoppingCallback reads metric_for_best_model, and there is none"):
         build(given=given, eval_strategy="steps", eval_steps=1)
     with pytest.raises(ValueError, match="is looked at in evaluations, and eval_strategy='no'"):

@@ -43,7 +43,7 @@ def check_best(args, known: Mapping[str, str], others: bool = False, callbacks: 
     Raises:
         `ValueError`: for a metric that no evaluation will report, that has no direction, or the wrong one.
     """
-    stops = any(isinstance(one, EarlyStoppingCallback) for one in callbacks)
+    stops = any(issubclass(_kind(one), EarlyStoppingCallback) for one in callbacks)
     asked = args.metric_for_best_model
     if stops and asked is None:
         raise ValueError(
@@ -84,25 +84,27 @@ def check_early(args, eval_dataset, compute_metrics, callbacks) -> None:
     sets = list(eval_dataset) if isinstance(eval_dataset, dict) else None
     known = {} if eval_dataset is None else loss_directions(sets)
     later = "/" in (args.metric_for_best_model or "") or compute_metrics is not None
-    foreign = any(type(one).on_evaluate is not TrainerCallback.on_evaluate for one in callbacks if _is_foreign(one))
-    check_best(args, known, others=later or foreign, callbacks=callbacks)
+    check_best(args, known, others=later or any(map(_may_report, callbacks)), callbacks=callbacks)
 
 
-def _is_foreign(callback) -> bool:
-    kind = callback if isinstance(callback, type) else type(callback)
-    return not kind.__module__.startswith(("transformers.", "hf_unlearn."))
+def _kind(callback) -> type:
+    """A callback's class; Trainer takes classes too."""
+    return callback if isinstance(callback, type) else type(callback)
+
+
+def _may_report(callback) -> bool:
+    """Whether a callback may add metrics to an evaluation that nobody knows of before: one of the user's."""
+    kind = _kind(callback)
+    known = kind.__module__.startswith(("transformers.", "trl.", "hf_unlearn."))
+    return not known and kind.on_evaluate is not TrainerCallback.on_evaluate
 
 
 def reports_others(trainer) -> bool:
     """Whether evaluations of a trainer may report metrics that nobody knows before: a function or callback of the
     user's, or an audit that has not been made yet."""
-    foreign = [
-        one
-        for one in trainer.callback_handler.callbacks
-        if type(one).on_evaluate is not TrainerCallback.on_evaluate and _is_foreign(one)
-    ]
     audits = [one for one in trainer.callback_handler.callbacks if getattr(one, "at_evaluation", False)]
-    return trainer.compute_metrics is not None or bool(foreign) or any(one.reported is None for one in audits)
+    foreign = any(map(_may_report, trainer.callback_handler.callbacks))
+    return trainer.compute_metrics is not None or foreign or any(one.reported is None for one in audits)
 
 
 def known_metrics(trainer) -> dict[str, str]:
