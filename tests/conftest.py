@@ -95,8 +95,8 @@ def _spare_libraries_from_collection():
 
 
 def make_args(config_class, output_dir, **kwargs):
-    """A short, silent run on the CPU with a constant rate in which every step is logged. Retain rows are trained on only
-    where `retain_loss` says so."""
+    """A short, silent run on the CPU with a constant rate in which every step is logged. Retain rows are trained on
+    only where `retain_loss` says so."""
     _spare_libraries_from_collection()
     defaults = {
         "output_dir": str(output_dir),
