@@ -44,17 +44,19 @@ def refuse_others(trainer_class: type, others: Mapping[str, Any], known: Sequenc
         raise ValueError(f"{trainer_class.__name__} takes no `{name}`. {way_out}")
 
 
-def check_collator(collator: Callable, own: Callable, pairs) -> None:
+def check_collator(collator: Callable | None, own: Callable, pairs) -> None:
     """Tries a collator that the user passed on a batch of pairs.
 
     Args:
-        collator (`Callable`): the user's.
+        collator (`Callable`, *optional*): the user's.
         own (`Callable`): the family's, whose batches say what is needed.
         pairs (`RolePairs`): of the run.
 
     Raises:
         `ValueError`: unless it gives what the trainer's own gives, roles and rows in the same places.
     """
+    if collator is None:
+        return
     rows = [pairs[position] for position in range(min(2, len(pairs)))]
     needed, name = own(rows), getattr(collator, "__name__", type(collator).__name__)
     way_out = (

@@ -119,7 +119,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
         self.check_rows(args, roles, processing_class)
         pairs = self.make_pairs(roles, args, processing_class)
-        self.own_optimizer, self.loaded_model = optimizers[0] is not None, isinstance(model, str)
+        self.own_optimizer = optimizers[0] is not None
         check_steps(args, pairs, self.own_optimizer or type(self).changes_at_end is True)
         # What was given is on the card; what the pairs leave out is not trained on.
         self.given_rows, roles = roles, pairs.roles
@@ -127,8 +127,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         check_early(args, eval_dataset, compute_metrics, callbacks or [])
 
         collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
-        if data_collator is not None:
-            check_collator(data_collator, collator, pairs)
+        check_collator(data_collator, collator, pairs)
         self.role_names = collator.roles
         # Before the policy takes its place in memory.
         unlearned = unlearned_norms(args, roles, collator) if args.value_norm_penalty else {}
@@ -152,7 +151,6 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         # Counted when it is known what trains.
         self.arithmetic: Arithmetic | None = None
         self.positions_read: dict[str, int] = {}
-        self.stop_reason: str | None = None
         self.card_facts = CardFacts(ref_model=ref_model is not None, base_model=hub_id(model))
         super().__init__(
             model=model,
@@ -166,11 +164,14 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self.add_callback(RunControl(self))
-        self.add_callback(RoundingCheck(self))
+        self._watch(retain_rows=retain_dataset is not None)
+
+    def _watch(self, retain_rows: bool) -> None:
+        for callback in (RunControl(self), RoundingCheck(self)):
+            self.add_callback(callback)
         self.watch_faults(self.meters)
-        tell_unused(self, retain_rows=retain_dataset is not None)
-        if args.model_card_template:
+        tell_unused(self, retain_rows)
+        if self.args.model_card_template:
             # What is wrong with the template is told now, not after training.
             render_model_card(self)
 

@@ -19,7 +19,6 @@ CONDITIONS = {
     "a reference": lambda trainer: trainer.reference is not None,
     "a cached reference": lambda trainer: trainer.reference is not None and trainer.reference.name == "cache",
     "a classifier": lambda trainer: trainer.family.name == CLASSIFIER,
-    "a model given as path or Hub id": lambda trainer: trainer.loaded_model,
     "eval_strategy": lambda trainer: trainer.args.eval_strategy != "no",
     "eval_strategy='steps'": lambda trainer: trainer.args.eval_strategy == "steps",
     "save_strategy='steps'": lambda trainer: trainer.args.save_strategy == "steps",
