@@ -10,6 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
+from .adapters import check_trained, is_peft_model
+
 
 logger = logging.getLogger(__name__)
 
@@ -166,28 +168,6 @@ def vocabulary_size(model: nn.Module) -> int:
     return model.config.get_text_config().vocab_size
 
 
-def is_peft_model(model: nn.Module) -> bool:
-    """Whether `model` is a [`~peft.PeftModel`]; `peft` is not imported for a model that cannot be one."""
-    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
-
-
-def add_adapter(model: nn.Module, peft_config) -> nn.Module:
-    """Wraps a model with a fresh adapter."""
-    from peft import get_peft_model, prepare_model_for_kbit_training
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    if is_peft_model(model):
-        raise ValueError(
-            "The model carries an adapter already, and `peft_config` asks for another. Pass the model alone to train "
-            "its adapter, or merge it first (`model.merge_and_unload()`)."
-        )
-    quantized = getattr(model, "is_quantized", False)
-    if quantized:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    # Under ZeRO-3 a float32 adapter beside bf16 weights breaks the gather of a module's parameters.
-    return get_peft_model(model, peft_config, autocast_adapter_dtype=quantized or not is_deepspeed_zero3_enabled())
-
-
 def select_trainable(model: nn.Module, patterns: list[str]) -> None:
     """Freezes every parameter whose name matches none of `patterns` (`re.search`).
 
@@ -255,6 +235,7 @@ def check_trainable(model: nn.Module) -> None:
             "No parameter of the model is trainable. Load an adapter with `PeftModel.from_pretrained(..., "
             "is_trainable=True)`; unfreeze other models with `model.requires_grad_(True)`."
         )
+    check_trained(model)
 
 
 def check_single_device_process(args) -> None:
