@@ -140,7 +140,7 @@ def _start_is_repeated(peft_config, moved: bool) -> bool:
             torch.manual_seed(seed)
             try:
                 inject_adapter_in_model(replace(peft_config, target_modules=["layer"], **only_there), model)
-            except Exception:
+            except Exception:  # noqa: BLE001
                 # It needs more than weights, and would need it again to be loaded.
                 return False
             left.append(model["layer"].base_layer.weight.detach())
@@ -167,9 +167,8 @@ def check_adapter(model: nn.Module) -> None:
     if not isinstance(model, PeftModel):
         raise ValueError(f"A {type(model).__name__} cannot be saved as one adapter. Pass a PeftModel.")
     if not active:
-        raise ValueError(
-            f"No adapter of {', '.join(map(repr, model.peft_config))} is active. Call `set_adapter` first."
-        )
+        names = ", ".join(map(repr, model.peft_config))
+        raise ValueError(f"No adapter of the model is active. Call `set_adapter` with one of {names} first.")
     (name,) = active
     config = model.peft_config[name]
     check_adapter_config(config)

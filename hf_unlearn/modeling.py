@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from .adapter_files import adapter_folder, base_of, load_adapter
 from .adapters import check_trained, is_peft_model
 
 
@@ -32,7 +33,7 @@ def check_model_path(model: str) -> None:
         return
     if (path / "config.json").exists():
         return
-    if (path / "adapter_config.json").exists():
+    if adapter_folder(path) is not None:
         raise ValueError(
             f"{model!r} holds an adapter, not a full model. Merge it first (`PeftModel.merge_and_unload()`), or load "
             "it with `peft.AutoPeftModelForCausalLM` and pass the model itself."
@@ -75,13 +76,11 @@ def load_config(model: str, trust_remote_code: bool = False, revision: str | Non
 
 def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn.Module:
     """Loads any checkpoint to look at: full weights, or an adapter on top of the weights that it names."""
-    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
-        from peft import PeftConfig, PeftModel
-
-        below = PeftConfig.from_pretrained(model).base_model_name_or_path
-        model_class = class_of(load_config(below, trust_remote_code))
-        loaded = _whole(model_class, below, trust_remote_code=trust_remote_code, **kwargs)
-        return PeftModel.from_pretrained(loaded, model).eval()
+    if (adapter := adapter_folder(model)) is not None:
+        below, revision = base_of(adapter)
+        kwargs["revision"] = kwargs.get("revision") or revision
+        model_class = class_of(load_config(below, trust_remote_code, kwargs["revision"]))
+        return load_adapter(_whole(model_class, below, trust_remote_code=trust_remote_code, **kwargs), adapter)
     check_model_path(model)
     config = load_config(model, trust_remote_code, kwargs.get("revision"))
     return _whole(class_of(config), model, trust_remote_code=trust_remote_code, **kwargs).eval()
@@ -129,12 +128,11 @@ def config_of(model: str | nn.Module, trust_remote_code: bool = False, revision:
     """The config of a model, or of the one below an adapter; `None` for a folder that holds a tokenizer alone."""
     if not isinstance(model, str):
         return model.config
+    if (adapter := adapter_folder(model)) is not None:
+        below, of_base = base_of(adapter)
+        return load_config(below, trust_remote_code, revision or of_base)
     if not Path(model).is_dir() or (Path(model) / "config.json").is_file():
         return load_config(model, trust_remote_code, revision)
-    if (Path(model) / "adapter_config.json").is_file():
-        from peft import PeftConfig
-
-        return load_config(PeftConfig.from_pretrained(model).base_model_name_or_path, trust_remote_code)
     return None
 
 

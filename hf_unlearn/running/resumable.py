@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..adapter_files import saved_alone
 from .checkpoints import find_checkpoint, seconds_until, written_whole
 from .finite import FiniteCheck
 from .meters import Meters
@@ -72,6 +73,10 @@ class ResumableTrainer(Trainer):
         folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         with written_whole(self, folder):
             super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        with saved_alone(self.model, output_dir or self.args.output_dir, self.args.should_save):
+            super()._save(output_dir, state_dict)
 
     def _run_epoch(self, *args, **kwargs) -> None:
         # Resumed from the checkpoint of the last step, Trainer would take one step more.
