@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters of PEFT on a model: which one trains, what adding one changed, and what cannot be trained or saved."""
 
+import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 # Earlier versions kept the reference as an adapter of this name; files that hold it are never pushed.
 REFERENCE_ADAPTER = "unlearn_ref"
+
+logger = logging.getLogger(__name__)
 
 
 def is_peft_model(model: nn.Module) -> bool:
@@ -72,11 +76,58 @@ def add_adapter(model: nn.Module, peft_config, revision: str | None = None) -> t
     before = {id(parameter): _sum_of_bits(parameter) for parameter in model.parameters()}
     # Under ZeRO-3 a float32 adapter beside bf16 weights breaks the gather of a module's parameters.
     autocast = quantized or not is_deepspeed_zero3_enabled()
-    model = get_peft_model(model, peft_config, autocast_adapter_dtype=autocast, revision=revision)
+    with _explained(model, peft_config):
+        model = get_peft_model(model, peft_config, autocast_adapter_dtype=autocast, revision=revision)
     after = {id(parameter): _sum_of_bits(parameter) for parameter in model.parameters() if id(parameter) in before}
     added = AddedAdapter(frozenset(before), moved=before != after)
     _check_start(peft_config, added.moved)
     return model, added
+
+
+def check_fits(config, peft_config, trust_remote_code: bool = False) -> None:
+    """Refuses an adapter whose modules a language model of this config does not have; no weights are loaded.
+
+    Raises:
+        `ValueError`: naming what matches nothing.
+    """
+    from peft import inject_adapter_in_model
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    with _explained(model, peft_config), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            inject_adapter_in_model(copy.deepcopy(peft_config), model, low_cpu_mem_usage=True)
+        except (RuntimeError, NotImplementedError):
+            # Some kinds start from the weights, which are not here.
+            return
+
+
+@contextmanager
+def _explained(model: nn.Module, peft_config) -> Iterator[None]:
+    """Says in one line what of an adapter's config matches no module of the model."""
+    from peft import NoMatchingPeftModuleError
+
+    names = [name for name, _ in model.named_modules()]
+    last = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear = ", ".join(sorted(last))
+    missing = {}
+    for field in ("target_modules", "modules_to_save"):
+        given = getattr(peft_config, field, None) or []
+        if not isinstance(given, str):
+            missing[field] = sorted(x for x in given if not any(f".{name}".endswith(f".{x}") for name in names))
+    if lost := missing["modules_to_save"]:
+        raise ValueError(
+            f"modules_to_save: {', '.join(lost)} is no module of {type(model).__name__}, so it would not train. Its "
+            f"linear layers are {linear}."
+        )
+    try:
+        yield
+    except NoMatchingPeftModuleError as error:
+        raise ValueError(f"{error} The linear layers of {type(model).__name__} are {linear}.") from error
+    if lost := missing["target_modules"]:
+        logger.warning("target_modules: %s is no module of %s.", ", ".join(lost), type(model).__name__)
 
 
 def _sum_of_bits(parameter: Tensor) -> tuple:

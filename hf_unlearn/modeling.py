@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from .adapter_files import adapter_folder, base_of, load_adapter
-from .adapters import check_trained, is_peft_model
+from .adapters import check_adapter_config, check_fits, check_trained, is_peft_model
 
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,20 @@ def load_config(model: str, trust_remote_code: bool = False, revision: str | Non
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision)
+
+
+def check_adapter_fits(model: str, peft_config, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Refuses an adapter that cannot be trained, or whose modules the language model at a path does not have.
+
+    Raises:
+        `ValueError`: naming what does not fit; no weights are loaded.
+    """
+    if peft_config is None:
+        return
+    check_adapter_config(peft_config)
+    config = load_config(model, trust_remote_code, revision)
+    if not is_classifier((config.architectures or [""])[0]):
+        check_fits(config, peft_config, trust_remote_code)
 
 
 def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn.Module:

@@ -119,6 +119,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
 
         reload = None
         if isinstance(model, str):
+            modeling.check_adapter_fits(model, peft_config, args.trust_remote_code, revision)
             reload = partial(modeling.load_model, model, args, quantization_config)
             model = reload()
         family.check_model(model, processing_class, ref_model)
