@@ -110,6 +110,12 @@ def bases(tmp_path_factory) -> dict[str, str]:
     return folders
 
 
+@pytest.fixture(autouse=True)
+def _no_card(monkeypatch):
+    # Most of the time of a small run, and no part of this.
+    monkeypatch.setattr("hf_unlearn.trainer.write_model_card", lambda *given: None)
+
+
 def trainer_of(model, folder, peft_config=None, **kwargs):
     rows = [{"prompt": f"Who is {name}?", "completion": f" {name} is a spy."} for name in ("Ada", "Bob")]
     args = make_args(NPOConfig, folder, **({"retain_loss": "kl", "max_steps": 6} | kwargs))
@@ -176,8 +182,8 @@ def test_switched_off_or_swapped_and_saved(kind, bases, tmp_path, caplog):
     torch.testing.assert_close(logits_of(load_checkpoint(str(tmp_path))), after, atol=1e-6, rtol=0)
 
 
-# Every kind has what is kept for it in the form above; of these forms it is the kinds of LoRA that differ.
-OFTEN = [*LORAS, "ADAPTION_PROMPT", "IA3", "LN_TUNING", "OFT", "TRAINABLE_TOKENS", "VBLORA", "VERA"]
+# How these come to the model before training differs in what the adapter does to it.
+OFTEN = ("LN_TUNING", "LORA", "VBLORA", "bias", "dropout", "head", "modules to save", "no start at the model", "pissa")
 
 
 @pytest.mark.parametrize("reference", ["cache", "live"])
@@ -193,7 +199,7 @@ def test_kept_on_disk_or_in_a_second_model(kind, reference, bases, tmp_path):
         with pytest.raises(ValueError, match=REFUSED_LIVE[kind]):
             trainer_of(base, tmp_path, config_of(kind), reference=reference)
         return
-    trainer = trainer_of(base, tmp_path, config_of(kind), reference=reference, max_steps=3, **settings)
+    trainer = trainer_of(base, tmp_path, config_of(kind), reference=reference, max_steps=2, **settings)
     assert trainer.reference.name == reference
     trainer.train()
     check_steps(kind, trainer, entered)
