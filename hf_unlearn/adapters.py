@@ -115,8 +115,9 @@ def _explained(model: nn.Module, peft_config) -> Iterator[None]:
     missing = {}
     for field in ("target_modules", "modules_to_save"):
         given = getattr(peft_config, field, None) or []
-        if not isinstance(given, str):
-            missing[field] = sorted(x for x in given if not any(f".{name}".endswith(f".{x}") for name in names))
+        # One word is a pattern, or stands for kinds of layers: PEFT says itself if that matches nothing.
+        given = [] if isinstance(given, str) else given
+        missing[field] = sorted(x for x in given if not any(f".{name}".endswith(f".{x}") for name in names))
     if lost := missing["modules_to_save"]:
         raise ValueError(
             f"modules_to_save: {', '.join(lost)} is no module of {type(model).__name__}, so it would not train. Its "

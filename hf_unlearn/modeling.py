@@ -85,7 +85,8 @@ def check_adapter_fits(model: str, peft_config, trust_remote_code: bool = False,
     check_adapter_config(peft_config)
     config = load_config(model, trust_remote_code, revision)
     if not is_classifier((config.architectures or [""])[0]):
-        check_fits(config, peft_config, trust_remote_code)
+        with whole_weights():
+            check_fits(config, peft_config, trust_remote_code)
 
 
 def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn.Module:

@@ -26,7 +26,7 @@ from .forward.passes import Parts
 from .forward.path import Forward
 from .forward.rows import ReferenceRows
 from .fused import Head, gathered_head, head_of
-from .fused.head import is_sharded
+from .fused.head import active_leaf, is_sharded
 from .modeling import evaluating
 from .running.launch_check import asks_fsdp
 from .twins import Twins
@@ -164,7 +164,14 @@ class TwinReference(Reference):
         return self.twins.in_place()
 
     def _kept(self, head: Head) -> Head:
-        return replace(head, weight=self.twins.kept(head.weight), bias=head.bias and self.twins.kept(head.bias))
+        """The head as the policy's forward can use it, which sees today's values in its own."""
+        leaf, kept = active_leaf(self.model), {}
+        for name in ("weight", "bias"):
+            twin, now = self.twins.of(leaf, name), getattr(head, name)
+            if twin is not None:
+                # What was gathered is let go of after the reference's forward; the whole copy stays.
+                kept[name] = twin.to(now.device, now.dtype) if self.twins.shards else now.detach()
+        return replace(head, **kept)
 
 
 class AdapterReference(TwinReference):

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 
+CHECKPOINTED = "_checkpoint_wrapped_module."
+
+
 class Twins:
     """Copies of the parameters that are chosen, taken now.
 
@@ -21,7 +24,7 @@ class Twins:
 
     def __init__(self, model: nn.Module, chosen: Callable[[nn.Parameter], bool]):
         self.model = model
-        # Whole values; of sharded parameters the own shard, once there are shards.
+        # Whole values, on every process.
         self.values = {n: _whole(p).detach().clone() for n, p in model.named_parameters() if chosen(p)}
         self.shards: dict[str, Tensor] = {}
 
@@ -32,9 +35,10 @@ class Twins:
     def shard(self) -> None:
         """Splits the copies as the wrapped model's parameters are split; called by all ranks, which all get the first
         one's values. Nothing happens where parameters are whole, or shards are there."""
-        parameters = self._parameters()
-        if self.shards or not any(_is_sharded(parameters[name]) for name in self.values):
+        if self.shards:
             return
+        self._drop_gathered()
+        parameters = self._parameters()
         partitioned = {name: p for name, p in parameters.items() if name in self.values and hasattr(p, "ds_id")}
         if partitioned:
             self.shards |= _partitions(partitioned, self.values)
@@ -56,14 +60,14 @@ class Twins:
         finally:
             self._exchange()
 
-    def kept(self, tensor: Tensor) -> Tensor:
-        """What a tensor of the model holds while the copies are in place, for when they are not."""
-        for name, parameter in self._parameters().items():
-            if parameter is tensor and name in self.shards:
-                return self.values[name].to(tensor.device, tensor.dtype)
-        return tensor.detach()
+    def of(self, module: nn.Module, name: str) -> Tensor | None:
+        """The copy of a module's parameter, whole and not to be written to, if there is one."""
+        (path,) = (path for path, found in self.model.named_modules() if found is module)
+        return self.values.get(f"{path}.{name}".replace(CHECKPOINTED, ""))
 
     def _exchange(self) -> None:
+        if self.shards:
+            self._drop_gathered()
         parameters = self._parameters()
         with torch.no_grad():
             for name, value in self.values.items():
@@ -77,25 +81,19 @@ class Twins:
                     # Pointers alone: nothing is copied, and what was computed with either goes on to see it.
                     twin = value.to(parameter.device, parameter.dtype)
                     self.values[name], parameter.data = parameter.data, twin
-        if self.shards:
-            self._drop_gathered(parameters)
 
-    def _drop_gathered(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Lets go of weights gathered from the shards before: the next forward gathers anew."""
-        for name in self.shards:
-            if hasattr(parameters[name], "ds_id"):
-                parameters[name].partition()
+    def _drop_gathered(self) -> None:
+        """Lets go of weights gathered from the shards: the next forward gathers anew."""
+        for name, parameter in self._parameters().items():
+            if name in self.values and hasattr(parameter, "ds_id"):
+                parameter.partition()
         for module in self.model.modules():
             if hasattr(module, "reshard"):
                 module.reshard()
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         """By the names of the unwrapped model: activation checkpointing puts a word of its own into them."""
-        return {n.replace("_checkpoint_wrapped_module.", ""): p for n, p in self.model.named_parameters()}
-
-
-def _is_sharded(parameter: Tensor) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "full_tensor")
+        return {n.replace(CHECKPOINTED, ""): p for n, p in self.model.named_parameters()}
 
 
 def _local(parameter: Tensor) -> Tensor:
@@ -107,7 +105,7 @@ def _whole(parameter: Tensor) -> Tensor:
     """A parameter's values, gathered by all ranks where they are sharded."""
     if not hasattr(parameter, "ds_id"):
         return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
     with GatheredParameters([parameter]):
         return parameter.detach().clone()
@@ -115,7 +113,7 @@ def _whole(parameter: Tensor) -> Tensor:
 
 def _partitions(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> dict[str, Tensor]:
     """The own ZeRO-3 shards of whole values: written through the parameters, which have their own back afterwards."""
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
     own = {name: parameter.ds_tensor.data.clone() for name, parameter in parameters.items()}
     with GatheredParameters(list(parameters.values()), modifier_rank=0), torch.no_grad():

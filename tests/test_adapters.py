@@ -431,6 +431,12 @@ def test_an_adapter_that_fits_nothing_is_refused_before_weights_are_loaded(kind,
         assert "\n" not in str(error.value)
 
 
+def test_words_that_stand_for_kinds_of_layers_fit(base_path, build):
+    for targets in ("all-linear", r".*\.q_proj"):
+        trainer = build(base_path, {"peft_config": lora(target_modules=targets)}, max_steps=1)
+        assert any("q_proj.lora_A" in name for name, _ in trainer.model.named_parameters())
+
+
 def test_targets_of_which_some_are_there_are_told(base, build, caplog):
     build(base, {"peft_config": lora(target_modules=["q_proj", "query_key_value"])})
     assert "target_modules: query_key_value is no module of LlamaForCausalLM" in caplog.text
