@@ -19,6 +19,8 @@ from .adapters import REFERENCE_ADAPTER, is_peft_model, trained_adapter
 ADAPTER_CONFIG = "adapter_config.json"
 # Checkpoints of the run, and what is being pushed.
 _NOT_ADAPTERS = ("checkpoint-", "_")
+# What TRL's trainers, and ours in earlier versions, leave beside a trained adapter: the one it began as.
+_REFERENCES = ("ref", REFERENCE_ADAPTER)
 
 
 @contextmanager
@@ -58,6 +60,8 @@ def adapter_folder(model: str | Path) -> Path | None:
         return None
     found = [config.parent for config in (*folder.glob(ADAPTER_CONFIG), *sorted(folder.glob(f"*/{ADAPTER_CONFIG}")))]
     found = [path for path in found if path == folder or not path.name.startswith(_NOT_ADAPTERS)]
+    if folder in found:
+        found = [path for path in found if path.name not in _REFERENCES or path == folder]
     if len(found) > 1:
         names = ", ".join("'default' in the folder itself" if path == folder else repr(path.name) for path in found)
         raise ValueError(

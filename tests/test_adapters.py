@@ -329,6 +329,14 @@ def test_a_folder_of_several_adapters_must_say_which(base, base_path, tmp_path):
     assert torch.equal(logits_of(load_checkpoint(str(tmp_path / "v2"))), logits_of(model))
 
 
+def test_the_reference_that_trl_leaves_beside_a_trained_adapter_is_neither_taken_nor_pushed(base, tmp_path):
+    model = two_adapters(base, "ref", "default")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "ref" / "adapter_model.safetensors").exists()
+    assert torch.equal(logits_of(load_checkpoint(str(tmp_path))), logits_of(model))
+    assert {path.parent for path in published_files(tmp_path)} == {tmp_path}
+
+
 def test_the_one_adapter_in_a_folder_of_its_name_is_found(base, base_path, tmp_path):
     from hf_unlearn.cli.models import check_checkpoint_path, checkpoint_of
 

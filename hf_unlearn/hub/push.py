@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..adapter_files import adapter_folder
+from ..adapter_files import ADAPTER_CONFIG, adapter_folder
 from ..adapters import REFERENCE_ADAPTER
 from ..running.method_state import METHOD_STATE
 
@@ -52,15 +52,12 @@ def published_files(folder: str | Path) -> list[Path]:
         `ValueError`: if the folder holds no whole checkpoint with a model card.
     """
     folder = Path(folder)
-    # Of several adapters it is anybody's guess which forgot.
-    adapter_folder(folder)
     found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     # Of a checkpoint: what goes on with a run may hold what its rows did.
     found.discard(folder / METHOD_STATE)
-    for config in folder.glob("*/adapter_config.json"):
-        # PEFT saves adapters that have a name of their own in folders of that name.
-        if not config.parent.name.startswith(("checkpoint-", "_")):
-            found |= {config, *config.parent.glob("*.safetensors")}
+    if (adapter := adapter_folder(folder)) is not None:
+        # PEFT saves an adapter that has a name of its own in a folder of that name.
+        found |= {adapter / ADAPTER_CONFIG, *adapter.glob("*.safetensors")}
     names = {path.name for path in found}
     missing = [
         what
@@ -82,12 +79,16 @@ def published_files(folder: str | Path) -> list[Path]:
 
 def _check_no_reference(files: Iterable[Path]) -> None:
     """Raises `ValueError` for a file that holds the adapter before unlearning beside the one after it."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for path in sorted(files):
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="np") as file:
-                names = list(file.keys())
+            try:
+                with safe_open(path, framework="np") as file:
+                    names = list(file.keys())
+            except SafetensorError:
+                # Nobody can read it.
+                continue
             if path.parent.name == REFERENCE_ADAPTER or any(f".{REFERENCE_ADAPTER}" in name for name in names):
                 raise ValueError(
                     f"{str(path)!r} holds the adapter as it was before unlearning ({REFERENCE_ADAPTER!r}), which "
