@@ -11,7 +11,6 @@
 """
 
 import copy
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -33,8 +32,6 @@ from .twins import Twins
 
 
 __all__ = ["REFERENCE_ADAPTER"]
-
-logger = logging.getLogger(__name__)
 
 
 class Reference:
@@ -62,24 +59,6 @@ class Reference:
             parts (`Parts`): role to its rows of a batch.
         """
         raise NotImplementedError
-
-
-def tell_start(trainer, as_entered: Callable) -> None:
-    """Warns where a fresh adapter moves the model before it trains; called by all ranks, before the first step."""
-    if trainer.state.global_step:
-        return
-    rows = [trainer.train_dataset[position] for position in range(min(2, len(trainer.train_dataset)))]
-    parts = trainer._parts(trainer._prepare_inputs(trainer.data_collator(rows)))
-    with evaluating(trainer.model_wrapped):
-        moved = trainer.forward_path.moved_by(trainer.model_wrapped, parts, as_entered)
-    half = trainer.accelerator.mixed_precision != "no" or trainer.model.dtype not in (torch.float32, torch.float64)
-    if moved > (1e-2 if half else 1e-5):
-        logger.warning(
-            "The fresh adapter changes the model before any update: what it says of rows differs by %.2g (relative). "
-            "The reference is the model without it, so the divergence from it does not begin at 0. An initialisation "
-            "that starts from the model (`init_weights=True`, `init_lora_weights=True`) does.",
-            moved,
-        )
 
 
 class LiveReference(Reference):
@@ -190,11 +169,6 @@ class AdapterReference(TwinReference):
     def __init__(self, model: nn.Module, added: AddedAdapter | None):
         self.below = added.below if _off_is_entered(added) else None
         super().__init__(model)
-
-    def prepare(self, trainer) -> None:
-        super().prepare(trainer)
-        if self.below is not None:
-            tell_start(trainer, self.as_entered)
 
     def has_twin(self, parameter):
         return parameter.requires_grad and (self.below is None or id(parameter) in self.below)

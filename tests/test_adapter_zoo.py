@@ -162,7 +162,7 @@ def check_steps(kind: str, trainer, entered) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_switched_off_or_swapped_and_saved(kind, bases, tmp_path, caplog):
+def test_switched_off_or_swapped_and_saved(kind, bases, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(bases["biased" if kind.startswith("bias") else "plain"])
     entered, before = copy.deepcopy(base), logits_of(base)
     if kind in REFUSED:
@@ -174,7 +174,6 @@ def test_switched_off_or_swapped_and_saved(kind, bases, tmp_path, caplog):
     assert trainer.reference.name == "adapter"
     trainer.train()
     check_steps(kind, trainer, entered)
-    assert ("changes the model before any update" in caplog.text) == (kind in ELSEWHERE)
     after = logits_of(trainer.model)
     assert (after - before).abs().max() > 1e-4, "nothing was trained"
     trainer.save_model()

@@ -2,7 +2,7 @@
 """From rows to what the losses need of them: what every path through a model has in common."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -142,19 +142,6 @@ class Forward:
                     f"(relative difference {error:.2g}). Take forward_passes='auto', or another "
                     "`attn_implementation`."
                 )
-
-    def moved_by(self, model: nn.Module, parts: Parts, change: Callable[[], AbstractContextManager]) -> float:
-        """How far a context moves what the model says of rows: the largest mean difference of a role, relative.
-
-        Args:
-            model (`nn.Module`): as the trainer calls it, in evaluation mode.
-            parts (`Parts`): a batch.
-            change (`Callable`): gives the context.
-        """
-        now = self._seen(model, parts, self.shape)
-        with change():
-            then = self._seen(model, parts, self.shape)
-        return max(((now[r] - then[r]).abs().mean() / then[r].abs().mean().clamp(min=1e-6)).item() for r in parts)
 
     def _seen(self, model: nn.Module, parts: Parts, shape: str) -> dict[str, Tensor]:
         """Values to compare two shapes by."""

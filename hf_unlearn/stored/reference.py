@@ -17,7 +17,7 @@ from ..forward.layer import STATES, STATES_KL
 from ..forward.needs import KL, LOGPS, of_whole_prediction
 from ..forward.rows import ReferenceRows
 from ..fused import gathered_head, head_of
-from ..reference import Reference, tell_start
+from ..reference import Reference
 from .rows import CachedRows, Entry
 from .store import Layout, Rows
 
@@ -76,8 +76,6 @@ class CachedReference(CachedRows, Reference):
 
     def prepare(self, trainer) -> None:
         super().prepare(trainer)
-        if self.as_entered is not nullcontext:
-            tell_start(trainer, self.as_entered)
         layout = self.store.layout
         if self.head is None and HEAD["weight"] in layout:
             device = trainer.accelerator.device
