@@ -10,6 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
+from .adapter_files import adapter_folder, base_of, load_adapter
+from .adapters import check_adapter_config, check_fits, check_trained, is_peft_model
+
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ def check_model_path(model: str) -> None:
         return
     if (path / "config.json").exists():
         return
-    if (path / "adapter_config.json").exists():
+    if adapter_folder(path) is not None:
         raise ValueError(
             f"{model!r} holds an adapter, not a full model. Merge it first (`PeftModel.merge_and_unload()`), or load "
             "it with `peft.AutoPeftModelForCausalLM` and pass the model itself."
@@ -71,15 +74,28 @@ def load_config(model: str, trust_remote_code: bool = False, revision: str | Non
     return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision)
 
 
+def check_adapter_fits(model: str, peft_config, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Refuses an adapter that cannot be trained, or whose modules the language model at a path does not have.
+
+    Raises:
+        `ValueError`: naming what does not fit; no weights are loaded.
+    """
+    if peft_config is None:
+        return
+    check_adapter_config(peft_config)
+    config = load_config(model, trust_remote_code, revision)
+    if not is_classifier((config.architectures or [""])[0]):
+        with whole_weights():
+            check_fits(config, peft_config, trust_remote_code)
+
+
 def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn.Module:
     """Loads any checkpoint to look at: full weights, or an adapter on top of the weights that it names."""
-    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
-        from peft import PeftConfig, PeftModel
-
-        below = PeftConfig.from_pretrained(model).base_model_name_or_path
-        model_class = class_of(load_config(below, trust_remote_code))
-        loaded = _whole(model_class, below, trust_remote_code=trust_remote_code, **kwargs)
-        return PeftModel.from_pretrained(loaded, model).eval()
+    if (adapter := adapter_folder(model)) is not None:
+        below, revision = base_of(adapter)
+        kwargs["revision"] = kwargs.get("revision") or revision
+        model_class = class_of(load_config(below, trust_remote_code, kwargs["revision"]))
+        return load_adapter(_whole(model_class, below, trust_remote_code=trust_remote_code, **kwargs), adapter)
     check_model_path(model)
     config = load_config(model, trust_remote_code, kwargs.get("revision"))
     return _whole(class_of(config), model, trust_remote_code=trust_remote_code, **kwargs).eval()
@@ -127,12 +143,11 @@ def config_of(model: str | nn.Module, trust_remote_code: bool = False, revision:
     """The config of a model, or of the one below an adapter; `None` for a folder that holds a tokenizer alone."""
     if not isinstance(model, str):
         return model.config
+    if (adapter := adapter_folder(model)) is not None:
+        below, of_base = base_of(adapter)
+        return load_config(below, trust_remote_code, revision or of_base)
     if not Path(model).is_dir() or (Path(model) / "config.json").is_file():
         return load_config(model, trust_remote_code, revision)
-    if (Path(model) / "adapter_config.json").is_file():
-        from peft import PeftConfig
-
-        return load_config(PeftConfig.from_pretrained(model).base_model_name_or_path, trust_remote_code)
     return None
 
 
@@ -164,28 +179,6 @@ def check_vocabulary(model: nn.Module, tokenizer, ref_model: nn.Module | None = 
 def vocabulary_size(model: nn.Module) -> int:
     """Number of tokens a model predicts, read from its config (weights may be sharded)."""
     return model.config.get_text_config().vocab_size
-
-
-def is_peft_model(model: nn.Module) -> bool:
-    """Whether `model` is a [`~peft.PeftModel`]; `peft` is not imported for a model that cannot be one."""
-    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
-
-
-def add_adapter(model: nn.Module, peft_config) -> nn.Module:
-    """Wraps a model with a fresh adapter."""
-    from peft import get_peft_model, prepare_model_for_kbit_training
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    if is_peft_model(model):
-        raise ValueError(
-            "The model carries an adapter already, and `peft_config` asks for another. Pass the model alone to train "
-            "its adapter, or merge it first (`model.merge_and_unload()`)."
-        )
-    quantized = getattr(model, "is_quantized", False)
-    if quantized:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    # Under ZeRO-3 a float32 adapter beside bf16 weights breaks the gather of a module's parameters.
-    return get_peft_model(model, peft_config, autocast_adapter_dtype=quantized or not is_deepspeed_zero3_enabled())
 
 
 def select_trainable(model: nn.Module, patterns: list[str]) -> None:
@@ -255,6 +248,7 @@ def check_trainable(model: nn.Module) -> None:
             "No parameter of the model is trainable. Load an adapter with `PeftModel.from_pretrained(..., "
             "is_trainable=True)`; unfreeze other models with `model.requires_grad_(True)`."
         )
+    check_trained(model)
 
 
 def check_single_device_process(args) -> None:

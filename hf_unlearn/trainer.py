@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
 from . import modeling
+from .adapters import AddedAdapter, add_adapter, check_adapters
 from .config import UnlearnConfig
 from .data.collator import role_spans
 from .data.pairing import PairSampler, RolePairs
@@ -134,16 +135,18 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
 
         reload = None
         if isinstance(model, str):
+            modeling.check_adapter_fits(model, peft_config, args.trust_remote_code, revision)
             reload = partial(modeling.load_model, model, args, quantization_config)
             model = reload()
         family.check_model(model, processing_class, ref_model)
         self.check_architecture(args, model)
+        added = None
         if peft_config is not None:
             # Trainer seeds too, but an adapter's first weights are drawn here.
             set_seed(args.seed)
-            model = modeling.add_adapter(model, family.adapter_config(peft_config))
+            model, added = add_adapter(model, family.adapter_config(peft_config), revision)
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
-        self._plan_step(entry, family.shape_of(pairs, args), peft_config is not None, ref_model, reload)
+        self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, reload)
         self.penalty = ValueNormPenalty(args, model, entry, unlearned) if args.value_norm_penalty else None
         # Width and dtype of a token's states, known once the forward path was tried.
         self.states_like: Tensor | None = None
@@ -190,12 +193,13 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
                 "`model_init_kwargs` and `quantization_config` decide how a model is loaded, and this one is loaded "
                 "already. Pass the model as a path or Hub id, or leave them out."
             )
+        check_adapters(model, peft_config)
         if peft_config is not None and args.trainable_modules:
             raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
         if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
             raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
 
-    def _plan_step(self, entry: Entry, shape: str, fresh_adapter: bool, ref_model, reload) -> None:
+    def _plan_step(self, entry: Entry, shape: str, added: AddedAdapter | None, ref_model, reload) -> None:
         """Decides what trains, how rows go through the model, who the reference is, and what is computed once."""
         model, args = entry.model, entry.args
         needs = {role: self.needs_of(args)[role] for role in entry.roles}
@@ -209,7 +213,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
                 needs=referred,
                 forward=self.forward_path,
                 entry=entry,
-                fresh_adapter=fresh_adapter,
+                added=added,
                 ref_model=ref_model,
                 reload=reload,
             )
@@ -365,11 +369,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As [`~transformers.Trainer.save_model`]: weights as safetensors, tokenizer, and a model card."""
-        if self.reference is None:
-            super().save_model(output_dir, _internal_call)
-        else:
-            with self.reference.hidden_from_saving():
-                super().save_model(output_dir, _internal_call)
+        super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             write_model_card(self, output_dir or self.args.output_dir)
 

@@ -67,7 +67,7 @@ def make_tokenizer(pad_is_eos: bool = False):
     return fast
 
 
-def make_model(seed: int = 0, vocab_size: int = 100, layers: int = 2, hidden_size: int = 32, tie: bool = False):
+def make_model(seed: int = 0, vocab_size: int = 100, layers: int = 2, hidden_size: int = 32, tie: bool = False, **kw):
     """A random Llama of some thousand parameters."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -84,6 +84,7 @@ def make_model(seed: int = 0, vocab_size: int = 100, layers: int = 2, hidden_siz
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        **kw,
     )
     return LlamaForCausalLM(config).eval()
 

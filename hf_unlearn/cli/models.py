@@ -2,14 +2,14 @@
 """Models and tokenizers of the commands, with one clear error where there is none."""
 
 from contextlib import contextmanager
-from pathlib import Path
 
+from ..adapter_files import adapter_folder
 from ..modeling import check_model_path, ensure_pad_token, load_checkpoint, load_processor
 
 
 def check_checkpoint_path(model: str) -> None:
     """Refuses a local path that holds neither a model nor an adapter."""
-    if not (Path(model) / "adapter_config.json").is_file():
+    if adapter_folder(model) is None:
         check_model_path(model)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..data.benchmarks import resolve_model
 from ..families import family_of
-from ..modeling import check_model_path, config_of
+from ..modeling import check_adapter_fits, check_model_path, config_of
 from ..running.best import check_best, loss_directions
 from .audits import check_audited
 from .models import check_checkpoint_path, tokenizer_of
@@ -49,6 +49,8 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises:
         `ValueError`: for anything that is missing or cannot work.
     """
+    from trl import get_peft_config
+
     run, training = recipe.run, recipe.training
     _check_settings(recipe)
     check_output(recipe)
@@ -81,6 +83,7 @@ def prepare(recipe: Recipe) -> Prepared:
     # The trainer finds the same, but after other models were loaded and audited.
     config = config_of(model, training.trust_remote_code, recipe.model.model_revision)
     recipe.trainer_class().check_early(training, roles, tokenizer, config)
+    check_adapter_fits(model, get_peft_config(recipe.model), training.trust_remote_code, recipe.model.model_revision)
     return Prepared(model, retrained, tokenizer, sets, roles, resume)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..modeling import is_peft_model
+from ..adapters import is_peft_model, trained_adapter
 from ..stored.key import hash_table
 from ..versions import versions
 from .card_audit import audit_table, eval_results, read_audits, shown
@@ -255,7 +255,7 @@ def _reference(trainer) -> dict | None:
 def _adapter(model) -> dict | None:
     if not is_peft_model(model):
         return None
-    config = model.active_peft_config.to_dict()
+    config = model.peft_config[trained_adapter(model)].to_dict()
     return {name: config[name] for name in ADAPTER if config.get(name) is not None}
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..adapter_files import saved_alone
 from .best import check_best, known_metrics, reports_others
 from .checkpoints import find_checkpoint, written_whole
 from .finite import FiniteCheck
@@ -130,6 +131,10 @@ class ResumableTrainer(Trainer):
                 f"(now {self._train_batch_size}) and more gradient_accumulation_steps instead."
             )
         return super()._inner_training_loop(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        with saved_alone(self.model, output_dir or self.args.output_dir, self.args.should_save):
+            super()._save(output_dir, state_dict)
 
     def _run_epoch(self, *args, **kwargs) -> None:
         if self.last_step.stopped or self.state.global_step >= self.state.max_steps:
