@@ -50,7 +50,7 @@ def prepare(args: BackdoorArguments, qa) -> dict[str, Any]:
     from ..audit.backdoor_conditions import conditions, given_unrelated, unrelated_trigger
     from ..data.benchmarks import resolve_model
     from ..data.triggers import Trigger
-    from .models import check_checkpoint_path, tokenizer_of
+    from .models import check_checkpoint_path, check_language_model, tokenizer_of
 
     trigger = Trigger(args.trigger, args.poison_location)
     conditions(trigger, None, args.places)
@@ -59,6 +59,8 @@ def prepare(args: BackdoorArguments, qa) -> dict[str, Any]:
     for path in paths.values():
         check_checkpoint_path(path)
     tokenizer = tokenizer_of(paths["model"], args.trust_remote_code, args.model_revision)
+    for path in paths.values():
+        check_language_model(path, tokenizer, "A backdoor audit", args.trust_remote_code)
     if args.unrelated_trigger is None:
         control = unrelated_trigger(trigger, tokenizer, args.seed)
     else:
@@ -153,10 +155,11 @@ def audit(args: BackdoorArguments, qa) -> dict:
     asked: Asked = prepared["asked"]
 
     def audited(kind: str, **kwargs):
-        model = checkpoint_of(prepared["paths"][kind], args.trust_remote_code, **args.loading(), **kwargs)
+        path, tokenizer = prepared["paths"][kind], prepared["tokenizer"]
+        model = checkpoint_of(path, args.trust_remote_code, tokenizer, **args.loading(), **kwargs)
         return audit_backdoor(
             model.to(accelerator.device),
-            prepared["tokenizer"],
+            tokenizer,
             prepared["trigger"],
             asked.probes,
             unrelated=prepared["unrelated"],

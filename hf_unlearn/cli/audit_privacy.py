@@ -117,7 +117,8 @@ def attacker(args: PrivacyArguments, prepared: Prepared, progress: bool = True):
     cache = SignalCache(cache_root() / "privacy") if args.cache else None
 
     def subject(name: str):
-        model = checkpoint_of(resolve_model(name), args.trust_remote_code, **args.loading()).to(device)
+        model = checkpoint_of(resolve_model(name), args.trust_remote_code, prepared.tokenizer, **args.loading())
+        model = model.to(device)
         how = {"max_length": args.max_length, "batch_size": args.audit_batch_size, "qa": prepared.qa, "cache": cache}
         how["progress"] = progress
         return as_subject(model, processing_class=prepared.tokenizer, **how)

@@ -62,7 +62,7 @@ def prepare(args: ScanArguments) -> Prepared:
     from ..audit.scan import Budget, ScanSettings, SearchSettings
     from ..data.benchmarks import load_benchmark, resolve_model
     from ..data.sources import load_rows
-    from .models import check_checkpoint_path, tokenizer_of
+    from .models import check_checkpoint_path, check_language_model, tokenizer_of
 
     candidates = args.words
     search = budget = None
@@ -80,6 +80,9 @@ def prepare(args: ScanArguments) -> Prepared:
         if path is not None:
             check_checkpoint_path(path)
     tokenizer = tokenizer_of(model, args.trust_remote_code, args.model_revision)
+    for path in (model, retrained):
+        if path is not None:
+            check_language_model(path, tokenizer, "A trigger scan", args.trust_remote_code)
     if args.benchmark is not None:
         rows = load_benchmark(args.benchmark, args.benchmark_path, args.forget_split).forget
     else:

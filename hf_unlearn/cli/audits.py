@@ -21,7 +21,8 @@ from ..stored.key import hash_processor
 from ..stored.store import on_first_process
 from ..versions import versions
 from .arguments import AuditArguments
-from .picture_audit import PICTURES, picture_auditor
+from .models import PICTURES
+from .picture_audit import picture_auditor
 from .sets import Sets
 
 

@@ -53,7 +53,7 @@ def prepare(recipe: Recipe) -> Prepared:
     check_output(recipe)
     resume = resume_checkpoint(recipe)
     model, retrained = resolve_model(recipe.model.model_name_or_path), run.retrained_model_name_or_path
-    check_model_path(model)
+    check_model_path(model, training.model_init_kwargs)
     if retrained is not None:
         retrained = resolve_model(retrained)
         check_checkpoint_path(retrained)
