@@ -49,6 +49,14 @@ def readable(what: str, *passing: type[Exception]) -> Iterator[None]:
         raise CheckpointError(f"{what}: {told}") from error
 
 
+def check_files(folder: Path) -> None:
+    """Refuses a folder of full weights or of an adapter that is not whole; see [`check_model_files`]."""
+    if (folder / "config.json").is_file():
+        check_model_files(folder)
+    elif (folder / ADAPTER_CONFIG).is_file():
+        check_adapter_files(folder)
+
+
 def check_model_files(folder: Path, loading: Mapping | None = None) -> None:
     """Refuses a folder of full weights that is not whole; headers are read, weights are not.
 

@@ -167,7 +167,7 @@ def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn
     if hasattr(below, "merge_and_unload"):
         # An adapter that was trained on top of another.
         below = below.merge_and_unload()
-    from .adapter_files import put_adapter
+    from .adapter_fit import put_adapter
 
     return put_adapter(below, model).eval()
 

@@ -21,8 +21,7 @@ from ..stored.key import hash_processor
 from ..stored.store import on_first_process
 from ..versions import versions
 from .arguments import AuditArguments
-from .models import PICTURES
-from .picture_audit import picture_auditor
+from .picture_audit import PICTURES, picture_auditor
 from .sets import Sets
 
 

@@ -67,19 +67,20 @@ def prepare(args: EvalArguments, qa) -> tuple:
     """Finds and checks what an audit needs besides models: model path, tokenizer, sets, retrained path."""
     from ..data.benchmarks import resolve_model
     from .audits import check_audited
-    from .models import check_checkpoint_path, check_kind, tokenizer_of
+    from .models import check_checkpoint_path, check_embeddings, tokenizer_of
+    from .places import check_folder
     from .sets import load_sets
 
+    check_folder("output_dir", args.output_dir)
     model, retrained = resolve_model(args.model_name_or_path), args.retrained_model_name_or_path
     check_checkpoint_path(model)
     if retrained is not None:
         retrained = resolve_model(retrained)
         check_checkpoint_path(retrained)
     tokenizer = tokenizer_of(model, args.trust_remote_code, args.model_revision)
+    for path in filter(None, (model, retrained)):
+        check_embeddings(path, tokenizer, args.trust_remote_code, args.model_revision if path == model else None)
     sets = load_sets(args, qa, tokenizer, args.max_length)
-    for path in (model, retrained):
-        if path is not None:
-            check_kind(path, tokenizer, sets, args.trust_remote_code)
     check_audited(sets, args.audit_max_items)
     return model, tokenizer, sets, retrained
 

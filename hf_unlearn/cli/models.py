@@ -5,10 +5,7 @@ from ..loading import architecture_of, check_checkpoint_path, config_of, is_adap
 from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
 
 
-__all__ = ["check_checkpoint_path", "check_kind", "check_language_model", "checkpoint_of", "tokenizer_of"]
-
-# The suite of sets of questions about pictures.
-PICTURES = "vqa"
+__all__ = ["check_checkpoint_path", "check_embeddings", "checkpoint_of", "tokenizer_of"]
 
 
 def tokenizer_of(model: str, trust_remote_code: bool = False, revision: str | None = None):
@@ -38,32 +35,13 @@ def checkpoint_of(model: str, trust_remote_code: bool = False, tokenizer=None, *
     return loaded
 
 
-def check_kind(model: str, tokenizer, sets, trust_remote_code: bool = False) -> None:
-    """Refuses, before it is loaded, a model of another kind than the sets that it would be asked.
+def check_embeddings(model: str, tokenizer, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Refuses, before it is loaded, a language model of fewer embeddings than its tokenizer has tokens.
 
     Raises:
         `ValueError`
     """
-    if sets.suite != PICTURES:
-        check_language_model(model, tokenizer, f"An audit of {sets.name}", trust_remote_code)
-    elif not is_classifier(name := architecture_of(config_of(model, trust_remote_code))):
-        raise ValueError(f"An audit of {sets.name} is of classifiers, and {model!r} is none ({name}).")
-
-
-def check_language_model(model: str, tokenizer, what: str, trust_remote_code: bool = False) -> None:
-    """Refuses, before it is loaded, a model that is no language model or has fewer embeddings than its tokenizer.
-
-    Args:
-        what (`str`): what it is for, such as "A backdoor audit".
-
-    Raises:
-        `ValueError`
-    """
-    config = config_of(model, trust_remote_code)
-    if config is None:
-        return
-    if is_classifier(name := architecture_of(config)):
-        raise ValueError(f"{what} is of language models, and {model!r} is a classifier ({name}).")
-    # An adapter may bring embeddings of its own.
-    if not is_adapter(model):
+    # An adapter may bring embeddings of its own: it is looked at when it is loaded.
+    config = None if is_adapter(model) else config_of(model, trust_remote_code, revision)
+    if config is not None and not is_classifier(architecture_of(config)):
         check_vocabulary(config, tokenizer, named=model)

@@ -8,6 +8,10 @@ from ..data.benchmarks import resolve_model
 from .models import checkpoint_of
 
 
+# The suite of sets of questions about pictures.
+PICTURES = "vqa"
+
+
 def picture_auditor(run, sets, processor, progress: bool):
     """A function of a model and an accelerator (or `None`) that audits a classifier as the recipe says; beside the
     retrained model, row by row, where one is named.

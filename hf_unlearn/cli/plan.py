@@ -10,7 +10,9 @@ import json
 import os
 from pathlib import Path
 
+from .help import fill
 from .launch import config_path, take_option
+from .places import check_file
 
 
 USAGE = "usage: hf-unlearn plan RECIPE [--gpus N] [--gpu_memory GIB] [--accelerate_config NAME] [--field value ...]"
@@ -22,11 +24,12 @@ def main(argv: list[str]) -> None:
     if not argv:
         raise ValueError(f"No recipe is named. {USAGE}")
     if argv[0] in ("-h", "--help"):
-        print(f"{USAGE}\n\n{__doc__}")
+        print(f"{fill(USAGE)}\n\n{fill(__doc__)}")
         return
     numbers = {name: _number(name, kind, take_option(argv, name)) for name, kind in NUMBERS.items()}
     accelerate_config = take_option(argv, "accelerate_config")
     output = take_option(argv, "json")
+    check_file("--json", output)
 
     # A plan is made on machines without the GPUs that it is for.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

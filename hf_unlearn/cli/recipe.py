@@ -62,6 +62,7 @@ def parse_recipe(argv: list[str] | None = None) -> Recipe:
     content = {} if path is None else read_yaml(path)
     method = _method_of(content, words)
     parser = StrictParser((RunArguments, QAFormat, METHODS[method][0], ModelConfig), prog="hf-unlearn run")
+    _check_method_of_file(content, method, path)
     (run, qa, training, model), given = parser.parse(argv)
     if model.model_name_or_path is None:
         raise ValueError("No model is named. Give `model_name_or_path`: a folder or a Hub id.")
@@ -69,8 +70,37 @@ def parse_recipe(argv: list[str] | None = None) -> Recipe:
         name = Path(model.model_name_or_path).resolve().name
         training.output_dir = f"runs/{run.benchmark or 'own'}/{name}-{method}"
     recipe = Recipe(run, qa, training, model, given, training.model_init_kwargs, content.get("env"))
-    training.model_init_kwargs = {**(training.model_init_kwargs or {}), **_model_kwargs(model)}
+    training.model_init_kwargs = _loading(training.model_init_kwargs or {}, model, given)
     return recipe
+
+
+def _check_method_of_file(content: dict, method: str, path: str | None) -> None:
+    """Refuses a recipe of another method than is asked for, if it holds settings of that method alone."""
+    written = content.get("method")
+    if written == method or written not in METHODS:
+        return
+    theirs, ours = ({field.name for field in fields(METHODS[name][0])} for name in (written, method))
+    if left := [name for name in content if name in theirs - ours]:
+        raise ValueError(
+            f"{path} is a recipe of {written!r}; {', '.join(left)} in it {'is' if len(left) == 1 else 'are'} of that "
+            f"method alone, and {method!r} is asked for. Leave out what {method!r} has not, or begin with a recipe of "
+            "that; `hf-unlearn methods` lists the settings of each."
+        )
+
+
+def _loading(named: dict, model: ModelConfig, given: tuple[str, ...]) -> dict:
+    """Arguments of `from_pretrained`, from `model_init_kwargs` and from the fields that have names of their own.
+
+    Raises:
+        `ValueError`: if both say something, and not the same.
+    """
+    fields_of = {"dtype": "dtype", "revision": "model_revision", "attn_implementation": "attn_implementation"}
+    own = _model_kwargs(model)
+    for name, value in named.items():
+        field = fields_of.get(name)
+        if field in given and own.get(name) != value:
+            raise ValueError(f"{field}={own.get(name)!r} and model_init_kwargs' {name}={value!r} differ. Give one.")
+    return {**own, **named}
 
 
 def _method_of(content: dict, words: list[str]) -> str:
