@@ -139,7 +139,7 @@ def check_safetensors(file: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="pt"):
+        with safe_open(file, framework="np"):
             pass
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(

@@ -52,8 +52,8 @@ class StrictParser(TrlParser):
         path, words = split_config(argv)
         content = {} if path is None else read_yaml(path)
         fields = {name: value for name, value in content.items() if name != "env"}
-        self._check_names(fields, {*options.values()} - {"help"}, f"in {path}")
-        self._check_names(flags, {*options, "config"}, "on the command line")
+        check_names(fields, {*options.values()} - {"help"}, f"in {path}")
+        check_names(flags, {*options, "config"}, "on the command line")
         for name, value in self._env_of(content).items():
             os.environ[name] = value
         self.set_defaults_with_config(**{name: self._checked(name, value) for name, value in fields.items()})
@@ -93,14 +93,6 @@ class StrictParser(TrlParser):
             raise ValueError(f"env: {env!r} in the recipe; give `NAME: value` lines.")
         return {str(name): str(value) for name, value in env.items()}
 
-    @staticmethod
-    def _check_names(names: Iterable[Any], known: set[str], where: str) -> None:
-        for name in names:
-            if name not in known:
-                near = get_close_matches(str(name), known, n=1)
-                hint = f"Did you mean {near[0]!r}?" if near else "`--help` lists every field."
-                raise ValueError(f"Unknown field {name!r} {where}. {hint}")
-
 
 def _explain(action: Action, formatter: HelpFormatter) -> None:
     """Gives a field's help its choices, which names one by one would not fit a line, and takes `%` as it is."""
@@ -113,6 +105,15 @@ def _explain(action: Action, formatter: HelpFormatter) -> None:
         formatter._expand_help(action)
     except (KeyError, TypeError, ValueError):
         action.help = action.help.replace("%", "%%")
+
+
+def check_names(names: Iterable[Any], known: set[str], where: str) -> None:
+    """Refuses names that are not known; says which one is near."""
+    for name in names:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else "`--help` lists every field."
+            raise ValueError(f"Unknown field {name!r} {where}. {hint}")
 
 
 def split_config(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -3,7 +3,6 @@
 
 import sys
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -13,6 +12,7 @@ from ..data.qa import QAFormat
 from ..hub.card import card_settings
 from ..methods import METHODS
 from .arguments import RunArguments
+from .methods_named import check_method_of_file, method_of
 from .parser import StrictParser, read_yaml, split_config
 
 
@@ -60,9 +60,9 @@ def parse_recipe(argv: list[str] | None = None) -> Recipe:
     argv = sys.argv[1:] if argv is None else list(argv)
     path, words = split_config(argv)
     content = {} if path is None else read_yaml(path)
-    method = _method_of(content, words)
+    method = method_of(content, words)
     parser = StrictParser((RunArguments, QAFormat, METHODS[method][0], ModelConfig), prog="hf-unlearn run")
-    _check_method_of_file(content, method, path)
+    check_method_of_file(content, method, path)
     (run, qa, training, model), given = parser.parse(argv)
     if model.model_name_or_path is None:
         raise ValueError("No model is named. Give `model_name_or_path`: a folder or a Hub id.")
@@ -72,20 +72,6 @@ def parse_recipe(argv: list[str] | None = None) -> Recipe:
     recipe = Recipe(run, qa, training, model, given, training.model_init_kwargs, content.get("env"))
     training.model_init_kwargs = _loading(training.model_init_kwargs or {}, model, given)
     return recipe
-
-
-def _check_method_of_file(content: dict, method: str, path: str | None) -> None:
-    """Refuses a recipe of another method than is asked for, if it holds settings of that method alone."""
-    written = content.get("method")
-    if written == method or written not in METHODS:
-        return
-    theirs, ours = ({field.name for field in fields(METHODS[name][0])} for name in (written, method))
-    if left := [name for name in content if name in theirs - ours]:
-        raise ValueError(
-            f"{path} is a recipe of {written!r}; {', '.join(left)} in it {'is' if len(left) == 1 else 'are'} of that "
-            f"method alone, and {method!r} is asked for. Leave out what {method!r} has not, or begin with a recipe of "
-            "that; `hf-unlearn methods` lists the settings of each."
-        )
 
 
 def _loading(named: dict, model: ModelConfig, given: tuple[str, ...]) -> dict:
@@ -101,20 +87,6 @@ def _loading(named: dict, model: ModelConfig, given: tuple[str, ...]) -> dict:
         if field in given and own.get(name) != value:
             raise ValueError(f"{field}={own.get(name)!r} and model_init_kwargs' {name}={value!r} differ. Give one.")
     return {**own, **named}
-
-
-def _method_of(content: dict, words: list[str]) -> str:
-    """The method decides which config the rest is parsed with, so it is read first."""
-    named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--method"]
-    named += [word.split("=", 1)[1] for word in words if word.startswith("--method=")]
-    method = named[-1] if named else content.get("method")
-    if method is None and ("--help" in words or "-h" in words):
-        return next(iter(METHODS))
-    if str(method) not in METHODS:
-        near = get_close_matches(str(method), METHODS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"method={method!r}; allowed: {', '.join(METHODS)}.{hint}")
-    return method
 
 
 def _model_kwargs(model: ModelConfig) -> dict:

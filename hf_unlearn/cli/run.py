@@ -25,6 +25,10 @@ def main(argv: list[str]) -> None:
         argv = ["--config", recipe_path(argv[0]), *argv[1:]]
     accelerate_config, options = take_launch_options(argv)
 
+    from .quick import check_recipe
+
+    check_recipe(argv)
+
     from .recipe import parse_recipe
 
     recipe = parse_recipe(argv)
