@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGenerat
 
 from hf_unlearn import NPOConfig, NPOTrainer
 from hf_unlearn.checkpoint_files import CheckpointError
-from hf_unlearn.loading import check_checkpoint_path, load_checkpoint, load_model, load_processor
+from hf_unlearn.checkpoint_paths import check_checkpoint_path
+from hf_unlearn.loading import load_checkpoint, load_model, load_processor
 
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and tokenizers of the commands, with one clear error where there is none."""
 
-from ..loading import architecture_of, check_checkpoint_path, config_of, is_adapter, is_classifier
+from ..checkpoint_paths import check_checkpoint_path, is_adapter
+from ..loading import architecture_of, config_of, is_classifier
 from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
 
 
