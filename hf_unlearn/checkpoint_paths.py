@@ -31,8 +31,9 @@ def check_model_path(model: str, loading: Mapping | None = None) -> None:
         return
     if (path / ADAPTER_CONFIG).exists():
         raise CheckpointError(
-            f"{model!r} holds an adapter, not a full model. Merge it first (`PeftModel.merge_and_unload()`), or load "
-            "it with `peft.AutoPeftModelForCausalLM` and pass the model itself."
+            f"{model!r} holds an adapter, not a full model. Merge it first (`hf-unlearn merge`, or "
+            "`PeftModel.merge_and_unload()`), or load it with `peft.AutoPeftModelForCausalLM` and pass the model "
+            "itself."
         )
     raise CheckpointError(f"{model!r} holds no `config.json`. Give a folder written by `save_pretrained`.")
 

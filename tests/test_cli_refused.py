@@ -190,6 +190,10 @@ WORDS = {
     "gates cut_report": "cut_report/report.json is no JSON",
     "gates a b": "unrecognized arguments: b",
     # The others
+    "merge model": "the following arguments are required: --output_dir",
+    "merge model --output_dir merged": "'model' holds no adapter",
+    "merge nope --output_dir merged": "'nope' holds no adapter",
+    "merge model --output_dir cut": "--output_dir='cut' holds files",
     "sweep": "the following arguments are required: SWEEP.yaml",
     "sweep nope": "No sweep file at 'nope'",
     "sweep list.yaml": "list.yaml must hold `key: value` lines",

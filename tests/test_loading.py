@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGenerat
 from hf_unlearn import NPOConfig, NPOTrainer
 from hf_unlearn.checkpoint_files import CheckpointError
 from hf_unlearn.checkpoint_paths import check_checkpoint_path
+from hf_unlearn.cli.main import main
 from hf_unlearn.loading import load_checkpoint, load_model, load_processor
 
 
@@ -409,3 +410,8 @@ def test_an_adapter_on_an_adapter_stands_on_both(tmp_path, saved):
     edit("adapter_config.json", base_model_name_or_path=str(tmp_path / "first"))(tmp_path / "second")
     ids = torch.tensor([[1, 5, 9]])
     torch.testing.assert_close(load_checkpoint(str(tmp_path / "second"))(ids).logits, second(ids).logits)
+    # As one model, by the command.
+    assert main(["merge", str(tmp_path / "second"), "--output_dir", str(tmp_path / "merged")]) == 0
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(merged(ids).logits, second(ids).logits)
+    assert len(load_processor(str(tmp_path / "merged"))) == len(make_tokenizer())

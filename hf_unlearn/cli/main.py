@@ -21,6 +21,7 @@ COMMANDS = {
     "report": ("report", "RUN [RUN ...]: one report over several runs, or a sweep's tables and figures"),
     "gates": ("gates", "RUN [--thresholds FILE]: hold a run against thresholds; exit status for pipelines"),
     "push": ("push", "RUN --hub_model_id OWNER/NAME: weights, tokenizer and model card to the Hub, in one commit"),
+    "merge": ("merge", "ADAPTER --output_dir FOLDER: an adapter and its base as one model of full weights"),
     "bench": ("bench", "--preset cpu|1b|7b: time and memory of a step, as a ratio to fine-tuning on the same rows"),
     "plan": ("plan", "RECIPE --gpus N --gpu_memory GB: whether it fits, and what would make it fit"),
     "tasks": ("tasks", "print the folder of our lm-eval tasks, for `lm_eval --include_path $(hf-unlearn tasks)`"),
