@@ -153,7 +153,8 @@ WORDS = {
     f"audit privacy --models cut {FORGET} {OTHERS}": "cut/model.safetensors is no whole safetensors file",
     f"audit privacy --models model small {FORGET} {OTHERS}": "the model 'small' 90 embeddings",
     "plan npo.yaml --model_name_or_path no_config": "No config of 'no_config'",
-    "push cut": "README.md is missing",
+    "push cut": "cut/model.safetensors is no whole safetensors file",
+    "push model": "README.md is missing",
     # Places
     "run npo.yaml --output_dir forget.jsonl": "output_dir='forget.jsonl' is a file",
     "run npo.yaml --output_dir forget.jsonl/out": "is inside",

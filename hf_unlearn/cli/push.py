@@ -25,8 +25,8 @@ def main(argv: list[str]) -> None:
     from ..hub.push import check_base, create_repo, publish, published_files
 
     folder = Path(args.run)
-    files = published_files(folder)
     check_files(folder)
+    files = published_files(folder)
     name = args.hub_model_id or folder.resolve().name
     validate_repo_id(name)
     for file in files:
