@@ -12,9 +12,6 @@ import torch
 from torch import Tensor, nn
 
 
-# Earlier versions kept the reference as an adapter of this name; files that hold it are never pushed.
-REFERENCE_ADAPTER = "unlearn_ref"
-
 logger = logging.getLogger(__name__)
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from .adapters import REFERENCE_ADAPTER, AddedAdapter, adapter_off, is_peft_model
+from .adapters import AddedAdapter, adapter_off, is_peft_model
+from .checkpoint_paths import REFERENCE_ADAPTER
 from .forward.layer import STATES_KL
 from .forward.needs import of_whole_prediction
 from .forward.passes import Parts

@@ -185,7 +185,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         modeling.check_single_device_process(args)
         check_launch(args)
         if isinstance(model, str):
-            modeling.check_model_path(model)
+            modeling.check_model_path(model, args.model_init_kwargs)
         elif not isinstance(model, nn.Module):
             raise ValueError(f"`model` is a {type(model).__name__}. Pass a path, a Hub id or a loaded model.")
         elif args.model_init_kwargs or quantization_config is not None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from hf_unlearn import GATrainer, NPOTrainer
-from hf_unlearn.adapter_files import adapter_folder
+from hf_unlearn.checkpoint_paths import adapter_folder
 from hf_unlearn.hub.push import published_files
 from hf_unlearn.modeling import load_checkpoint
 

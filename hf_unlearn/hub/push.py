@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..adapter_files import ADAPTER_CONFIG, adapter_folder
-from ..adapters import REFERENCE_ADAPTER
+from ..checkpoint_files import ADAPTER_CONFIG
+from ..checkpoint_paths import REFERENCE_ADAPTER, adapter_folder
 from ..running.method_state import METHOD_STATE
 
 
@@ -138,7 +138,7 @@ def publish(
     from huggingface_hub import CommitOperationAdd
 
     folder, files = Path(folder), published_files(folder)
-    _check_base(folder)
+    check_base(folder)
     operations = [CommitOperationAdd(file.relative_to(folder).as_posix(), file) for file in files]
     with _explained(repo_id, shown or folder):
         return _api().create_commit(
@@ -146,7 +146,8 @@ def publish(
         )
 
 
-def _check_base(folder: Path) -> None:
+def check_base(folder: Path) -> None:
+    """Warns of an adapter whose base is a folder of this machine."""
     config = folder / "adapter_config.json"
     base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") if config.is_file() else None
     if base and Path(base).exists():
