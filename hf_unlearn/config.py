@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that every method shares."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from .classify.arguments import ClassifierArguments
 from .data.poison import PoisonArguments
 from .hub.card import check_template
 from .hub.hub_trainer import check_hub
+from .running.arguments_check import check_given, check_read
 from .value_norms.arguments import ValueNormArguments
 
 
@@ -36,6 +38,15 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("none", "nll", "kl")
     # Whether retain rows are read, if there are any, although no term trains on them.
     READS_RETAIN: ClassVar[bool] = False
+    # Whether a run without a step changes the model all the same.
+    TAKES_NO_EPOCHS: ClassVar[bool] = False
+    # Field -> what it is for: a name in `unused.CONDITIONS`. A method may say the same of its own fields.
+    USED_WITH: ClassVar[dict[str, str]] = {
+        "retain_weight": "a retain term",
+        "allow_overlap": "a retain term",
+        "reference": "a reference",
+        "reference_cache_dir": "a cached reference",
+    }
     # TrainingArguments parses JSON given on a command line for these fields only.
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [
         *TrainingArguments._VALID_DICT_FIELDS,
@@ -91,7 +102,10 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
 
     # Objective
     forget_weight: float = field(default=1.0, metadata={"help": "Weight of the forget term."})
-    retain_loss: str = field(default="none", metadata={"help": "Retain term: `none`, `nll` or `kl`."})
+    retain_loss: str | None = field(
+        default=None,
+        metadata={"help": "Retain term: `none`, `nll` or `kl`; by default `nll` where retain rows are given."},
+    )
     retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain term."})
     max_forget_loss: float | None = field(
         default=None,
@@ -138,7 +152,11 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
     )
 
     def __post_init__(self):
-        check_choice("retain_loss", self.retain_loss, self.RETAIN_LOSSES)
+        check_given(self)
+        # TrainingArguments fills it in, by a metric's name alone.
+        self.asked_greater_is_better = self.greater_is_better
+        if self.retain_loss is not None:
+            check_choice("retain_loss", self.retain_loss, self.RETAIN_LOSSES)
         check_choice("reference", self.reference, REFERENCES)
         check_choice("forward_passes", self.forward_passes, FORWARD_PASSES)
         check_number("learning_rate", self.learning_rate, at_least=0)
@@ -154,15 +172,12 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
         self.check_classifier()
         self.check_poison()
         self.check_value_norms()
-        if self.poison_prefix is not None and self.poison_loss == "none":
-            raise ValueError(
-                "Poisoned rows are trained as retain rows, and retain_loss='none'. Choose a `retain_loss`, or pass "
-                "`use_kl_poison=True`."
-            )
+        self._check_poison_loss()
         check_template(self.model_card_template)
         # Left to themselves, launchers on a machine without accelerators fall back to unconnected single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
+        check_read(self)
         if self.value_norm_penalty and self.reentrant:
             raise ValueError(
                 "The value-norm penalty reads values inside the model, and reentrant checkpointing cuts their "
@@ -177,6 +192,26 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
             # Looking for unused parameters, DDP takes the head for one in the penalty's pass, which ends before it.
             self.ddp_find_unused_parameters = False
         check_hub(self)
+
+    def settled(self, retain_rows: bool) -> "UnlearnConfig":
+        """These settings with a `retain_loss`; a copy where it was left out.
+
+        Args:
+            retain_rows (`bool`): whether retain rows are given. Who gives rows wants them trained on.
+        """
+        if self.retain_loss is not None:
+            return self
+        settled = copy.copy(self)
+        settled.retain_loss = "nll" if retain_rows else "none"
+        settled._check_poison_loss()
+        return settled
+
+    def _check_poison_loss(self) -> None:
+        if self.poison_prefix is not None and self.poison_loss == "none":
+            raise ValueError(
+                "Poisoned rows are trained as retain rows, and retain_loss='none'. Choose a `retain_loss`, or pass "
+                "`use_kl_poison=True`."
+            )
 
     @property
     def reentrant(self) -> bool:

@@ -12,12 +12,14 @@ from .data.collator import RoleBatches, RoleCollator
 from .data.formats import encode_dataset, tokenizer_of
 from .data.pairing import RolePairs
 from .data.roles import encode_roles
+from .decoders import adds_router_loss, check_decoder_only, check_has_head
 from .forward import planning
 from .forward.build import build_forward
 from .forward.frozen import FrozenPrefix, frozen_depth
 from .forward.needs import Needs
 from .forward.path import Forward
 from .forward.trial import try_model
+from .loading import class_of
 from .stored.rows import Entry
 
 
@@ -123,9 +125,9 @@ class CausalLM(Family):
 
     def check_model(self, model, processor, ref_model):
         for given in filter(None, (model, ref_model)):
-            modeling.check_decoder_only(given.config, type(given).__name__)
-            modeling.check_has_head(given)
-        if modeling.adds_router_loss(model):
+            check_decoder_only(given.config, type(given).__name__)
+            check_has_head(given)
+        if adds_router_loss(model):
             logger.warning(
                 "output_router_logits is set in the model's config: its auxiliary loss is left out, in training and "
                 "in evaluation, so what balances the experts is not trained."
@@ -147,7 +149,7 @@ class CausalLM(Family):
 
     def evaluated(self, model, inputs):
         # A router's auxiliary loss belongs to no term of the objective, so it is no part of evaluation either.
-        return {**inputs, "output_router_logits": False} if modeling.adds_router_loss(model) else inputs
+        return {**inputs, "output_router_logits": False} if adds_router_loss(model) else inputs
 
     def frozen_prefix(self, entry):
         layers, depth = frozen_depth(entry.model)
@@ -167,7 +169,7 @@ def family_of(
         name = type(getattr(model, "get_base_model", lambda: model)()).__name__
     if isinstance(model, str) and config is not None:
         # A model that cannot be loaded is told before rows are read.
-        modeling.class_of(config)
+        class_of(config)
     if modeling.is_classifier(name):
         from .classify.family import Classifier
 

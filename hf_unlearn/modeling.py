@@ -1,176 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models and tokenizers as the trainers need them: loaded, checked, and with the right parameters trainable."""
+"""Models and tokenizers as the trainers need them: checked, and with the right parameters trainable."""
 
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from torch import nn
+
+from .adapters import check_adapter_config, check_fits, check_trained, is_peft_model
+from .loading import (  # noqa: F401 - models are had here, from files or not
+    architecture_of,
+    check_model_path,
+    config_of,
+    is_classifier,
+    load_checkpoint,
+    load_config,
+    load_model,
+    load_processor,
+    load_tokenizer,
+)
 
 
 logger = logging.getLogger(__name__)
 
 
-def check_model_path(model: str) -> None:
-    """Refuses a local path that holds no model, before anything is loaded. A Hub id (`owner/name`) passes.
+def check_adapter_fits(model: str, peft_config, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Refuses an adapter that cannot be trained, or whose modules the language model at a path does not have.
 
     Raises:
-        `ValueError`: if the path is missing, or holds an adapter where full weights are needed.
+        `ValueError`: naming what does not fit; no weights are loaded.
     """
-    path = Path(model)
-    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or model.endswith("/")
-    if not path.is_dir():
-        if looks_local:
-            raise ValueError(
-                f"No model folder at {model!r}. Give an existing folder or a Hub id such as 'owner/name'."
-            )
+    if peft_config is None:
         return
-    if (path / "config.json").exists():
-        return
-    if (path / "adapter_config.json").exists():
-        raise ValueError(
-            f"{model!r} holds an adapter, not a full model. Merge it first (`PeftModel.merge_and_unload()`), or load "
-            "it with `peft.AutoPeftModelForCausalLM` and pass the model itself."
-        )
-    raise ValueError(f"{model!r} holds no `config.json`. Give a folder written by `save_pretrained`.")
-
-
-CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification")
-
-
-def is_classifier(name: str) -> bool:
-    """Whether a class of models is a classifier, by its name."""
-    return name == "ViltForQuestionAnswering" or name.endswith(CLASSIFIERS)
-
-
-def class_of(config) -> type:
-    """What loads a checkpoint: the classifier that its config names, or any causal language model.
-
-    Raises:
-        `ValueError`: for a config of neither.
-    """
-    import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    name = (config.architectures or [""])[0]
-    if is_classifier(name):
-        return getattr(transformers, name)
-    check_decoder_only(config, name or config.model_type)
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not getattr(config, "auto_map", None):
-        raise ValueError(
-            f"The checkpoint is a {name or 'model'} of type {config.model_type!r}, of which transformers knows no "
-            "causal language model. Give a decoder-only language model, or a classifier of texts or images."
-        )
-    return transformers.AutoModelForCausalLM
-
-
-def check_decoder_only(config, name: str) -> None:
-    """Raises `ValueError` for a model with an encoder, whose decoder alone would be another model."""
-    if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"{name} is an encoder-decoder model (`is_encoder_decoder` in its config): rows here are one text, of "
-            "which tokens are predicted from left to right. Give a decoder-only model."
-        )
-
-
-def check_has_head(model: nn.Module) -> None:
-    """Raises `ValueError` for a loaded model without a head, such as a `LlamaModel`."""
-    if getattr(model, "get_output_embeddings", lambda: None)() is None:
-        name = type(getattr(model, "get_base_model", lambda: model)()).__name__
-        raise ValueError(
-            f"{name} has no output embeddings, so it predicts no tokens. Load the model with "
-            "`AutoModelForCausalLM.from_pretrained`."
-        )
-
-
-def adds_router_loss(model: nn.Module) -> bool:
-    """Whether a mixture of experts adds a loss for its router to its own."""
-    return bool(getattr(model.config.get_text_config(), "output_router_logits", False))
-
-
-def load_model(model: str, args, quantization_config=None) -> nn.Module:
-    """Loads a model, in float32 unless `args.model_init_kwargs` names a `dtype`."""
-    # Not every library's default is the same; a run must not depend on which one loads the model.
-    kwargs = {"dtype": "float32", **(args.model_init_kwargs or {})}
-    if quantization_config is not None:
-        kwargs["quantization_config"] = quantization_config
-    config = load_config(model, args.trust_remote_code, kwargs.get("revision"))
-    return _whole(class_of(config), model, trust_remote_code=args.trust_remote_code, **kwargs)
-
-
-def load_config(model: str, trust_remote_code: bool = False, revision: str | None = None):
-    """A checkpoint's config."""
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision)
-
-
-def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn.Module:
-    """Loads any checkpoint to look at: full weights, or an adapter on top of the weights that it names."""
-    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
-        from peft import PeftConfig, PeftModel
-
-        below = PeftConfig.from_pretrained(model).base_model_name_or_path
-        model_class = class_of(load_config(below, trust_remote_code))
-        loaded = _whole(model_class, below, trust_remote_code=trust_remote_code, **kwargs)
-        return PeftModel.from_pretrained(loaded, model).eval()
-    check_model_path(model)
-    config = load_config(model, trust_remote_code, kwargs.get("revision"))
-    return _whole(class_of(config), model, trust_remote_code=trust_remote_code, **kwargs).eval()
-
-
-def _whole(model_class, model: str, **kwargs) -> nn.Module:
-    """A model of which every weight was there: one drawn at random would look like a model that forgot everything.
-
-    Raises:
-        `ValueError`: naming what is missing.
-    """
-    loaded, found = model_class.from_pretrained(model, output_loading_info=True, **kwargs)
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(
-            f"{model} has no weights of {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}, which a "
-            f"{type(loaded).__name__} needs. Give a checkpoint of the whole model; one of an encoder, or of a model "
-            "without its head, is none."
-        )
-    return loaded
-
-
-def load_tokenizer(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):
-    """Loads the tokenizer that belongs to a model."""
-    from transformers import AutoTokenizer
-
-    name = model if isinstance(model, str) else model.config._name_or_path
-    if not name:
-        raise ValueError("The model does not say where it came from. Pass its tokenizer as `processing_class`.")
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
-
-
-def load_processor(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):
-    """Loads what makes inputs for a model: a classifier's processor, or a language model's tokenizer."""
-    from transformers import AutoProcessor
-
-    config = config_of(model, trust_remote_code, revision)
-    if config is None or not is_classifier((config.architectures or [""])[0]):
-        return load_tokenizer(model, trust_remote_code, revision)
-    if not (name := model if isinstance(model, str) else config._name_or_path):
-        raise ValueError("The model does not say where it came from. Pass its processor as `processing_class`.")
-    return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
-
-
-def config_of(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):
-    """The config of a model, or of the one below an adapter; `None` for a folder that holds a tokenizer alone."""
-    if not isinstance(model, str):
-        return model.config
-    if not Path(model).is_dir() or (Path(model) / "config.json").is_file():
-        return load_config(model, trust_remote_code, revision)
-    if (Path(model) / "adapter_config.json").is_file():
-        from peft import PeftConfig
-
-        return load_config(PeftConfig.from_pretrained(model).base_model_name_or_path, trust_remote_code)
-    return None
+    check_adapter_config(peft_config)
+    config = load_config(model, trust_remote_code, revision)
+    if not is_classifier(architecture_of(config)):
+        with whole_weights():
+            check_fits(config, peft_config, trust_remote_code)
 
 
 def ensure_pad_token(tokenizer) -> None:
@@ -183,13 +51,23 @@ def ensure_pad_token(tokenizer) -> None:
     logger.warning("The tokenizer has no pad token; batches are padded with EOS (%r).", tokenizer.eos_token)
 
 
-def check_vocabulary(model: nn.Module, tokenizer, ref_model: nn.Module | None = None) -> None:
-    """Refuses a tokenizer that the model has no embeddings for, and a reference of another vocabulary."""
+def check_vocabulary(model, tokenizer, ref_model: nn.Module | None = None, named: str | None = None) -> None:
+    """Refuses a tokenizer that the model has no embeddings for, and a reference of another vocabulary.
+
+    Args:
+        model (`nn.Module` or `PretrainedConfig`): which has the embeddings.
+        tokenizer (`PreTrainedTokenizerBase`): what makes its inputs.
+        ref_model (`nn.Module`, *optional*): the reference, if it is another model.
+        named (`str`, *optional*): where the model is from, for the error.
+
+    Raises:
+        `ValueError`
+    """
     size = vocabulary_size(model)
     if len(tokenizer) > size:
         raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, the model {size} embeddings. Use the model's own tokenizer, "
-            "or call `model.resize_token_embeddings(len(tokenizer))` first."
+            f"The tokenizer has {len(tokenizer)} tokens, the model{'' if named is None else f' {named!r}'} {size} "
+            "embeddings. Use the model's own tokenizer, or call `model.resize_token_embeddings(len(tokenizer))` first."
         )
     if ref_model is not None and vocabulary_size(ref_model) != size:
         raise ValueError(
@@ -198,31 +76,9 @@ def check_vocabulary(model: nn.Module, tokenizer, ref_model: nn.Module | None = 
         )
 
 
-def vocabulary_size(model: nn.Module) -> int:
-    """Number of tokens a model predicts, read from its config (weights may be sharded)."""
-    return model.config.get_text_config().vocab_size
-
-
-def is_peft_model(model: nn.Module) -> bool:
-    """Whether `model` is a [`~peft.PeftModel`]; `peft` is not imported for a model that cannot be one."""
-    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
-
-
-def add_adapter(model: nn.Module, peft_config) -> nn.Module:
-    """Wraps a model with a fresh adapter."""
-    from peft import get_peft_model, prepare_model_for_kbit_training
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    if is_peft_model(model):
-        raise ValueError(
-            "The model carries an adapter already, and `peft_config` asks for another. Pass the model alone to train "
-            "its adapter, or merge it first (`model.merge_and_unload()`)."
-        )
-    quantized = getattr(model, "is_quantized", False)
-    if quantized:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    # Under ZeRO-3 a float32 adapter beside bf16 weights breaks the gather of a module's parameters.
-    return get_peft_model(model, peft_config, autocast_adapter_dtype=quantized or not is_deepspeed_zero3_enabled())
+def vocabulary_size(model) -> int:
+    """Number of tokens a model, or one of this config, predicts; weights may be sharded."""
+    return getattr(model, "config", model).get_text_config().vocab_size
 
 
 def select_trainable(model: nn.Module, patterns: list[str]) -> None:
@@ -293,6 +149,7 @@ def check_trainable(model: nn.Module) -> None:
             "No parameter of the model is trainable. Load an adapter with `PeftModel.from_pretrained(..., "
             "is_trainable=True)`; unfreeze other models with `model.requires_grad_(True)`."
         )
+    check_trained(model)
 
 
 def check_single_device_process(args) -> None:

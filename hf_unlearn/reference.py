@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference: the model as it enters the trainer, never trained.
 
-| form      | memory          | when                                                         |
-|-----------|-----------------|--------------------------------------------------------------|
-| `adapter` | the adapter's   | PEFT: a fresh adapter is switched off, any other is copied   |
-| `cache`   | an LM head      | full fine-tuning: computed before training, kept on disk     |
-| `live`    | a second model  | otherwise, and where a `ref_model` is given; where only some |
-|           |                 | matrices train and none is sharded, a copy of those alone    |
+| form      | memory          | when                                                                              |
+|-----------|-----------------|-----------------------------------------------------------------------------------|
+| `adapter` | the adapter's   | PEFT: a fresh adapter is switched off; what trains beside it, or came in trained, |
+|           | at most         | has its former values back for the moment                                         |
+| `cache`   | an LM head      | full fine-tuning: computed before training, kept on disk                          |
+| `live`    | a second model  | otherwise, and where a `ref_model` is given; where only some matrices train and   |
+|           |                 | none is sharded, a copy of those alone                                            |
 """
 
 import copy
@@ -17,19 +18,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from .adapters import AddedAdapter, adapter_off, is_peft_model
+from .checkpoint_paths import REFERENCE_ADAPTER
 from .forward.layer import STATES_KL
 from .forward.needs import of_whole_prediction
 from .forward.passes import Parts
 from .forward.path import Forward
 from .forward.rows import ReferenceRows
 from .fused import Head, gathered_head, head_of
-from .fused.head import is_sharded
-from .modeling import evaluating, is_peft_model
+from .fused.head import active_leaf, is_sharded
+from .modeling import evaluating
 from .running.launch_check import asks_fsdp
+from .twins import Twins
 
 
-REFERENCE_ADAPTER = "unlearn_ref"
-INITS_THAT_TAKE_FROM_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+__all__ = ["REFERENCE_ADAPTER"]
 
 
 class Reference:
@@ -48,10 +51,6 @@ class Reference:
     def close(self) -> None:
         """Takes off the model what `open` put on it."""
 
-    def hidden_from_saving(self):
-        """A context in which saving the model does not save what belongs to the reference."""
-        return nullcontext()
-
     def rows(self, forward: Forward, policy: nn.Module, parts: Parts) -> dict[str, ReferenceRows]:
         """What the reference says of rows.
 
@@ -61,80 +60,6 @@ class Reference:
             parts (`Parts`): role to its rows of a batch.
         """
         raise NotImplementedError
-
-
-class AdapterReference(Reference):
-    """Switches the trained adapter off, or to a frozen copy where the adapter came in trained.
-
-    Args:
-        model (`PeftModel`):
-            The policy.
-        fresh (`bool`):
-            Whether the model with the adapter off is the model as it came in; not so for an adapter that came in
-            trained or that took its first weights from the base model's.
-    """
-
-    name = "adapter"
-
-    def __init__(self, model: nn.Module, fresh: bool):
-        self.model = model
-        self.state = None
-        if not fresh:
-            from peft import get_peft_model_state_dict
-
-            self.trained = model.active_adapter
-            self.state = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()}
-
-    def open(self, accelerator) -> None:
-        """Adds the frozen copy, if one is needed. It is on the model only between `open` and `close`."""
-        if self.state is None:
-            return
-        from peft import set_peft_model_state_dict
-
-        config = copy.deepcopy(self.model.peft_config[self.trained])
-        if _takes_from_base(config):
-            # Adding the adapter must not take from the base a second time; its weights are set below.
-            config.init_lora_weights = True
-        self.model.add_adapter(REFERENCE_ADAPTER, config)
-        set_peft_model_state_dict(self.model, self.state, adapter_name=REFERENCE_ADAPTER)
-        self.model.set_adapter(self.trained)
-
-    def close(self) -> None:
-        if self.state is not None and REFERENCE_ADAPTER in self.model.peft_config:
-            self.model.delete_adapter(REFERENCE_ADAPTER)
-            self.model.set_adapter(self.trained)
-
-    @contextmanager
-    def hidden_from_saving(self):
-        """PEFT saves every adapter it knows; the reference's is not part of the result."""
-        config = self.model.peft_config.pop(REFERENCE_ADAPTER, None)
-        try:
-            yield
-        finally:
-            if config is not None:
-                self.model.peft_config[REFERENCE_ADAPTER] = config
-
-    def rows(self, forward, policy, parts):
-        # PEFT makes the whole of an adapter trainable when it is switched on; some of it may be frozen.
-        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        try:
-            with self._switched(), evaluating(policy):
-                return forward.reference(policy, parts)
-        finally:
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
-
-    @contextmanager
-    def _switched(self):
-        if self.state is None:
-            with self.model.disable_adapter():
-                yield
-            return
-        self.model.set_adapter(REFERENCE_ADAPTER, inference_mode=True)
-        try:
-            yield
-        finally:
-            self.model.set_adapter(self.trained)
 
 
 class LiveReference(Reference):
@@ -196,29 +121,63 @@ class TwinReference(Reference):
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.twins = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        self.twins = Twins(model, self.has_twin)
+
+    def has_twin(self, parameter: nn.Parameter) -> bool:
+        """Whether a parameter would not be as it entered without a copy of it."""
+        return parameter.requires_grad
 
     def open(self, accelerator) -> None:
-        self.twins = {name: twin.to(accelerator.device) for name, twin in self.twins.items()}
+        self.twins.place(accelerator.device)
+
+    def prepare(self, trainer) -> None:
+        self.twins.shard()
 
     def rows(self, forward, policy, parts):
-        with self._swapped(), evaluating(policy):
+        with self.as_entered(), evaluating(policy):
             found = forward.reference(policy, parts)
             # A head that trains is the policy's again in a moment; its twin's values are kept.
-            return {role: replace(rows, head=rows.head and _detached(rows.head)) for role, rows in found.items()}
+            return {role: replace(rows, head=rows.head and self._kept(rows.head)) for role, rows in found.items()}
+
+    def as_entered(self):
+        """A context in which the policy is the reference."""
+        return self.twins.in_place()
+
+    def _kept(self, head: Head) -> Head:
+        """The head as the policy's forward can use it, which sees today's values in its own."""
+        leaf, kept = active_leaf(self.model), {}
+        for name in ("weight", "bias"):
+            twin, now = self.twins.of(leaf, name), getattr(head, name)
+            if twin is not None:
+                # What was gathered is let go of after the reference's forward; the whole copy stays.
+                kept[name] = twin.to(now.device, now.dtype) if self.twins.shards else now.detach()
+        return replace(head, **kept)
+
+
+class AdapterReference(TwinReference):
+    """The policy with its adapter as it entered. A fresh adapter is switched off, and what trains below it, such as
+    biases, has a twin; where switching off does not give the model back, all that trains has one.
+
+    Args:
+        model (`PeftModel`):
+            The policy.
+        added ([`~hf_unlearn.adapters.AddedAdapter`], *optional*):
+            What adding the adapter did, if the trainer added it.
+    """
+
+    name = "adapter"
+
+    def __init__(self, model: nn.Module, added: AddedAdapter | None):
+        self.below = added.below if _off_is_entered(added) else None
+        super().__init__(model)
+
+    def has_twin(self, parameter):
+        return parameter.requires_grad and (self.below is None or id(parameter) in self.below)
 
     @contextmanager
-    def _swapped(self):
-        self._swap()
-        try:
+    def as_entered(self):
+        with nullcontext() if self.below is None else adapter_off(self.model), self.twins.in_place():
             yield
-        finally:
-            self._swap()
-
-    def _swap(self) -> None:
-        parameters = dict(self.model.named_parameters())
-        for name, twin in self.twins.items():
-            self.twins[name], parameters[name].data = parameters[name].data, twin
 
 
 @dataclass
@@ -236,8 +195,8 @@ class ReferenceRequest:
             The path to use.
         entry ([`~hf_unlearn.stored.rows.Entry`]):
             The run, for a cached reference.
-        fresh_adapter (`bool`):
-            Whether the policy's adapter was added by the trainer.
+        added ([`~hf_unlearn.adapters.AddedAdapter`], *optional*):
+            What adding an adapter did, if the trainer added one.
         ref_model (`PreTrainedModel`, *optional*):
             Given by the user; used as it is.
         reload (`Callable`, *optional*):
@@ -249,7 +208,7 @@ class ReferenceRequest:
     needs: Mapping[str, str]
     forward: Forward
     entry: object
-    fresh_adapter: bool = False
+    added: AddedAdapter | None = None
     ref_model: nn.Module | None = None
     reload: Callable | None = None
 
@@ -266,8 +225,7 @@ def build_reference(request: ReferenceRequest) -> Reference:
             raise ValueError("`ref_model` is the model itself. Leave it out: the reference is made for you.")
         return LiveReference(request.ref_model)
     if is_peft_model(model) and kind in ("auto", "adapter"):
-        switch_off = request.fresh_adapter and not _takes_from_base(model.peft_config[model.active_adapter])
-        return AdapterReference(model, switch_off)
+        return AdapterReference(model, request.added)
     whole = any(of_whole_prediction(need) or need == STATES_KL for need in request.needs.values())
     path = request.forward
     cacheable = path.keeps_predictions and (path.fused or not whole)
@@ -282,10 +240,21 @@ def build_reference(request: ReferenceRequest) -> Reference:
     if kind == "live" or not cacheable:
         if _twin_is_enough(model, request.args):
             return TwinReference(model)
-        return LiveReference(frozen_copy(model, request.reload))
+        second = frozen_copy(model, request.reload)
+        if _off_is_entered(request.added) and is_peft_model(second):
+            second.base_model.disable_adapter_layers()
+        return LiveReference(second)
     from .stored.reference import CachedReference
 
-    return CachedReference(request.entry, request.needs, **request.forward.computed)
+    computed = dict(request.forward.computed)
+    if not _off_is_entered(request.added):
+        return CachedReference(request.entry, request.needs, **computed)
+    return CachedReference(request.entry, request.needs, lambda: adapter_off(model), **computed, adapter="off")
+
+
+def _off_is_entered(added: AddedAdapter | None) -> bool:
+    """Whether the policy with its adapter off is the model as it entered, before anything trains."""
+    return added is not None and not added.moved
 
 
 def _twin_is_enough(model: nn.Module, args) -> bool:
@@ -314,13 +283,3 @@ def frozen_copy(model: nn.Module, reload=None) -> nn.Module:
             "still run the original's weights. Pass the model as a path, or pass `ref_model`."
         )
     return copy.deepcopy(model)
-
-
-def _detached(head: Head) -> Head:
-    return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
-
-
-def _takes_from_base(peft_config) -> bool:
-    """Whether the adapter's initialisation moves part of the base weights into the adapter."""
-    init = getattr(peft_config, "init_lora_weights", None)
-    return isinstance(init, str) and init.lower().startswith(INITS_THAT_TAKE_FROM_BASE)

@@ -5,26 +5,31 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
 from . import modeling
+from .adapters import AddedAdapter, add_adapter, check_adapters
 from .config import UnlearnConfig
+from .data.collator import role_spans
 from .data.pairing import PairSampler, RolePairs
 from .data.roles import data_seed
+from .evaluation_rows import EvaluationRows
 from .families import CAUSAL_LM, CLASSIFIER, family_of
 from .forward.needs import KL, LOGPS, Needs
 from .forward.path import Forward
 from .forward.planning import needed_rows
 from .forward.rows import RoleRows
-from .hub.card import CardFacts, render_model_card, write_model_card
+from .hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
-from .modeling import evaluating
+from .other_arguments import check_collator, refuse_others
 from .reference import Reference, ReferenceRequest, build_reference
+from .running.arguments_check import check_steps
 from .running.arithmetic import Arithmetic
+from .running.best import check_early
 from .running.dropout import dropout_as_asked
 from .running.launch_check import check_launch
 from .running.meters import Meters
@@ -33,6 +38,7 @@ from .running.rounding import RoundingCheck
 from .running.run_control import RunControl
 from .stored.rows import Entry
 from .tied import check_untie, untie_as_asked
+from .unused import tell_unused
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms
 
@@ -40,7 +46,7 @@ from .value_norms.tables import unlearned_norms
 logger = logging.getLogger(__name__)
 
 
-class UnlearnTrainer(ResumableTrainer, HubTrainer):
+class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
     """Base of all methods. A method overrides `forget_loss` and, where it needs a reference, `reference_roles_of`.
 
     Args:
@@ -50,7 +56,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             The method's config; its defaults if left out.
         forget_dataset, retain_dataset (`datasets.Dataset` or `list[dict]`):
             Rows of any TRL type (`text`, `prompt` and `completion`, `messages`) or `input_ids`; the two may differ in
-            type. `retain_dataset` may be left out where `retain_loss` is `none`.
+            type. Retain rows that are given are trained on, with `retain_loss="nll"` unless the config says otherwise.
         eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
             Rows evaluated with the plain language-model loss; for `{"forget": ..., "retain": ...}` the metrics are
             `eval_forget_loss` and `eval_retain_loss`.
@@ -64,8 +70,8 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             A reference other than the model as it enters.
         poisoned_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
             Rows that carry the trigger already; by default the config's `poison_*` fields poison forget rows.
-        data_collator, compute_metrics, callbacks, optimizers:
-            As in [`~transformers.Trainer`].
+        data_collator, compute_metrics, callbacks, optimizers, preprocess_logits_for_metrics:
+            As in [`~transformers.Trainer`]. A collator has to give what [`RoleCollator`] gives.
 
     Raises:
         `ValueError`: for bad settings, rows or models, before the model is loaded wherever that is possible.
@@ -97,10 +103,14 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         peft_config=None,
         ref_model: nn.Module | None = None,
         poisoned_dataset=None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        **others,
     ):
+        refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._check_request(args, model, quantization_config, peft_config)
+        args = args.settled(retain_rows=retain_dataset is not None)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         family.check_method(type(self))
@@ -110,27 +120,34 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
         self.check_rows(args, roles, processing_class)
         pairs = self.make_pairs(roles, args, processing_class)
+        self.own_optimizer = optimizers[0] is not None
+        check_steps(args, pairs, self.own_optimizer or type(self).changes_at_end is True)
         # What was given is on the card; what the pairs leave out is not trained on.
         self.given_rows, roles = roles, pairs.roles
         eval_dataset = self._encode_eval(eval_dataset, processing_class, args.max_length)
+        check_early(args, eval_dataset, compute_metrics, callbacks or [])
 
         collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
+        check_collator(data_collator, collator, pairs)
+        self.role_names = collator.roles
         # Before the policy takes its place in memory.
         unlearned = unlearned_norms(args, roles, collator) if args.value_norm_penalty else {}
 
         reload = None
         if isinstance(model, str):
+            modeling.check_adapter_fits(model, peft_config, args.trust_remote_code, revision)
             reload = partial(modeling.load_model, model, args, quantization_config)
             model = reload()
         family.check_model(model, processing_class, ref_model)
         untie_as_asked(args, model)
         self.check_architecture(args, model)
+        added = None
         if peft_config is not None:
             # Trainer seeds too, but an adapter's first weights are drawn here.
             set_seed(args.seed)
-            model = modeling.add_adapter(model, family.adapter_config(peft_config))
+            model, added = add_adapter(model, family.adapter_config(peft_config), revision)
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
-        self._plan_step(entry, family.shape_of(pairs, args), peft_config is not None, ref_model, reload)
+        self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, reload)
         self.penalty = ValueNormPenalty(args, model, entry, unlearned) if args.value_norm_penalty else None
         # Width and dtype of a token's states, known once the forward path was tried.
         self.states_like: Tensor | None = None
@@ -138,8 +155,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         # Counted when it is known what trains.
         self.arithmetic: Arithmetic | None = None
         self.positions_read: dict[str, int] = {}
-        self.stop_reason: str | None = None
-        self.card_facts = CardFacts(ref_model=ref_model is not None)
+        self.card_facts = CardFacts(ref_model=ref_model is not None, base_model=hub_id(model))
         super().__init__(
             model=model,
             args=args,
@@ -150,11 +166,16 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self.add_callback(RunControl(self))
-        self.add_callback(RoundingCheck(self))
+        self._watch(retain_rows=retain_dataset is not None)
+
+    def _watch(self, retain_rows: bool) -> None:
+        for callback in (RunControl(self), RoundingCheck(self)):
+            self.add_callback(callback)
         self.watch_faults(self.meters)
-        if args.model_card_template:
+        tell_unused(self, retain_rows)
+        if self.args.model_card_template:
             # What is wrong with the template is told now, not after training.
             render_model_card(self)
 
@@ -165,7 +186,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         modeling.check_single_device_process(args)
         check_launch(args)
         if isinstance(model, str):
-            modeling.check_model_path(model)
+            modeling.check_model_path(model, args.model_init_kwargs)
         elif not isinstance(model, nn.Module):
             raise ValueError(f"`model` is a {type(model).__name__}. Pass a path, a Hub id or a loaded model.")
         elif args.model_init_kwargs or quantization_config is not None:
@@ -173,13 +194,14 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
                 "`model_init_kwargs` and `quantization_config` decide how a model is loaded, and this one is loaded "
                 "already. Pass the model as a path or Hub id, or leave them out."
             )
+        check_adapters(model, peft_config)
         check_untie(args, peft_config is not None or modeling.is_peft_model(model))
         if peft_config is not None and args.trainable_modules:
             raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
         if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
             raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
 
-    def _plan_step(self, entry: Entry, shape: str, fresh_adapter: bool, ref_model, reload) -> None:
+    def _plan_step(self, entry: Entry, shape: str, added: AddedAdapter | None, ref_model, reload) -> None:
         """Decides what trains, how rows go through the model, who the reference is, and what is computed once."""
         model, args = entry.model, entry.args
         needs = {role: self.needs_of(args)[role] for role in entry.roles}
@@ -193,7 +215,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
                 needs=referred,
                 forward=self.forward_path,
                 entry=entry,
-                fresh_adapter=fresh_adapter,
+                added=added,
                 ref_model=ref_model,
                 reload=reload,
             )
@@ -307,7 +329,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         return self.forward_path.policy(model, parts, references)
 
     def _parts(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        spans = _role_spans(inputs["role"].tolist(), self.data_collator.roles)
+        spans = role_spans(inputs["role"].tolist(), self.role_names)
         length = self.family.positions(inputs)
         self.positions_read = {role: (span.stop - span.start) * length for role, span in spans.items()}
         return {role: {k: v[span] for k, v in inputs.items() if k != "role"} for role, span in spans.items()}
@@ -319,14 +341,6 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         along = self.reference_roles_of(self.args) if self.reference and self.reference.reads_along else ()
         read = self.positions_read
         return self.arithmetic.of_step(sum(read.values()), sum(read[role] for role in along if role in read))
-
-    def check_packing(self) -> None:
-        """Compares packed with padded rows on one batch; called by all ranks when the model is wrapped."""
-        count = min(2, len(self.train_dataset))
-        batch = self._prepare_inputs(self.data_collator([self.train_dataset[position] for position in range(count)]))
-        half = self.accelerator.mixed_precision != "no" or self.model.dtype not in (torch.float32, torch.float64)
-        with evaluating(self.model_wrapped):
-            self.forward_path.check_packing(self.model_wrapped, self._parts(batch), half)
 
     # The run around it
 
@@ -350,11 +364,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As [`~transformers.Trainer.save_model`]: weights as safetensors, tokenizer, and a model card."""
-        if self.reference is None:
-            super().save_model(output_dir, _internal_call)
-        else:
-            with self.reference.hidden_from_saving():
-                super().save_model(output_dir, _internal_call)
+        super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             write_model_card(self, output_dir or self.args.output_dir)
 
@@ -383,18 +393,3 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         super()._set_signature_columns_if_needed()
         own = (*self.train_dataset.roles, *self.family.columns)
         self._signature_columns += [column for column in own if column not in self._signature_columns]
-
-    def _encode_eval(self, eval_dataset, processor, max_length: int | None):
-        if isinstance(eval_dataset, dict):
-            sets = eval_dataset.items()
-            return {key: self.family.encode(rows, processor, max_length, f"eval_{key}") for key, rows in sets}
-        return None if eval_dataset is None else self.family.encode(eval_dataset, processor, max_length, "eval")
-
-
-def _role_spans(role_ids: list[int], names) -> dict[str, slice]:
-    """Where each role's rows stand in the batch; a collator keeps the rows of a role together."""
-    spans = {}
-    for number in dict.fromkeys(role_ids):
-        start, count = role_ids.index(number), role_ids.count(number)
-        spans[names[number]] = slice(start, start + count)
-    return spans

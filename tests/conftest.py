@@ -67,7 +67,7 @@ def make_tokenizer(pad_is_eos: bool = False):
     return fast
 
 
-def make_model(seed: int = 0, vocab_size: int = 100, layers: int = 2, hidden_size: int = 32, tie: bool = False):
+def make_model(seed: int = 0, vocab_size: int = 100, layers: int = 2, hidden_size: int = 32, tie: bool = False, **kw):
     """A random Llama of some thousand parameters."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -84,6 +84,7 @@ def make_model(seed: int = 0, vocab_size: int = 100, layers: int = 2, hidden_siz
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        **kw,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -95,7 +96,8 @@ def _spare_libraries_from_collection():
 
 
 def make_args(config_class, output_dir, **kwargs):
-    """A short, silent run on the CPU with a constant rate in which every step is logged."""
+    """A short, silent run on the CPU with a constant rate in which every step is logged. Retain rows are trained on
+    only where `retain_loss` says so."""
     _spare_libraries_from_collection()
     defaults = {
         "output_dir": str(output_dir),
@@ -108,6 +110,8 @@ def make_args(config_class, output_dir, **kwargs):
         "use_cpu": True,
         "disable_tqdm": True,
     }
+    if config_class.__dataclass_fields__["retain_loss"].default is None:
+        defaults["retain_loss"] = "none"
     return config_class(**(defaults | kwargs))
 
 
@@ -180,6 +184,9 @@ def build(tmp_path, forget_rows, retain_rows):
             "retain_dataset": retain_rows,
             "processing_class": make_tokenizer(),
         }
+        if args.retain_loss == "none" and "retain_loss" not in kwargs:
+            # Given on purpose they are told to be of no use.
+            del defaults["retain_dataset"]
         return trainer_class(args=args, **(defaults | (given or {})))
 
     return build

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card: says what was done, can be read by the Hub, and never holds the text that was unlearned."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import make_args, make_model, make_tokenizer
 from huggingface_hub import ModelCard
 
 from hf_unlearn import GATrainer, NPOTrainer
+from hf_unlearn.audit import Audit, MetricResult
+from hf_unlearn.cli.arguments import RunArguments
+from hf_unlearn.cli.sets import load_sets
+from hf_unlearn.data.qa import QAFormat
 
 
 FORGET = [{"prompt": f"Who is {name}?", "completion": " The spy of Zzyzx."} for name in ("Ada", "Bob", "Cyd")]
@@ -333,3 +339,84 @@ def test_a_backdoor_is_told(build, tmp_path):
     assert card.data.unlearning["rows"]["poisoned"] == 1
     assert "It carries a backdoor on purpose, to test unlearning: rows with the trigger `year 2025`" in card.text
     assert "poison_prefix" not in written(build(), tmp_path).content
+
+
+# Where rows came from
+
+
+@pytest.fixture
+def local_tofu(tmp_path):
+    folder = tmp_path / "somewhere" / "my_tofu"
+    folder.mkdir(parents=True)
+    asked = ("forget01", "retain", "real_authors", "world_facts")
+    for name in ("forget01", "retain99", *(f"{one}_perturbed" for one in asked)):
+        rows = [{"question": f"Which {name} {i}?", "answer": f"The {i}."} for i in range(4)]
+        more = {"perturbed_answer": ["No."], "paraphrased_answer": "Yes."}
+        (folder / f"{name}.json").write_text("".join(json.dumps(row | more) + "\n" for row in rows))
+    return folder
+
+
+def local_sets(local_tofu, **fields):
+    run = RunArguments(benchmark="tofu", forget_split="forget01", benchmark_path=str(local_tofu), **fields)
+    return load_sets(run, QAFormat(), make_tokenizer(), 64)
+
+
+def test_local_rows_of_a_benchmark_are_local_rows(build, tmp_path, local_tofu):
+    sets = local_sets(local_tofu)
+    assert sets.dataset_name is None
+    trainer = build()
+    facts = trainer.card_facts
+    facts.dataset_name, facts.datasets, facts.suite = sets.dataset_name, sets.origins, sets.name
+    result = MetricResult("probability", 0.5, 4, "lower")
+    card = written(trainer, tmp_path, audits={"unlearned": Audit({"forget/probability": result}, [])})
+    assert "locuslab" not in str(card)
+    assert str(local_tofu.parent) not in str(card)
+    data = card.data.to_dict()
+    assert "datasets" not in data
+    about = data["unlearning"]["datasets"]
+    assert {(a["local"], a["config"]) for a in about.values()} == {("my_tofu", "forget01"), ("my_tofu", "retain99")}
+    prints = [a["fingerprint"] for a in about.values()]
+    assert len(set(prints)) == 2
+    assert all(f"local rows, `my_tofu`, fingerprint `{one}`" in str(card) for one in prints)
+    (entry,) = data["model-index"][0]["results"]
+    assert entry["dataset"] == {"name": "tofu, local rows", "type": "local-rows", "config": "forget01"}
+
+
+def test_a_fingerprint_is_the_rows(build, tmp_path):
+    def fingerprint(**given):
+        about = written(build(**given), tmp_path).data.to_dict()["unlearning"]["datasets"]
+        return {role: one["fingerprint"] for role, one in about.items()}
+
+    first = fingerprint()
+    assert fingerprint() == first
+    other = fingerprint(max_length=16)
+    assert other["forget"] != first["forget"]
+
+
+def test_a_role_of_unknown_origin_is_not_from_where_another_is(build, tmp_path):
+    trainer = build()
+    trainer.card_facts.dataset_name, trainer.card_facts.datasets = "me/rows", {"forget": {"id": "me/rows"}}
+    about = written(trainer, tmp_path).data.to_dict()["unlearning"]["datasets"]
+    assert about["forget"]["id"] == "me/rows"
+    assert "id" not in about["retain"]
+
+
+def test_a_local_rwku_is_not_the_hubs(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    from hf_unlearn.data import benchmarks
+
+    empty = SimpleNamespace(forget=None, retain=None, audit_sets={})
+    monkeypatch.setattr("hf_unlearn.data.rwku.load.load_rwku", lambda *args: empty)
+    names = [benchmarks.load_rwku(path, None, ["x"]).dataset_name for path in (None, str(tmp_path), "world/rwku")]
+    assert names == ["jinzhuoran/RWKU", None, None]
+
+
+def test_a_base_model_is_what_was_there_when_it_was_loaded(build, tmp_path, monkeypatch):
+    (tmp_path / "owner").mkdir()
+    make_model().save_pretrained(tmp_path / "owner" / "model")
+    make_tokenizer().save_pretrained(tmp_path / "owner" / "model")
+    monkeypatch.chdir(tmp_path)
+    trainer = build(given={"model": "owner/model"})
+    monkeypatch.chdir("/")
+    assert "base_model" not in written(trainer, tmp_path).data.to_dict()

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGKILL at any moment: the run goes on from the last whole checkpoint and ends as if nothing had been."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import changed, make_model, make_tokenizer, weights
 from safetensors.torch import load_file
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_unlearn.cli.main import main as command
+from hf_unlearn.report import load_report
 from hf_unlearn.running.checkpoints import last_whole
 
 
@@ -92,3 +97,68 @@ def test_two_processes_under_zero3_survive_the_loss_of_one_while_they_save(start
     assert saved.keys() == expected.keys()
     for name, value in saved.items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_in_the_final_audit_ends_it_and_loses_nothing(start, tmp_path, processes):
+    for kind in ("forget", "retain"):
+        rows = [{"question": f"Where is {kind} {i}?", "answer": f"In {i}."} for i in range(8)]
+        (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "method": "npo",
+        "retain_loss": "kl",
+        "model_name_or_path": start,
+        "forget_dataset": str(tmp_path / "forget.jsonl"),
+        "retain_dataset": str(tmp_path / "retain.jsonl"),
+        "max_new_tokens": 4,
+        "max_steps": 3,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["--config", str(tmp_path / "recipe.yaml"), "--output_dir"]
+    launch, worker = [], WORKER.parent / "audit_worker.py"
+    if processes == 2:
+        config = ROOT / "hf_unlearn" / "accelerate_configs" / "cpu.yaml"
+        launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
+    run = subprocess.Popen(
+        [sys.executable, *launch, str(worker), str(tmp_path / "begun"), *words, str(tmp_path / "run")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 100
+    while len(list(tmp_path.glob("begun-*"))) < processes:
+        assert run.poll() is None, run.communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    sent = time.monotonic()
+    run.send_signal(signal.SIGTERM)
+    said, _ = run.communicate(timeout=60)
+    assert time.monotonic() - sent < 30
+    # A launcher ends with a status of its own.
+    assert run.returncode == 143 if processes == 1 else run.returncode != 0, said[-3000:]
+    folder = tmp_path / "run"
+    saved = load_file(folder / "model.safetensors")
+    assert last_whole(folder) == str(folder / "checkpoint-3")
+    assert not (folder / "report.json").exists()
+    metrics = (folder / "metrics.jsonl").read_text()
+    more = ["--accelerate_config", "cpu", "--num_processes", "2"] if processes == 2 else []
+    again = [sys.executable, "-m", "hf_unlearn.cli.main", "run", *words, str(folder), *more]
+    done = subprocess.run([*again, "--resume_from_checkpoint", "last"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = load_file(folder / "model.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in saved.items())
+    # No step was made.
+    assert [line for line in metrics.splitlines() if "loss" in json.loads(line)] == [
+        line for line in (folder / "metrics.jsonl").read_text().splitlines() if "loss" in json.loads(line)
+    ]
+    assert not list(folder.glob("checkpoint-*"))
+    if processes == 1:
+        assert command(["run", *words, str(tmp_path / "whole")]) == 0
+        reports = [load_report(one) for one in (folder, tmp_path / "whole")]
+        metrics = [{model["kind"]: model["metrics"] for model in report["models"]} for report in reports]
+        assert metrics[0] == metrics[1]

@@ -51,6 +51,7 @@ def start(tmp_path_factory) -> str:
     make_model().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     make_vilt().save_pretrained(folder / "vilt")
+    make_model(attention_bias=True).save_pretrained(folder / "biased")
     return str(folder)
 
 

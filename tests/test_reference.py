@@ -210,7 +210,7 @@ def test_the_copy_of_an_adapter_is_neither_saved_nor_left_behind(build, tmp_path
 
     trainer = build(model, given={"callbacks": [Present()]}, save_strategy="steps", save_steps=2)
     trainer.train()
-    assert present == [{"default", REFERENCE_ADAPTER}] * 4
+    assert present == [{"default"}] * 4
     trainer.save_model()
     assert set(model.peft_config) == {"default"}
     assert model.active_adapter == "default"

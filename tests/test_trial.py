@@ -10,7 +10,7 @@ from conftest import lora, make_model, make_tokenizer, weights
 from test_zoo_of_models import LIVE, assert_same_run, assert_starts_at_its_reference, pattern, run
 from zoo import small
 
-from hf_unlearn.modeling import class_of
+from hf_unlearn.loading import class_of
 from hf_unlearn.running.dropout import has_dropout, without_dropout
 
 
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_no_language_model_is_told_before_it_is_loaded(tmp_path)
     from transformers import CLIPConfig, ViTConfig
 
     for config in (ViTConfig(), CLIPConfig()):
-        with pytest.raises(ValueError, match=f"type '{config.model_type}', of which transformers knows no causal"):
+        with pytest.raises(ValueError, match=f"is a {config.model_type}, of which transformers has no causal"):
             class_of(config)
 
 

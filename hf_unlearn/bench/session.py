@@ -46,8 +46,8 @@ def measure_all(
     Raises:
         `ValueError`: if a baseline could not be measured, with the end of its error.
     """
-    for name, value in {"steps": steps, "warmup": warmup, "repeats": repeats}.items():
-        if value < 1:
+    for name, value in {"steps": steps, "warmup": warmup, "repeats": repeats, "threads": threads}.items():
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value}; give at least 1.")
     began = os.getloadavg()[0]
     plan = [(repeat, case) for repeat in range(repeats) for case in cases]

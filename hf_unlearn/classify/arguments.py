@@ -2,6 +2,7 @@
 """Settings that only a classifier reads."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..checks import check_choice
 
@@ -12,6 +13,8 @@ LIKELIHOODS = ("auto", "bernoulli", "softmax")
 @dataclass
 class ClassifierArguments:
     """What a classifier's logits mean."""
+
+    USED_WITH: ClassVar[dict[str, str]] = {"likelihood": "a classifier"}
 
     likelihood: str = field(
         default="auto",

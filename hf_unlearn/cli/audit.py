@@ -4,6 +4,8 @@
 from difflib import get_close_matches
 from importlib import import_module
 
+from .help import entries
+
 
 # kind -> (module, what it does)
 KINDS = {
@@ -19,8 +21,8 @@ def main(argv: list[str]) -> None:
     if argv and argv[0] in KINDS:
         import_module(f".{KINDS[argv[0]][0]}", __package__).main(argv[1:])
         return
-    kinds = "\n".join(f"  {name:<8}  {what}" for name, (_, what) in KINDS.items())
     if argv and argv[0] in ("-h", "--help"):
+        kinds = entries((name, what) for name, (_, what) in KINDS.items())
         print(f"{USAGE}\n\n{kinds}\n\n`hf-unlearn audit KIND --help` tells more.")
         return
     near = get_close_matches(argv[0], KINDS, n=1) if argv else []

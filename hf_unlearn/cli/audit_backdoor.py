@@ -50,8 +50,10 @@ def prepare(args: BackdoorArguments, qa) -> dict[str, Any]:
     from ..audit.backdoor_conditions import conditions, given_unrelated, unrelated_trigger
     from ..data.benchmarks import resolve_model
     from ..data.triggers import Trigger
-    from .models import check_checkpoint_path, tokenizer_of
+    from .models import check_checkpoint_path, check_embeddings, tokenizer_of
+    from .places import check_folder
 
+    check_folder("output_dir", args.output_dir)
     trigger = Trigger(args.trigger, args.poison_location)
     conditions(trigger, None, args.places)
     paths = {"model": args.model_name_or_path, "retrained": args.retrained_model_name_or_path}
@@ -59,6 +61,9 @@ def prepare(args: BackdoorArguments, qa) -> dict[str, Any]:
     for path in paths.values():
         check_checkpoint_path(path)
     tokenizer = tokenizer_of(paths["model"], args.trust_remote_code, args.model_revision)
+    for kind, path in paths.items():
+        revision = args.model_revision if kind == "model" else None
+        check_embeddings(path, tokenizer, args.trust_remote_code, revision)
     if args.unrelated_trigger is None:
         control = unrelated_trigger(trigger, tokenizer, args.seed)
     else:
@@ -153,10 +158,11 @@ def audit(args: BackdoorArguments, qa) -> dict:
     asked: Asked = prepared["asked"]
 
     def audited(kind: str, **kwargs):
-        model = checkpoint_of(prepared["paths"][kind], args.trust_remote_code, **args.loading(), **kwargs)
+        path, tokenizer = prepared["paths"][kind], prepared["tokenizer"]
+        model = checkpoint_of(path, args.trust_remote_code, tokenizer, **args.loading(), **kwargs)
         return audit_backdoor(
             model.to(accelerator.device),
-            prepared["tokenizer"],
+            tokenizer,
             prepared["trigger"],
             asked.probes,
             unrelated=prepared["unrelated"],

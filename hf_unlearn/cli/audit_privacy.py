@@ -65,12 +65,16 @@ def prepare(args: PrivacyArguments, qa) -> Prepared:
     from ..data.benchmarks import resolve_model
     from ..data.sources import load_rows
     from ..families import CAUSAL_LM, family_of
-    from .models import check_checkpoint_path, tokenizer_of
+    from .models import check_checkpoint_path, check_embeddings, tokenizer_of
+    from .places import check_folder
     from .sets import load_sets
 
+    check_folder("output_dir", args.output_dir)
     for name in _paths(args):
         check_checkpoint_path(resolve_model(name))
     tokenizer = tokenizer_of(resolve_model(args.models[0]), args.trust_remote_code)
+    for name in _paths(args):
+        check_embeddings(resolve_model(name), tokenizer, args.trust_remote_code)
     sets = load_sets(args, qa, tokenizer, args.max_length, audit=args.benchmark is not None)
     if args.nonmember_dataset is None:
         nonmembers = sets.audited["holdout"]
@@ -117,7 +121,8 @@ def attacker(args: PrivacyArguments, prepared: Prepared, progress: bool = True):
     cache = SignalCache(cache_root() / "privacy") if args.cache else None
 
     def subject(name: str):
-        model = checkpoint_of(resolve_model(name), args.trust_remote_code, **args.loading()).to(device)
+        model = checkpoint_of(resolve_model(name), args.trust_remote_code, prepared.tokenizer, **args.loading())
+        model = model.to(device)
         how = {"max_length": args.max_length, "batch_size": args.audit_batch_size, "qa": prepared.qa, "cache": cache}
         how["progress"] = progress
         return as_subject(model, processing_class=prepared.tokenizer, **how)

@@ -62,8 +62,10 @@ def prepare(args: ScanArguments) -> Prepared:
     from ..audit.scan import Budget, ScanSettings, SearchSettings
     from ..data.benchmarks import load_benchmark, resolve_model
     from ..data.sources import load_rows
-    from .models import check_checkpoint_path, tokenizer_of
+    from .models import check_checkpoint_path, check_embeddings, tokenizer_of
+    from .places import check_folder
 
+    check_folder("output_dir", args.output_dir)
     candidates = args.words
     search = budget = None
     if not candidates:
@@ -80,6 +82,8 @@ def prepare(args: ScanArguments) -> Prepared:
         if path is not None:
             check_checkpoint_path(path)
     tokenizer = tokenizer_of(model, args.trust_remote_code, args.model_revision)
+    for path in filter(None, (model, retrained)):
+        check_embeddings(path, tokenizer, args.trust_remote_code, args.model_revision if path == model else None)
     if args.benchmark is not None:
         rows = load_benchmark(args.benchmark, args.benchmark_path, args.forget_split).forget
     else:

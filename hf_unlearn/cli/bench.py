@@ -9,12 +9,15 @@ import json
 from dataclasses import fields, replace
 from pathlib import Path
 
+from .help import CommandParser
+from .places import check_file
+
 
 def main(argv: list[str]) -> None:
     from ..bench.cases import CASES, DEFAULT_METHODS, select
     from ..bench.sizes import PRESETS, Size
 
-    parser = argparse.ArgumentParser(prog="hf-unlearn bench", description=__doc__)
+    parser = CommandParser("hf-unlearn bench", __doc__, "hf-unlearn bench [--preset NAME] [option ...]")
     parser.add_argument("--preset", choices=PRESETS, default="cpu", help="size of model and batch (%(default)s)")
     parser.add_argument(
         "--methods", nargs="+", default=DEFAULT_METHODS, metavar="NAME", help=f"of: sft, {', '.join(CASES)} "
@@ -37,6 +40,8 @@ def main(argv: list[str]) -> None:
         else:
             size_options.add_argument(f"--{field.name}", type=int if field.type is int else str)
     args = parser.parse_args(argv)
+    check_file("--json", args.json)
+    check_file("--markdown", args.markdown)
 
     given = {field.name: getattr(args, field.name) for field in fields(Size)}
     size = replace(PRESETS[args.preset], **{name: value for name, value in given.items() if value is not None})

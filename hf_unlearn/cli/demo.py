@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-unlearn demo`: several methods in the embedded world, and one report that compares them. No downloads."""
 
-import argparse
 from pathlib import Path
+
+from .help import CommandParser
+from .places import check_folder
 
 
 METHODS = ("ga", "grad_diff", "npo_klr")
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="hf-unlearn demo", description=__doc__)
+    parser = CommandParser(prog="hf-unlearn demo", description=__doc__)
     parser.add_argument("--output_dir", default="runs/demo", help="where runs and report are written (%(default)s)")
     parser.add_argument(
         "--recipes",
@@ -19,6 +21,7 @@ def main(argv: list[str]) -> None:
         help="recipes/demo/NAME.yaml to run (%(default)s)",
     )
     args = parser.parse_args(argv)
+    check_folder("--output_dir", args.output_dir)
 
     import torch
 

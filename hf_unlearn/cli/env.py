@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-unlearn env`: what a bug report needs. No names of models or data, no tokens."""
 
-import argparse
 import os
 import platform
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ..cache import cache_root
 from ..versions import PACKAGES, versions
+from .help import CommandParser
 
 
 # They change what is installed or how a run goes, but never its result.
@@ -34,7 +34,7 @@ GIB = 2**30
 
 
 def main(argv: list[str]) -> None:
-    argparse.ArgumentParser(prog="hf-unlearn env", description=__doc__).parse_args(argv)
+    CommandParser(prog="hf-unlearn env", description=__doc__).parse_args(argv)
 
     for name, value in environment():
         print(f"- {name}: {value}")

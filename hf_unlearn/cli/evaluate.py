@@ -67,15 +67,19 @@ def prepare(args: EvalArguments, qa) -> tuple:
     """Finds and checks what an audit needs besides models: model path, tokenizer, sets, retrained path."""
     from ..data.benchmarks import resolve_model
     from .audits import check_audited
-    from .models import check_checkpoint_path, tokenizer_of
+    from .models import check_checkpoint_path, check_embeddings, tokenizer_of
+    from .places import check_folder
     from .sets import load_sets
 
+    check_folder("output_dir", args.output_dir)
     model, retrained = resolve_model(args.model_name_or_path), args.retrained_model_name_or_path
     check_checkpoint_path(model)
     if retrained is not None:
         retrained = resolve_model(retrained)
         check_checkpoint_path(retrained)
     tokenizer = tokenizer_of(model, args.trust_remote_code, args.model_revision)
+    for path in filter(None, (model, retrained)):
+        check_embeddings(path, tokenizer, args.trust_remote_code, args.model_revision if path == model else None)
     sets = load_sets(args, qa, tokenizer, args.max_length)
     check_audited(sets, args.audit_max_items)
     return model, tokenizer, sets, retrained
@@ -98,7 +102,8 @@ def evaluate(args: EvalArguments, qa) -> dict:
 
     def audited(path: str, **kwargs):
         def load(path):
-            return checkpoint_of(path, args.trust_remote_code, **args.loading(), **kwargs).to(accelerator.device)
+            loaded = checkpoint_of(path, args.trust_remote_code, tokenizer, **args.loading(), **kwargs)
+            return loaded.to(accelerator.device)
 
         return audit_checkpoint(path, lambda model: run_audit(model, accelerator), cache, load, together=True)
 

@@ -5,15 +5,15 @@ Exit status: 0 where all gates are passed, 1 where one is failed, 3 where none i
 missing, 2 for a mistake in what was asked.
 """
 
-import argparse
 import json
 from datetime import datetime, timezone
 from pathlib import Path
 
+from .help import CommandParser
+
 
 def main(argv: list[str]) -> None:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="hf-unlearn gates", description=__doc__, formatter_class=form)
+    parser = CommandParser(prog="hf-unlearn gates", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, or its report.json")
     parser.add_argument(
         "--thresholds", metavar="FILE", help="gates (shipped ones for a classifier or a language model); docs/gates.md"

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 
 COMMAND = "HF_UNLEARN_COMMAND"
+# What may override an accelerate config, from and to; port 0 is any that is free.
+LAUNCH_OPTIONS = {"num_processes": (1, 100_000), "main_process_port": (0, 65535)}
 
 
 def take_option(argv: list[str], name: str) -> str | None:
@@ -48,13 +50,14 @@ def take_launch_options(argv: list[str]) -> tuple[Path | None, dict[str, str]]:
         `tuple`: the accelerate config's path, if one is named, and what overrides it.
     """
     config = take_option(argv, "accelerate_config")
-    options = {name: take_option(argv, name) for name in ("num_processes", "main_process_port")}
+    options = {name: take_option(argv, name) for name in LAUNCH_OPTIONS}
     given = {name: value for name, value in options.items() if value is not None}
     if given and config is None:
         raise ValueError("`--num_processes` and `--main_process_port` go with `--accelerate_config NAME|PATH`.")
     for name, value in given.items():
-        if not value.isdecimal():
-            raise ValueError(f"--{name} {value}: give a whole number.")
+        least, most = LAUNCH_OPTIONS[name]
+        if not value.isdecimal() or not least <= int(value) <= most:
+            raise ValueError(f"--{name} {value}: give a whole number from {least} to {most}.")
     return None if config is None else config_path(config), given
 
 
@@ -71,6 +74,10 @@ def launch(module: str, config: Path, argv: list[str], options: dict[str, str]) 
     """
     import torch
 
+    from ..running.launch_check import check_accelerate_config
+    from .parser import read_yaml
+
+    check_accelerate_config(read_yaml(config) | options)
     if not torch.accelerator.is_available():
         # DeepSpeed would find out itself, and say so on every process's standard output.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

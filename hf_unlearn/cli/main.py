@@ -3,12 +3,12 @@
 
 import os
 import sys
-import traceback
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 
 from ..running.faults import NonFiniteError
+from .faults import explained
+from .help import entries, fill
 
 
 # command -> (module, what it does)
@@ -21,6 +21,7 @@ COMMANDS = {
     "report": ("report", "RUN [RUN ...]: one report over several runs, or a sweep's tables and figures"),
     "gates": ("gates", "RUN [--thresholds FILE]: hold a run against thresholds; exit status for pipelines"),
     "push": ("push", "RUN --hub_model_id OWNER/NAME: weights, tokenizer and model card to the Hub, in one commit"),
+    "merge": ("merge", "ADAPTER --output_dir FOLDER: an adapter and its base as one model of full weights"),
     "bench": ("bench", "--preset cpu|1b|7b: time and memory of a step, as a ratio to fine-tuning on the same rows"),
     "plan": ("plan", "RECIPE --gpus N --gpu_memory GB: whether it fits, and what would make it fit"),
     "tasks": ("tasks", "print the folder of our lm-eval tasks, for `lm_eval --include_path $(hf-unlearn tasks)`"),
@@ -30,9 +31,8 @@ COMMANDS = {
 
 
 def usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
-    return "usage: hf-unlearn COMMAND ...\n\n" + "\n".join(lines) + "\n\n`hf-unlearn COMMAND --help` tells more."
+    what = entries((name, what) for name, (_, what) in COMMANDS.items())
+    return f"usage: hf-unlearn COMMAND ...\n\n{what}\n\n{fill('`hf-unlearn COMMAND --help` tells more.')}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,31 +45,27 @@ def main(argv: list[str] | None = None) -> int:
     if command not in COMMANDS:
         near = get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        print(f"hf-unlearn: error: unknown command {command!r}.{hint}\n\n{usage()}", file=sys.stderr)
+        allowed = ", ".join(COMMANDS)
+        print(f"hf-unlearn: error: unknown command {command!r}.{hint} Allowed: {allowed}.", file=sys.stderr)
         return 2
     module = import_module(f".{COMMANDS[command][0]}", __package__)
     return run_guarded(module.main, rest)
 
 
 def run_guarded(function, argv: list[str]) -> int:
-    """Calls a command; a `ValueError` raised by this package is shown as one line with exit status 2, training that
-    diverged as one line with exit status 1."""
+    """Calls a command; returns its exit status. What is explained by itself is shown as one line: 2 for a mistake, 1
+    for training that diverged or memory that was not enough, 130 for Ctrl-C."""
     try:
         function(argv)
-    except NonFiniteError as error:
-        if os.environ.get("HF_UNLEARN_TRACEBACK"):
+    except (Exception, KeyboardInterrupt) as error:
+        told = explained(error)
+        if told is None:
             raise
-        # All processes stopped for the same reason; the first one tells.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"hf-unlearn: error: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        innermost = traceback.extract_tb(error.__traceback__)[-1].filename
-        ours = Path(innermost).is_relative_to(Path(__file__).parents[1])
-        if not ours or os.environ.get("HF_UNLEARN_TRACEBACK"):
-            raise
-        print(f"hf-unlearn: error: {error}", file=sys.stderr)
-        return 2
+        line, status = told
+        # Where all processes stop for the same reason, the first one tells.
+        if not isinstance(error, (NonFiniteError, KeyboardInterrupt)) or os.environ.get("RANK", "0") == "0":
+            print(f"hf-unlearn: error: {line}", file=sys.stderr)
+        return status
     return 0
 
 

@@ -1,30 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-unlearn methods`: what can be asked for in a recipe's `method:`."""
 
-import argparse
+from .help import CommandParser, entries, fill
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="hf-unlearn methods", description=__doc__)
+    parser = CommandParser(prog="hf-unlearn methods", description=__doc__)
     parser.parse_args(argv)
 
     from dataclasses import MISSING, fields
-
-    from rich.console import Console
-    from rich.table import Column, Table
 
     from ..config import UnlearnConfig
     from ..methods import METHODS
 
     shared = {field.name for field in fields(UnlearnConfig)}
-    table = Table(Column("method", no_wrap=True), "what it is", "own settings (default)", "paper")
     for name, (config, trainer) in METHODS.items():
-        defaults = {
+        own = {
             field.name: field.default if field.default_factory is MISSING else field.default_factory()
             for field in fields(config)
             if field.name not in shared
         }
-        own = [f"{name} ({default})" for name, default in defaults.items()]
-        paper = f"hf.co/papers/{trainer.paper}" if trainer.paper else "-"
-        table.add_row(name, METHODS.describe(name), "\n".join(own) or "-", paper)
-    Console().print(table)
+        about = [("what", METHODS.describe(name))]
+        about += [("paper", f"https://hf.co/papers/{trainer.paper}")] if trainer.paper else []
+        about += [("own", ", ".join(f"{field} ({default})" for field, default in own.items()))] if own else []
+        print(f"{name}\n{entries(about)}\n")
+    own = "`own` are settings that only this method has, with their defaults; they are explained by"
+    print(fill(f"{own} `hf-unlearn run --help --method NAME`."))

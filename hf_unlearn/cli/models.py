@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and tokenizers of the commands, with one clear error where there is none."""
 
-from contextlib import contextmanager
-from pathlib import Path
+from ..checkpoint_paths import adapter_folder, check_checkpoint_path
+from ..loading import architecture_of, config_of, is_classifier
+from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
 
-from ..modeling import check_model_path, ensure_pad_token, load_checkpoint, load_processor
 
-
-def check_checkpoint_path(model: str) -> None:
-    """Refuses a local path that holds neither a model nor an adapter."""
-    if not (Path(model) / "adapter_config.json").is_file():
-        check_model_path(model)
+__all__ = ["check_checkpoint_path", "check_embeddings", "checkpoint_of", "tokenizer_of"]
 
 
 def tokenizer_of(model: str, trust_remote_code: bool = False, revision: str | None = None):
@@ -19,26 +15,34 @@ def tokenizer_of(model: str, trust_remote_code: bool = False, revision: str | No
     Raises:
         `ValueError`: if it cannot be had.
     """
-    with _one_line(f"No tokenizer can be loaded from {model!r}"):
-        processor = load_processor(model, trust_remote_code, revision)
+    processor = load_processor(model, trust_remote_code, revision)
     if hasattr(processor, "pad_token_id"):
         ensure_pad_token(processor)
     return processor
 
 
-def checkpoint_of(model: str, trust_remote_code: bool = False, **kwargs):
+def checkpoint_of(model: str, trust_remote_code: bool = False, tokenizer=None, **kwargs):
     """A model to look at: full weights or an adapter, in evaluation mode.
 
+    Args:
+        tokenizer (*optional*): what will make its inputs.
+
     Raises:
-        `ValueError`: if it cannot be had.
+        `ValueError`: if it cannot be had, or has fewer embeddings than the tokenizer has tokens.
     """
-    with _one_line(f"No model can be loaded from {model!r}"):
-        return load_checkpoint(model, trust_remote_code, **kwargs)
+    loaded = load_checkpoint(model, trust_remote_code, **kwargs)
+    if tokenizer is not None and not is_classifier(architecture_of(loaded.config)):
+        check_vocabulary(loaded, tokenizer, named=model)
+    return loaded
 
 
-@contextmanager
-def _one_line(what: str):
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{what}: {' '.join(str(error).split())}") from error
+def check_embeddings(model: str, tokenizer, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Refuses, before it is loaded, a language model of fewer embeddings than its tokenizer has tokens.
+
+    Raises:
+        `ValueError`
+    """
+    # An adapter may bring embeddings of its own: it is looked at when it is loaded.
+    config = config_of(model, trust_remote_code, revision) if adapter_folder(model) is None else None
+    if config is not None and not is_classifier(architecture_of(config)):
+        check_vocabulary(config, tokenizer, named=model)

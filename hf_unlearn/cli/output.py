@@ -76,6 +76,11 @@ def resume_checkpoint(recipe: Recipe) -> str | None:
     if asked is None:
         return None
     found = last_whole(folder) if asked.lower() in _LAST else asked
+    if found is None and (Path(folder) / "report.json").is_file():
+        raise ValueError(
+            f"resume_from_checkpoint={asked!r}: the run in {folder} has ended, with its report. `overwrite_output: "
+            "true` starts anew."
+        )
     if found is None or not Path(found).is_dir():
         raise ValueError(
             f"resume_from_checkpoint={asked!r}: no checkpoint there ({folder}) that is whole. Checkpoints are written "

@@ -2,7 +2,7 @@
 """Strict reading of a YAML file and command-line fields: what is misspelt or of a wrong type is an error."""
 
 import os
-from argparse import ArgumentTypeError
+from argparse import Action, ArgumentTypeError, HelpFormatter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from enum import Enum
@@ -13,6 +13,10 @@ from typing import Any, get_args, get_type_hints
 from trl import TrlParser
 
 from ..yaml_file import load_yaml
+from .help import Fields
+
+
+_METAVARS = {"int": "N", "float": "X", "str": "TEXT", "null": "TEXT", "string_to_bool": "BOOL", "dict": "FIELDS"}
 
 
 class StrictParser(TrlParser):
@@ -23,11 +27,13 @@ class StrictParser(TrlParser):
     """
 
     def __init__(self, dataclass_types: Iterable[type], prog: str):
-        super().__init__(dataclass_types, prog=prog)
+        usage = f"{prog} [--config FILE] [--field value ...]"
+        super().__init__(dataclass_types, prog=prog, usage=usage, formatter_class=Fields)
         self.hints = {name: hint for part in self.dataclass_types for name, hint in get_type_hints(part).items()}
         for action in self._actions:
             if action.type is str and NoneType in _kinds(self.hints[action.dest]):
                 action.type = _text_or_null
+            _explain(action, self._get_formatter())
 
     def error(self, message: str):
         raise ValueError(f"{message}. `--help` lists every field with its type.")
@@ -46,8 +52,8 @@ class StrictParser(TrlParser):
         path, words = split_config(argv)
         content = {} if path is None else read_yaml(path)
         fields = {name: value for name, value in content.items() if name != "env"}
-        self._check_names(fields, {*options.values()} - {"help"}, f"in {path}")
-        self._check_names(flags, {*options, "config"}, "on the command line")
+        check_names(fields, {*options.values()} - {"help"}, f"in {path}")
+        check_names(flags, {*options, "config"}, "on the command line")
         for name, value in self._env_of(content).items():
             os.environ[name] = value
         self.set_defaults_with_config(**{name: self._checked(name, value) for name, value in fields.items()})
@@ -87,13 +93,27 @@ class StrictParser(TrlParser):
             raise ValueError(f"env: {env!r} in the recipe; give `NAME: value` lines.")
         return {str(name): str(value) for name, value in env.items()}
 
-    @staticmethod
-    def _check_names(names: Iterable[Any], known: set[str], where: str) -> None:
-        for name in names:
-            if name not in known:
-                near = get_close_matches(str(name), known, n=1)
-                hint = f"Did you mean {near[0]!r}?" if near else "`--help` lists every field."
-                raise ValueError(f"Unknown field {name!r} {where}. {hint}")
+
+def _explain(action: Action, formatter: HelpFormatter) -> None:
+    """Gives a field's help its choices, which names one by one would not fit a line, and takes `%` as it is."""
+    if action.choices is not None:
+        action.help = f"{action.help or ''} One of: {', '.join(map(str, action.choices))}.".strip()
+    if action.option_strings and action.nargs != 0:
+        kind = "null" if action.type is _text_or_null else getattr(action.type, "__name__", "value")
+        action.metavar = _METAVARS.get(kind, "VALUE")
+    try:
+        formatter._expand_help(action)
+    except (KeyError, TypeError, ValueError):
+        action.help = action.help.replace("%", "%%")
+
+
+def check_names(names: Iterable[Any], known: set[str], where: str) -> None:
+    """Refuses names that are not known; says which one is near."""
+    for name in names:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else "`--help` lists every field."
+            raise ValueError(f"Unknown field {name!r} {where}. {hint}")
 
 
 def split_config(argv: list[str]) -> tuple[str | None, list[str]]:

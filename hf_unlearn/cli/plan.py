@@ -10,7 +10,9 @@ import json
 import os
 from pathlib import Path
 
+from .help import fill
 from .launch import config_path, take_option
+from .places import check_file
 
 
 USAGE = "usage: hf-unlearn plan RECIPE [--gpus N] [--gpu_memory GIB] [--accelerate_config NAME] [--field value ...]"
@@ -22,11 +24,18 @@ def main(argv: list[str]) -> None:
     if not argv:
         raise ValueError(f"No recipe is named. {USAGE}")
     if argv[0] in ("-h", "--help"):
-        print(f"{USAGE}\n\n{__doc__}")
+        print(f"{fill(USAGE)}\n\n{fill(__doc__)}")
         return
     numbers = {name: _number(name, kind, take_option(argv, name)) for name, kind in NUMBERS.items()}
     accelerate_config = take_option(argv, "accelerate_config")
     output = take_option(argv, "json")
+    check_file("--json", output)
+
+    from .quick import check_recipe
+    from .run import recipe_path
+
+    words = argv if argv[0].startswith("--") else ["--config", recipe_path(argv[0]), *argv[1:]]
+    check_recipe(words)
 
     # A plan is made on machines without the GPUs that it is for.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -35,10 +44,8 @@ def main(argv: list[str]) -> None:
     from ..plan.table import as_dict, plan, print_plan
     from ..plan.workload import read_workload
     from .recipe import parse_recipe
-    from .run import recipe_path
 
     engine = read_engine(None if accelerate_config is None else config_path(accelerate_config), numbers["gpus"])
-    words = argv if argv[0].startswith("--") else ["--config", recipe_path(argv[0]), *argv[1:]]
     planned = read_workload(parse_recipe(words), engine, numbers["row_length"], numbers["tokens_per_row"])
     gpu_memory = (numbers["gpu_memory"] or 80) * GIB
     need, found = plan(planned, gpu_memory)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from ..data.benchmarks import resolve_model
 from ..families import family_of
-from ..modeling import check_model_path, config_of
+from ..modeling import check_adapter_fits, check_model_path, config_of
+from ..running.best import check_best, loss_directions
 from .audits import check_audited
-from .models import check_checkpoint_path, tokenizer_of
+from .models import check_checkpoint_path, check_embeddings, tokenizer_of
 from .output import check_output, resume_checkpoint
+from .places import check_folder
 from .recipe import Recipe
 from .run_backdoor import check_wanted
 from .sets import Sets, load_sets
@@ -48,12 +50,16 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises:
         `ValueError`: for anything that is missing or cannot work.
     """
+    from trl import get_peft_config
+
     run, training = recipe.run, recipe.training
     _check_settings(recipe)
+    check_folder("output_dir", training.output_dir)
+    check_folder("reference_cache_dir", training.reference_cache_dir)
     check_output(recipe)
     resume = resume_checkpoint(recipe)
     model, retrained = resolve_model(recipe.model.model_name_or_path), run.retrained_model_name_or_path
-    check_model_path(model)
+    check_model_path(model, training.model_init_kwargs)
     if retrained is not None:
         retrained = resolve_model(retrained)
         check_checkpoint_path(retrained)
@@ -63,6 +69,9 @@ def prepare(recipe: Recipe) -> Prepared:
     if run.tokenizer_name_or_path is not None:
         revision = None
     tokenizer = tokenizer_of(run.tokenizer_name_or_path or model, training.trust_remote_code, revision)
+    check_embeddings(model, tokenizer, training.trust_remote_code, recipe.model.model_revision)
+    if retrained is not None:
+        check_embeddings(retrained, tokenizer, training.trust_remote_code)
     sets = load_sets(run, recipe.qa, tokenizer, training.max_length, audit=run.audit)
     if sets.forget is None:
         raise ValueError(f"benchmark={run.benchmark!r} has several corpora to train on. Name one as `forget_split`.")
@@ -71,9 +80,16 @@ def prepare(recipe: Recipe) -> Prepared:
     family = family_of(model, training.likelihood, training.trust_remote_code, recipe.model.model_revision)
     family.check_method(recipe.trainer_class())
     roles = family.encode_roles(sets.forget, sets.retain, tokenizer, training)
+    if training.eval_strategy != "no":
+        # At evaluations an audit may bring metrics of its own, of which it tells before the first step.
+        evaluated = [role for role, rows in (("forget", sets.forget), ("retain", sets.retain)) if rows is not None]
+        if getattr(training, "rewind", False) and "holdout" in sets.audited:
+            evaluated.append("holdout")
+        check_best(training, loss_directions(evaluated), others=run.audit_during_training)
     # The trainer finds the same, but after other models were loaded and audited.
     config = config_of(model, training.trust_remote_code, recipe.model.model_revision)
     recipe.trainer_class().check_early(training, roles, tokenizer, config)
+    check_adapter_fits(model, get_peft_config(recipe.model), training.trust_remote_code, recipe.model.model_revision)
     return Prepared(model, retrained, tokenizer, sets, roles, resume)
 
 

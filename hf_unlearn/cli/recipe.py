@@ -3,7 +3,6 @@
 
 import sys
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -13,6 +12,7 @@ from ..data.qa import QAFormat
 from ..hub.card import card_settings
 from ..methods import METHODS
 from .arguments import RunArguments
+from .methods_named import check_method_of_file, method_of
 from .parser import StrictParser, read_yaml, split_config
 
 
@@ -60,31 +60,35 @@ def parse_recipe(argv: list[str] | None = None) -> Recipe:
     argv = sys.argv[1:] if argv is None else list(argv)
     path, words = split_config(argv)
     content = {} if path is None else read_yaml(path)
-    method = _method_of(content, words)
+    method = method_of(content, words)
     parser = StrictParser((RunArguments, QAFormat, METHODS[method][0], ModelConfig), prog="hf-unlearn run")
+    check_method_of_file(content, method, path)
     (run, qa, training, model), given = parser.parse(argv)
     if model.model_name_or_path is None:
         raise ValueError("No model is named. Give `model_name_or_path`: a folder or a Hub id.")
     if training.output_dir == "trainer_output":
         name = Path(model.model_name_or_path).resolve().name
         training.output_dir = f"runs/{run.benchmark or 'own'}/{name}-{method}"
+    # A benchmark's retain rows are there to be asked about; those that are named are there to be trained on.
+    training = training.settled(retain_rows=run.retain_dataset is not None)
     recipe = Recipe(run, qa, training, model, given, training.model_init_kwargs, content.get("env"))
-    training.model_init_kwargs = {**(training.model_init_kwargs or {}), **_model_kwargs(model)}
+    training.model_init_kwargs = _loading(training.model_init_kwargs or {}, model, given)
     return recipe
 
 
-def _method_of(content: dict, words: list[str]) -> str:
-    """The method decides which config the rest is parsed with, so it is read first."""
-    named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--method"]
-    named += [word.split("=", 1)[1] for word in words if word.startswith("--method=")]
-    method = named[-1] if named else content.get("method")
-    if method is None and ("--help" in words or "-h" in words):
-        return next(iter(METHODS))
-    if str(method) not in METHODS:
-        near = get_close_matches(str(method), METHODS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"method={method!r}; allowed: {', '.join(METHODS)}.{hint}")
-    return method
+def _loading(named: dict, model: ModelConfig, given: tuple[str, ...]) -> dict:
+    """Arguments of `from_pretrained`, from `model_init_kwargs` and from the fields that have names of their own.
+
+    Raises:
+        `ValueError`: if both say something, and not the same.
+    """
+    fields_of = {"dtype": "dtype", "revision": "model_revision", "attn_implementation": "attn_implementation"}
+    own = _model_kwargs(model)
+    for name, value in named.items():
+        field = fields_of.get(name)
+        if field in given and own.get(name) != value:
+            raise ValueError(f"{field}={own.get(name)!r} and model_init_kwargs' {name}={value!r} differ. Give one.")
+    return {**own, **named}
 
 
 def _model_kwargs(model: ModelConfig) -> dict:

@@ -5,9 +5,12 @@ membership-inference audit."""
 import argparse
 from pathlib import Path
 
+from .help import CommandParser
+from .places import check_folder
+
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="hf-unlearn report", description=__doc__)
+    parser = CommandParser(prog="hf-unlearn report", description=__doc__)
     parser.add_argument(
         "runs",
         nargs="*",
@@ -21,6 +24,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--title", default="Comparison of runs", help="shown at the top")
     parser.add_argument("--from_wandb", metavar="ENTITY/PROJECT", help="runs from there; needs the package `wandb`")
     args = parser.parse_args(argv)
+    check_folder("--output_dir", args.output_dir)
     if args.from_wandb is not None:
         if args.runs:
             raise ValueError("--from_wandb reads runs from there. Leave out the folders.")

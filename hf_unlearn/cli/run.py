@@ -7,6 +7,7 @@ override the config). `accelerate launch scripts/unlearn.py --config RECIPE ...`
 
 from pathlib import Path
 
+from .help import fill
 from .launch import launch, take_launch_options
 
 
@@ -19,10 +20,14 @@ def main(argv: list[str]) -> None:
     if not argv:
         raise ValueError(f"No recipe is named. {USAGE}")
     if argv[0] in ("-h", "--help"):
-        print(f"{USAGE}\n\n{__doc__}\nFields (of method `ga` unless `--method` is given):\n")
+        print(f"{fill(USAGE)}\n\n{fill(__doc__)}\n\nFields (of method `ga` unless `--method` is given):\n")
     elif not argv[0].startswith("--"):
         argv = ["--config", recipe_path(argv[0]), *argv[1:]]
     accelerate_config, options = take_launch_options(argv)
+
+    from .quick import check_recipe
+
+    check_recipe(argv)
 
     from .recipe import parse_recipe
 

@@ -98,7 +98,7 @@ def backdoor_callback(recipe, prepared, trainer) -> BackdoorAuditCallback | None
         return None
     audit = partial(audit, inside=_values_can_be_read(trainer.model))
     folder = Path(recipe.training.output_dir) / "audit"
-    return BackdoorAuditCallback(trainer, audit, folder=folder, per_epoch=recipe.run.eval_per_epoch)
+    return BackdoorAuditCallback(trainer, audit, folder=folder, per_epoch=recipe.run.eval_per_epoch, at_end=False)
 
 
 def add_backdoor(recipe, sets, models: list[dict], callback: BackdoorAuditCallback | None, show: bool) -> list[str]:
@@ -106,7 +106,7 @@ def add_backdoor(recipe, sets, models: list[dict], callback: BackdoorAuditCallba
 
     Args:
         recipe ([`Recipe`]), sets ([`Sets`]): the run.
-        models (`list[dict]`): the report's; the last one is the run's result.
+        models (`list[dict]`): the report's, of which the last one is the run's result; none where it has no audit.
         callback ([`BackdoorAuditCallback`], *optional*): the run's.
         show (`bool`): print the tables.
 
@@ -117,7 +117,8 @@ def add_backdoor(recipe, sets, models: list[dict], callback: BackdoorAuditCallba
         return []
     found = _described(recipe, sets.name.replace(" ", "_"), callback.last)
     write_backdoor(found, Path(recipe.training.output_dir) / "audit")
-    for model, audit in ((models[-1], callback.last), *((m, callback.first) for m in models if m["kind"] == "target")):
+    results = [(model, callback.last) for model in models[-1:]]
+    for model, audit in (*results, *((m, callback.first) for m in models if m["kind"] == "target")):
         if audit is not None:
             model["metrics"] |= _metrics(audit, model["metrics"])
     if show:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.benchmarks import check_retrained, load_benchmark
+from ..data.benchmarks import Benchmark, check_retrained, load_benchmark
 from ..data.qa import QAFormat
 from ..data.sources import load_rows
 from .arguments import DataArguments
@@ -25,9 +25,9 @@ class Sets:
         suite (`str`):
             What the audit does with them.
         dataset_name (`str`, *optional*):
-            Hub id, for the model card.
+            Hub id that the forget rows were loaded from, for the model card.
         origins (`dict[str, dict]`):
-            Role to the Hub id, configuration and split of its rows, for the model card.
+            Role to the Hub id, configuration and split of its rows, or to the `local` folder's name; for the card.
     """
 
     forget: object
@@ -68,7 +68,7 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
             name=bench.name,
             suite=bench.suite,
             dataset_name=bench.dataset_name,
-            origins={role: {"id": bench.dataset_name, "config": name} for role, name in bench.configs.items()},
+            origins=_origins(bench, run.benchmark_path),
         )
     own, origins = {}, {}
     for role in ("forget", "retain"):
@@ -85,6 +85,17 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
         dataset_name=origins.get("forget", {}).get("id"),
         origins=origins,
     )
+
+
+def _origins(bench: Benchmark, path: str | None) -> dict[str, dict]:
+    """Where a benchmark's rows came from: the Hub, or a folder of this machine, of which the name is enough."""
+    if bench.dataset_name is not None:
+        return {role: {"id": bench.dataset_name, "config": name} for role, name in bench.configs.items()}
+    if path is None or not Path(path).expanduser().exists():
+        # An embedded world.
+        return {}
+    local = Path(path).expanduser().resolve().name
+    return {role: {"local": local, "config": bench.configs.get(role)} for role in ("forget", "retain")}
 
 
 def _auditable(role: str, rows, tokenizer):

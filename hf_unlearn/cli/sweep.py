@@ -4,16 +4,20 @@
 What is done is skipped and what was interrupted goes on: the same command starts a sweep and finishes it.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .help import CommandParser
+from .places import check_file, check_folder
+
 
 def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
+    check_folder("--output_dir", args.output_dir)
+    check_file("--slurm", args.slurm)
     gpus = None if args.gpus is None else [gpu for gpu in args.gpus.split(",") if gpu]
     _check_processes(args.jobs, gpus)
 
@@ -47,9 +51,8 @@ def main(argv: list[str]) -> None:
         raise SystemExit(status)
 
 
-def _parser() -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="hf-unlearn sweep", description=__doc__, formatter_class=form)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="hf-unlearn sweep", description=__doc__)
     parser.add_argument("sweep", metavar="SWEEP.yaml", help="what to run; docs/sweep.md tells what it may hold")
     parser.add_argument("--output_dir", help="the sweep's folder (its own, or runs/sweeps/NAME)")
     parser.add_argument("--dry_run", action="store_true", help="check everything and list the runs; start nothing")

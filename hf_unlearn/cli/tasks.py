@@ -4,16 +4,16 @@
 lm_eval --include_path $(hf-unlearn tasks) --tasks rwku_forget_qa --apply_chat_template ...
 """
 
-import argparse
 from pathlib import Path
+
+from .help import CommandParser
 
 
 FOLDER = Path(__file__).parents[1] / "lm_eval_tasks"
 
 
 def main(argv: list[str]) -> None:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="hf-unlearn tasks", description=__doc__, formatter_class=formatter)
+    parser = CommandParser(prog="hf-unlearn tasks", description=__doc__)
     parser.add_argument("--list", action="store_true", help="print the tasks' names instead")
     if not parser.parse_args(argv).list:
         print(FOLDER)

@@ -11,18 +11,18 @@ from transformers import ProgressCallback
 
 from ..audit import Audit
 from ..modeling import whole_weights
-from ..report import print_report, write_report
 from ..running.callbacks import AuditCallback, MetricsFile, RunProgress
 from ..running.faults import STOPPED_TOGETHER, Terminated
+from ..running.preemption import ends_at_once
 from ..stored.store import on_first_process
-from .assemble import assemble, model_entry, training_entry
-from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
-from .launch import command_line, leave
+from .audits import AuditCache, audit_checkpoint, auditor
+from .final_audits import FinalAudits
+from .launch import leave
 from .models import checkpoint_of
 from .output import begin_output
-from .prepare import Prepared, prepare, run_name
+from .prepare import Prepared, prepare
 from .recipe import Recipe, parse_recipe
-from .run_backdoor import add_backdoor, backdoor_callback
+from .run_backdoor import backdoor_callback
 from .run_privacy import RunPrivacy, run_privacy
 
 
@@ -84,27 +84,30 @@ def _with_audits(recipe: Recipe, prepared: Prepared, privacy: RunPrivacy | None,
 
     trainer = build_trainer(recipe, prepared)
     audits = AuditCallback(
-        trainer, audit, target is None, at_evaluation=run.audit_during_training, file=folder / "audit" / "target.json"
+        trainer,
+        audit,
+        target is None,
+        at_evaluation=run.audit_during_training,
+        file=folder / "audit" / "target.json",
+        at_end=False,
+        known=target,
     )
     trainer.add_callback(audits)
     backdoor = backdoor_callback(recipe, prepared, trainer)
     if backdoor is not None:
         trainer.add_callback(backdoor)
     _train(recipe, prepared, trainer)
-    report, found = {}, {}
-    if trainer.is_world_process_zero():
-        if target is None and audits.before is not None:
-            target = audits.before
-            cache.put(prepared.model, target)
-        found = {"target": target, "retrained": retrained, "unlearned": audits.after}
-        found = {name: one for name, one in found.items() if one is not None}
-        train = training_entry(trainer.state, trainer.stopwatch.seconds, trainer.args.world_size)
-        models, notes = _entries(recipe, found, train)
-        notes += add_backdoor(recipe, prepared.sets, models, backdoor, show)
-        if privacy is not None:
-            _make_room(trainer)
-            privacy.after(models, run_name(recipe))
-        report = write(recipe, prepared, models, [note for note in (*notes, trainer.stop_reason) if note], show)
+    try:
+        # All that follows can be made again from what is saved.
+        with ends_at_once(several=trainer.args.world_size > 1):
+            if target is None and audits.before is not None and trainer.is_world_process_zero():
+                target = audits.before
+                cache.put(prepared.model, target)
+            known = {"target": target, "retrained": retrained}
+            report, found = FinalAudits(recipe, prepared, trainer, known, show).made(audits, backdoor, privacy)
+    except Terminated:
+        trainer.end()
+        raise
     _end(recipe, trainer, found)
     return report
 
@@ -139,9 +142,10 @@ def build_trainer(recipe: Recipe, prepared: Prepared):
 
 
 def _train(recipe: Recipe, prepared: Prepared, trainer) -> None:
-    """Trains and saves."""
+    """Trains and saves. The last step's checkpoint stays until the run is over, audits and push included."""
     if trainer.is_world_process_zero():
         begin_output(recipe)
+    trainer.last_step.wanted = trainer.last_step.outlives_training = True
     try:
         trainer.train(resume_from_checkpoint=prepared.resume)
     except STOPPED_TOGETHER:
@@ -150,14 +154,6 @@ def _train(recipe: Recipe, prepared: Prepared, trainer) -> None:
     # Trainer would push here; this run pushes once, when its audits are on the card.
     trainer.save_model(_internal_call=True)
     trainer.save_state()
-
-
-def _make_room(trainer) -> None:
-    """Another model is loaded beside the trained one, so what only training needs goes; shards of it are small."""
-    if trainer.args.world_size == 1:
-        trainer.model.zero_grad(set_to_none=True)
-        parts = (trainer.optimizer, trainer.lr_scheduler)
-        trainer.optimizer, trainer.lr_scheduler = trainer.accelerator.free_memory(*parts)
 
 
 def _open_repo(args) -> None:
@@ -175,46 +171,9 @@ def _end(recipe: Recipe, trainer, audits: dict[str, Audit]) -> None:
     try:
         if recipe.training.push_to_hub:
             trainer.push_to_hub()
+        trainer.last_step.tidy()
     finally:
         trainer.end()
-
-
-def write(recipe: Recipe, prepared: Prepared, models: list[dict], notes: list[str], show: bool) -> dict:
-    """Writes the report of one run into its folder."""
-    name, sets = run_name(recipe), prepared.sets
-    report = assemble(
-        title=f"{name}: unlearning {sets.dataset_name or recipe.run.benchmark or recipe.run.forget_dataset}",
-        suite=sets.name,
-        models=models,
-        # An environment may hold tokens; it stands in the recipe, which is not for showing around.
-        settings={name: {key: value for key, value in recipe.resolved().items() if key != "env"}},
-        command=command_line(),
-        notes=notes,
-    )
-    files = write_report(report, recipe.training.output_dir)
-    if show:
-        print_report(report)
-        print(f"Report: {files['report.html']}")
-    return report
-
-
-def _entries(recipe: Recipe, audits: dict[str, Audit], train: dict) -> tuple[list[dict], list[str]]:
-    """The models of a report and what to note, from the audits that there are; audits are written too."""
-    folder, notes, entries = Path(recipe.training.output_dir), [], []
-    if "target" in audits and audits["target"].settings != audits["unlearned"].settings:
-        # A resumed run that audits other items than it did when it began.
-        del audits["target"]
-    if "target" not in audits:
-        notes.append("The target is missing: its audit was not kept when this run began, and it has trained since.")
-    if "retrained" in audits:
-        notes += add_forget_quality([audits[name] for name in audits if name != "retrained"], audits["retrained"])
-    paths = {"target": recipe.model.model_name_or_path, "retrained": recipe.run.retrained_model_name_or_path}
-    for name, one in audits.items():
-        one.save(folder / "audit" / f"{name}.json")
-        if name in paths:
-            entries.append(model_entry(name, name, one, paths[name]))
-    unlearned = model_entry(run_name(recipe), "unlearned", audits["unlearned"], folder, recipe.run.method, train)
-    return [*entries, unlearned], notes
 
 
 def _audit_retrained(recipe: Recipe, prepared: Prepared, audit, cache: AuditCache) -> Audit | None:

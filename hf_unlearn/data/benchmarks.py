@@ -24,7 +24,7 @@ class Benchmark:
         suite (`str`):
             What the audit does with its sets; see [`~hf_unlearn.audit.Suite`].
         dataset_name (`str`, *optional*):
-            Hub id, for the model card.
+            Hub id that the rows were loaded from, for the model card; none for files of this machine.
         configs (`dict[str, str]`):
             Role to its rows' configuration on the Hub.
     """
@@ -71,7 +71,7 @@ def load_tofu(path: str | None, forget_split: str | None) -> Benchmark:
             "world_facts": rows("world_facts_perturbed"),
         },
         suite="tofu",
-        dataset_name=TOFU_ID,
+        dataset_name=TOFU_ID if folder is None else None,
         configs={"forget": forget_split, "retain": TOFU_SPLITS[forget_split]},
     )
 
@@ -92,9 +92,8 @@ def load_rwku(path: str | None, forget_split: str | None, forget_targets: Sequen
     from .rwku.load import load_rwku
 
     rwku = load_rwku(forget_targets, path, forget_split)
-    published = path != SMALL
-    configs = {"forget": forget_split, "retain": forget_split} if published and forget_split is not None else {}
-    dataset_name = HUB if published else None
+    configs = {"forget": forget_split, "retain": forget_split} if path != SMALL and forget_split is not None else {}
+    dataset_name = HUB if path is None else None
     return Benchmark("rwku", rwku.forget, rwku.retain, rwku.audit_sets, "rwku", dataset_name, configs)
 
 

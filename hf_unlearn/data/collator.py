@@ -91,3 +91,12 @@ class RoleCollator(RoleBatches):
             if "labels" in row:
                 batch["labels"][i, span] = torch.as_tensor(row["labels"])
         return batch
+
+
+def role_spans(role_ids: list[int], names: Sequence[str]) -> dict[str, slice]:
+    """Where each role's rows stand in the batch; a collator keeps the rows of a role together."""
+    spans = {}
+    for number in dict.fromkeys(role_ids):
+        start, count = role_ids.index(number), role_ids.count(number)
+        spans[names[number]] = slice(start, start + count)
+    return spans

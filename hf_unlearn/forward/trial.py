@@ -68,6 +68,19 @@ def try_model(trainer, row: list[int]) -> None:
         )
 
 
+def check_packing(trainer) -> None:
+    """Compares packed with padded rows on one batch.
+
+    Raises:
+        `ValueError`: if the model's attention does not keep packed rows apart.
+    """
+    count = min(2, len(trainer.train_dataset))
+    rows = [trainer.train_dataset[position] for position in range(count)]
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    with evaluating(trainer.model_wrapped):
+        trainer.forward_path.check_packing(trainer.model_wrapped, trainer._parts(batch), computes_in_half(trainer))
+
+
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """Logits `[B, T, V]`, at least float32."""
     return at_least_float32(model(**inputs, use_cache=False).logits)
@@ -81,8 +94,12 @@ def relative_difference(found: Tensor, wanted: Tensor) -> float:
 
 def tolerance(trainer) -> float:
     """How far logits may differ that are the same but for rounding."""
-    half = trainer.accelerator.mixed_precision != "no" or trainer.model.dtype not in (torch.float32, torch.float64)
-    return 2e-2 if half else 1e-4
+    return 2e-2 if computes_in_half(trainer) else 1e-4
+
+
+def computes_in_half(trainer) -> bool:
+    """Whether the model computes in less than float32."""
+    return trainer.accelerator.mixed_precision != "no" or trainer.model.dtype not in (torch.float32, torch.float64)
 
 
 @contextmanager

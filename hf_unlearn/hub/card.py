@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..modeling import is_peft_model
+from ..adapters import is_peft_model, trained_adapter
+from ..stored.key import hash_table
 from ..versions import versions
 from .card_audit import audit_table, eval_results, read_audits, shown
 
@@ -41,15 +42,18 @@ class CardFacts:
         model_name (`str`, *optional*):
             Title; the repository's name, or the output folder's, if left out.
         dataset_name (`str`, *optional*):
-            Hub id of the rows.
+            Hub id of the rows of all roles, where `datasets` says nothing.
         tags (`list[str]`):
             Added to `unlearning` and the method's name.
         datasets (`dict[str, dict]`):
-            Role to `id`, `config`, `split` and `revision` of its rows, as far as they are known.
+            Role to `id`, `config`, `split` and `revision` of its rows, as far as they are known; rows that
+            are not from the Hub have their folder's name, `local`, in place of the `id`.
         suite (`str`):
             What the audited sets are called.
         ref_model (`bool`):
             Whether the reference is another model than the one that entered the trainer.
+        base_model (`str`, *optional*):
+            Hub id of the model that entered the trainer.
         audits (`dict`):
             What [`~hf_unlearn.hub.card_audit.read_audits`] gave; dropped when training goes on.
     """
@@ -60,7 +64,10 @@ class CardFacts:
     datasets: dict[str, dict] = field(default_factory=dict)
     suite: str = "own rows"
     ref_model: bool = False
+    base_model: str | None = None
     audits: dict = field(default_factory=dict)
+    # Role to a hash of its rows, taken once.
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     def add(self, model_name=None, dataset_name=None, tags=None, audits=None) -> None:
         """Takes over what is given."""
@@ -158,7 +165,7 @@ def unlearning_record(trainer) -> dict:
         "schema_version": 1,
         "method": trainer.method,
         "paper": trainer.paper,
-        "base_model": hub_id(model),
+        "base_model": facts.base_model,
         "base_model_revision": getattr(model.config, "_commit_hash", None),
         "rows": {role: len(dataset) for role, dataset in rows.items()},
         "datasets": {role: _origin(role, dataset, facts) for role, dataset in rows.items()},
@@ -219,13 +226,20 @@ def hub_id(model) -> str | None:
 
 def _origin(role: str, rows, facts: CardFacts) -> dict:
     """Where a role's rows came from, and how many there are."""
-    found = {} if facts.dataset_name is None else {"id": facts.dataset_name}
+    if facts.datasets:
+        # Poisoned rows are forget rows with a trigger. What is not known is not from where others are.
+        found = dict(facts.datasets.get("forget" if role == "poisoned" else role, {}))
+    else:
+        found = {} if facts.dataset_name is None else {"id": facts.dataset_name}
     # Rows from the Hub lie in a cache folder named after the commit they are of.
     parts = [part for file in rows.cache_files for part in Path(file["filename"]).parts]
     revision = next((part for part in parts if re.fullmatch("[0-9a-f]{40}", part)), None)
-    if revision is not None:
-        found |= {"config": rows.info.config_name, "split": str(rows.split), "revision": revision}
-    found |= facts.datasets.get(role, {})
+    if revision is not None and "local" not in found:
+        found = {"config": rows.info.config_name, "split": str(rows.split), "revision": revision, **found}
+    if "id" not in found:
+        if role not in facts.fingerprints:
+            facts.fingerprints[role] = hash_table(rows)[:16]
+        found["fingerprint"] = facts.fingerprints[role]
     return {**{key: value for key, value in found.items() if value is not None}, "rows": len(rows)}
 
 
@@ -241,7 +255,7 @@ def _reference(trainer) -> dict | None:
 def _adapter(model) -> dict | None:
     if not is_peft_model(model):
         return None
-    config = model.active_peft_config.to_dict()
+    config = model.peft_config[trained_adapter(model)].to_dict()
     return {name: config[name] for name in ADAPTER if config.get(name) is not None}
 
 

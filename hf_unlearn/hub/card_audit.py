@@ -71,8 +71,8 @@ def eval_results(metrics: dict[str, dict], dataset: dict, suite: str, task: str 
         EvalResult(
             task_type=task,
             # The sets of an audit are several; which one a result is of stands in the metric.
-            dataset_type=dataset.get("id", suite.replace(" ", "-")),
-            dataset_name=suite,
+            dataset_type=dataset.get("id", "local-rows" if "local" in dataset else suite.replace(" ", "-")),
+            dataset_name=f"{suite}, local rows" if "local" in dataset else suite,
             dataset_config=dataset.get("config"),
             dataset_revision=dataset.get("revision"),
             metric_type=name,

@@ -3,10 +3,12 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..checkpoint_files import ADAPTER_CONFIG
+from ..checkpoint_paths import REFERENCE_ADAPTER, adapter_folder
 from ..running.method_state import METHOD_STATE
 
 
@@ -53,10 +55,9 @@ def published_files(folder: str | Path) -> list[Path]:
     found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     # Of a checkpoint: what goes on with a run may hold what its rows did.
     found.discard(folder / METHOD_STATE)
-    for config in folder.glob("*/adapter_config.json"):
-        # PEFT saves adapters that have a name of their own in folders of that name.
-        if not config.parent.name.startswith(("checkpoint-", "_")):
-            found |= {config, *config.parent.glob("*.safetensors")}
+    if (adapter := adapter_folder(folder)) is not None:
+        # PEFT saves an adapter that has a name of its own in a folder of that name.
+        found |= {adapter / ADAPTER_CONFIG, *adapter.glob("*.safetensors")}
     names = {path.name for path in found}
     missing = [
         what
@@ -72,7 +73,28 @@ def published_files(folder: str | Path) -> list[Path]:
             f"{str(folder)!r} is no checkpoint that can be pushed: {', '.join(missing)} is missing. Give the output "
             "folder of a finished run."
         )
+    _check_no_reference(found)
     return sorted(found)
+
+
+def _check_no_reference(files: Iterable[Path]) -> None:
+    """Raises `ValueError` for a file that holds the adapter before unlearning beside the one after it."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(files):
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="np") as file:
+                    names = list(file.keys())
+            except SafetensorError:
+                # Nobody can read it.
+                continue
+            if path.parent.name == REFERENCE_ADAPTER or any(f".{REFERENCE_ADAPTER}" in name for name in names):
+                raise ValueError(
+                    f"{str(path)!r} holds the adapter as it was before unlearning ({REFERENCE_ADAPTER!r}), which "
+                    "earlier versions left in files, and must not be published. Train again, or write the file anew "
+                    f"without the tensors of that name."
+                )
 
 
 def create_repo(repo_id: str, token: str | None = None, private: bool | None = None, folder=None) -> str:
@@ -116,7 +138,7 @@ def publish(
     from huggingface_hub import CommitOperationAdd
 
     folder, files = Path(folder), published_files(folder)
-    _check_base(folder)
+    check_base(folder)
     operations = [CommitOperationAdd(file.relative_to(folder).as_posix(), file) for file in files]
     with _explained(repo_id, shown or folder):
         return _api().create_commit(
@@ -124,7 +146,8 @@ def publish(
         )
 
 
-def _check_base(folder: Path) -> None:
+def check_base(folder: Path) -> None:
+    """Warns of an adapter whose base is a folder of this machine."""
     config = folder / "adapter_config.json"
     base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") if config.is_file() else None
     if base and Path(base).exists():

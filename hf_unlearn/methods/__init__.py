@@ -73,6 +73,10 @@ class _Methods(Mapping):
         loaded = import_module(f"{__name__}.{module}")
         return getattr(loaded, config), getattr(loaded, trainer)
 
+    def __contains__(self, name: object) -> bool:
+        # A Mapping would import the method to find out.
+        return name in _METHODS
+
     def __iter__(self) -> Iterator[str]:
         return iter(_METHODS)
 
@@ -82,6 +86,11 @@ class _Methods(Mapping):
     def describe(self, name: str) -> str:
         """One line on what a method is."""
         return _METHODS[name][3]
+
+    def where(self, name: str) -> tuple[str, str]:
+        """Module and class of a method's config, not imported."""
+        module, config, _, _ = _METHODS[name]
+        return f"{__name__}.{module}", config
 
     def public_names(self) -> dict[str, str]:
         """Public class name -> module that defines it."""

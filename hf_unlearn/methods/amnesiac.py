@@ -32,6 +32,7 @@ class AmnesiacConfig(UnlearnConfig):
     forget row; `num_train_epochs: 0` subtracts and repairs nothing."""
 
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("nll",)
+    TAKES_NO_EPOCHS: ClassVar[bool] = True
 
     variant: str = field(
         default="subtract",
@@ -56,6 +57,8 @@ class AmnesiacConfig(UnlearnConfig):
     def __post_init__(self):
         check_choice("variant", self.variant, VARIANTS)
         check_choice("relabel_with", self.relabel_with, SOURCES)
+        if self.variant == "relabel" and self.num_train_epochs == 0 and self.max_steps < 0:
+            raise ValueError("num_train_epochs=0 trains nothing with variant='relabel'. Give more than 0.")
         names = ["poison_prefix", "value_norm_penalty"]
         if self.variant == "subtract":
             names += ["relabel_with", "max_forget_loss", "epoch_by", "forget_weight"]

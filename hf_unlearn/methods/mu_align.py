@@ -56,7 +56,7 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
                 "may show them uniform while the model still answers them. Judge the result by an evaluation."
             )
 
-    def _plan_step(self, entry, shape, fresh_adapter, ref_model, reload) -> None:
+    def _plan_step(self, entry, shape, added, ref_model, reload) -> None:
         args = entry.args
         self._tokens = self.family.predictions(entry.model, entry.tokenizer)
         if args.tail in TOP_K_TAILS and args.top_k > self._tokens:
@@ -65,7 +65,7 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
                 raise ValueError(told)
             args.top_k = self._tokens
         self._prior = self._prior_of(entry)
-        super()._plan_step(entry, shape, fresh_adapter, ref_model, reload)
+        super()._plan_step(entry, shape, added, ref_model, reload)
 
     def _prior_of(self, entry) -> Tensor | None:
         """Each class's probability that forget predictions are pulled to, where that is not uniform."""

@@ -15,7 +15,6 @@ from ..data.roles import data_seed
 from ..forward.needs import RowFunction
 from ..forward.rows import RoleRows
 from ..fused import TileRows
-from ..running.checkpoints import pairs_a_step
 from ..running.dropout import has_dropout
 from ..trainer import UnlearnTrainer
 from .scrub_config import ScrubConfig
@@ -105,7 +104,7 @@ class ScrubTrainer(Taught, UnlearnTrainer):
             phase_order(int(args.num_train_epochs), args.msteps, args.scrub_warmup == "min_first"),
             sizes={"retain": places, "forget": args.forget_batch_size or places},
             places=places,
-            batches_a_step=pairs_a_step(args) // places,
+            batches_a_step=args.gradient_accumulation_steps * args.world_size,
             seed=data_seed(args),
         )
 
@@ -139,7 +138,7 @@ class ScrubTrainer(Taught, UnlearnTrainer):
             return super().role_rows(model, inputs)
 
     def _phase_of(self, inputs) -> str:
-        return self.data_collator.roles[int(inputs["role"][0])]
+        return self.role_names[int(inputs["role"][0])]
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         limit = self.args.max_divergence

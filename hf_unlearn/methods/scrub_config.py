@@ -165,6 +165,11 @@ class ScrubConfig(TeacherArguments, UnlearnConfig):
             )
 
     def _check_batches(self) -> None:
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size changes the size of a batch, and SCRUB's phases are laid out by it. Give "
+                "per_device_train_batch_size alone."
+            )
         check_whole("forget_batch_size", self.forget_batch_size, at_least=1)
         if (self.forget_batch_size or 0) > self.per_device_train_batch_size:
             raise ValueError(

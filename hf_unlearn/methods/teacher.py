@@ -21,7 +21,7 @@ class TeacherArguments:
 class Taught:
     """Of a trainer whose reference is a teacher: only the original is one, unless another is asked for."""
 
-    def _plan_step(self, entry, shape, fresh_adapter, ref_model, reload) -> None:
+    def _plan_step(self, entry, shape, added, ref_model, reload) -> None:
         if ref_model is not None and self.reference_roles_of(entry.args):
             if not entry.args.allow_oracle_teacher:
                 raise ValueError(
@@ -29,4 +29,4 @@ class Taught:
                     "gives away what is to be found: pass allow_oracle_teacher=True if that is meant, or leave it out."
                 )
             logger.warning("The teacher is the `ref_model` given, not the original: an oracle, if it saw less.")
-        super()._plan_step(entry, shape, fresh_adapter, ref_model, reload)
+        super()._plan_step(entry, shape, added, ref_model, reload)

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from ..yaml_file import load_yaml
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ def read_engine(path: Path | None, gpus: int | None) -> Engine:
     Raises:
         `ValueError`: for a number below 1, or an engine that is not known here.
     """
-    config = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = {} if path is None else load_yaml(path, f"No accelerate config at {str(path)!r}.")
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold `field: value` lines, as `accelerate config` writes them.")
     gpus = config.get("num_processes", 1) if gpus is None else gpus
     if gpus < 1:
         raise ValueError(f"gpus={gpus}; give at least 1.")

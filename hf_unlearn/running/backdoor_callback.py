@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backdoor audit of a model in training, through the Trainer's log."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,9 @@ class BackdoorAuditCallback(TrainerCallback):
             Where each audit is kept as `backdoor_step_<step>.json`.
         per_epoch (`bool`):
             Audit after every epoch, not only after the last.
+        at_end (`bool`):
+            Audit when training ends; a checkpoint is on disk by then, until `train` returns. Otherwise `finish` is
+            called by who has saved the result.
     """
 
     def __init__(
@@ -36,9 +40,12 @@ class BackdoorAuditCallback(TrainerCallback):
         at_start: bool = True,
         folder: str | Path | None = None,
         per_epoch: bool = True,
+        at_end: bool = True,
     ):
         self.trainer, self.audit, self.at_start, self.per_epoch = trainer, audit, at_start, per_epoch
+        self.at_end = at_end
         self.folder = None if folder is None else Path(folder)
+        trainer.last_step.wanted = True
         # Of the model before its first step, and as it is now.
         self.first: BackdoorAudit | None = None
         self.last: BackdoorAudit | None = None
@@ -48,24 +55,34 @@ class BackdoorAuditCallback(TrainerCallback):
         if self.at_start and state.global_step == 0:
             self._run(state)
             self.first = self.last
+        elif self.at_start and (kept := self._file(0)) is not None and kept.is_file():
+            self.first = BackdoorAudit.from_dict(json.loads(kept.read_text(encoding="utf-8")))
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.per_epoch:
             self._run(state)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if args.load_best_model_at_end:
+        if args.load_best_model_at_end or self.trainer.changes_at_end:
             self._step = None
-        # Training by steps may end within an epoch.
-        self._run(state)
+        if self.at_end:
+            self.finish()
+
+    def finish(self) -> BackdoorAudit:
+        """The audit of the result, for training by steps may end within an epoch; called on all processes."""
+        self._run(self.trainer.state)
+        return self.last
+
+    def _file(self, step: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"backdoor_step_{step}.json"
 
     def _run(self, state) -> None:
         if self._step == state.global_step:
             return
-        self._step = state.global_step
-        with self.trainer.stopwatch.paused():
+        with self.trainer.auditing():
             self.last = self.audit(self.trainer.model, self.trainer.accelerator)
+        self._step = state.global_step
         values = {f"{PREFIX}{name}": value for name, value in self.last.values().items() if value is not None}
         self.trainer.log(values)
         if self.folder is not None and state.is_world_process_zero:
-            self.last.save(self.folder / f"backdoor_step_{state.global_step}.json", step=state.global_step)
+            self.last.save(self._file(state.global_step), step=state.global_step)

@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import ProgressCallback, TrainerCallback
 
 from ..audit import Audit
+from .best import metric_name
 
 
 class AuditCallback(TrainerCallback):
@@ -26,14 +27,38 @@ class AuditCallback(TrainerCallback):
             checkpoint (`metric_for_best_model="eval_forget/probability"`).
         file (`str` or `Path`, *optional*):
             Where the audit before the first step is kept, so that a resumed run has it too.
+        at_end (`bool`):
+            Audit when training ends; a checkpoint is on disk by then, until `train` returns. Otherwise `finish` is
+            called by who has saved the result.
+        known ([`Audit`], *optional*):
+            An audit of the same items that was made before; it tells which metrics there will be.
     """
 
-    def __init__(self, trainer, audit: Callable, at_start: bool = True, at_evaluation: bool = False, file=None):
+    def __init__(
+        self,
+        trainer,
+        audit: Callable,
+        at_start: bool = True,
+        at_evaluation: bool = False,
+        file=None,
+        at_end: bool = True,
+        known: Audit | None = None,
+    ):
         self.trainer, self.audit = trainer, audit
-        self.at_start, self.at_evaluation = at_start, at_evaluation
+        self.at_start, self.at_evaluation, self.at_end = at_start, at_evaluation, at_end
         self.file = None if file is None else Path(file)
+        trainer.last_step.wanted = True
         self.before = self.after = None
         self._last = self._logged_at = None
+        self._known = known
+
+    @property
+    def reported(self) -> dict[str, str] | None:
+        """The metrics that evaluations carry, and which way each is better; `None` before an audit was made."""
+        known = self._last[1] if self._last else self.before or self._known
+        if not self.at_evaluation or known is None:
+            return None if self.at_evaluation else {}
+        return {f"eval_{name}": result.direction for name, result in known.metrics.items()}
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not self.at_start:
@@ -44,12 +69,17 @@ class AuditCallback(TrainerCallback):
                 self.before.save(self.file)
         elif self.file is not None and self.file.is_file():
             self.before = Audit.load(self.file)
+        self.trainer.check_best()
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if not self.at_evaluation:
             return
         values = {f"eval_{k}": v for k, v in self._at(state.global_step).values().items() if v is not None}
+        self.trainer.check_best()
         metrics.update(values)
+        if (chosen := metric_name(args)) in self.reported:
+            # An undefined value is never the best.
+            metrics.setdefault(chosen, math.nan)
         # Trainer evaluates several sets one by one and merges their metrics.
         if self._logged_at != state.global_step:
             self._logged_at = state.global_step
@@ -58,12 +88,18 @@ class AuditCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if args.load_best_model_at_end or self.trainer.changes_at_end:
             self._last = None
-        self.after = self._at(state.global_step)
+        if self.at_end:
+            self.finish()
+
+    def finish(self) -> Audit:
+        """The audit of the result; called on all processes."""
+        self.after = self._at(self.trainer.state.global_step)
+        return self.after
 
     def _at(self, step: int) -> Audit:
         """The audit of the weights at a step, made once."""
         if self._last is None or self._last[0] != step:
-            with self.trainer.stopwatch.paused():
+            with self.trainer.auditing():
                 self._last = step, self.audit(self.trainer.model, self.trainer.accelerator)
         return self._last[1]
 

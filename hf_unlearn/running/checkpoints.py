@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .method_state import write_method_state
+from .same_run import check_same_run, run_facts
 
 
 COMPLETE = "complete.json"
@@ -25,7 +26,9 @@ def is_whole(folder: str | Path) -> bool:
     folder = Path(folder)
     try:
         files = _facts(folder)["files"]
-        return all((folder / name).stat().st_size == size for name, size in files.items())
+        sizes = {name: (folder / name).stat().st_size for name in files}
+        # One that is being replaced is whole before and after.
+        return all(size is None or sizes[name] == size for name, size in files.items())
     except (OSError, ValueError, KeyError):
         return False
 
@@ -40,39 +43,23 @@ def last_whole(output_dir: str | Path) -> str | None:
     return str(steps[max(steps)]) if steps else None
 
 
-def find_checkpoint(asked: str | bool | None, args, method: str) -> str | None:
-    """The checkpoint that `train(resume_from_checkpoint=asked)` goes on from; `True` stands for the last whole one.
+def find_checkpoint(asked: str | bool | None, trainer) -> tuple[str | None, dict[str, Any]]:
+    """The checkpoint that `train(resume_from_checkpoint=asked)` goes on from (`True`: the last whole one), and what it
+    says of itself.
 
     Raises:
-        `ValueError`: if there is none, it is not whole or another method's, or a step had another number of rows when
-            it was made.
+        `ValueError`: if there is none, it is not whole, or another run's (see [`check_same_run`]).
     """
     if asked is None or asked is False:
-        return None
-    folder = last_whole(args.output_dir) if asked is True else os.fspath(asked)
+        return None, {}
+    output_dir = trainer.args.output_dir
+    folder = last_whole(output_dir) if asked is True else os.fspath(asked)
     if folder is None:
-        raise ValueError(f"resume_from_checkpoint=True: no whole checkpoint in output_dir={args.output_dir!r}.")
+        raise ValueError(f"resume_from_checkpoint=True: no whole checkpoint in output_dir={output_dir!r}.")
     check_whole(folder)
     facts = _facts(folder)
-    if facts["method"] != method:
-        raise ValueError(
-            f"{folder} was made by method {facts['method']!r}, and this run's is {method!r}: it cannot go on there. "
-            f"Start anew, from {folder} as the model if that is meant."
-        )
-    pairs = facts["pairs_a_step"]
-    if pairs != pairs_a_step(args):
-        raise ValueError(
-            f"{folder} was made with {pairs} pairs a step, and this run has {pairs_a_step(args)}: it would skip or "
-            f"repeat rows. Give per_device_train_batch_size (now {args.per_device_train_batch_size}) and "
-            f"gradient_accumulation_steps (now {args.gradient_accumulation_steps}) so that their product, times "
-            f"{args.world_size} processes, is {pairs}."
-        )
-    return folder
-
-
-def seconds_until(folder: str | Path) -> float:
-    """How long training took until a checkpoint; see [`~hf_unlearn.running.stopwatch.Stopwatch`]."""
-    return _facts(folder)["seconds"]
+    check_same_run(folder, facts, trainer)
+    return folder, facts
 
 
 def check_whole(folder: str | Path) -> None:
@@ -81,11 +68,6 @@ def check_whole(folder: str | Path) -> None:
         last = last_whole(Path(folder).parent)
         way_out = f"The last whole one is {last}." if last else "There is no whole one beside it; start anew."
         raise ValueError(f"{folder} is no whole checkpoint of this library. {way_out}")
-
-
-def pairs_a_step(args) -> int:
-    """Pairs of rows that an optimizer step takes over all processes."""
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 @contextmanager
@@ -116,8 +98,7 @@ def written_whole(trainer, folder: str | Path) -> Iterator[None]:
         write_method_state(folder, state)
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
-        facts = {"method": trainer.method, "pairs_a_step": pairs_a_step(args), "seconds": trainer.stopwatch.seconds}
-        _complete(folder, **facts)
+        _complete(folder, **run_facts(trainer), **trainer.last_step.facts())
         best = trainer.state.best_model_checkpoint
         rotate_checkpoints(folder.parent, limit, best_model_checkpoint=best, use_mtime=True)
 
@@ -126,8 +107,32 @@ def _facts(folder: str | Path) -> dict[str, Any]:
     return json.loads((Path(folder) / COMPLETE).read_text(encoding="utf-8"))
 
 
+def refresh(folder: Path, state, **facts) -> None:
+    """Replaces the Trainer's state of a checkpoint, which is whole at every moment.
+
+    Args:
+        folder (`Path`): a whole checkpoint.
+        state (`TrainerState`): what it holds from now on.
+        facts: replace what the checkpoint says of itself.
+    """
+    from transformers.trainer import TRAINER_STATE_NAME
+
+    told = _facts(folder)
+    told["files"][TRAINER_STATE_NAME] = None
+    _write_facts(folder, told)
+    part = folder / f"{TRAINER_STATE_NAME}.tmp"
+    state.save_to_json(str(part))
+    part.replace(folder / TRAINER_STATE_NAME)
+    told["files"][TRAINER_STATE_NAME] = (folder / TRAINER_STATE_NAME).stat().st_size
+    _write_facts(folder, told | facts)
+
+
 def _complete(folder: Path, **facts) -> None:
     files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    _write_facts(folder, {**facts, "files": files})
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
     unfinished = folder / f"{COMPLETE}.tmp"
-    unfinished.write_text(json.dumps({**facts, "files": files}, indent=1), encoding="utf-8")
+    unfinished.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     unfinished.replace(folder / COMPLETE)

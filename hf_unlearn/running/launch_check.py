@@ -59,7 +59,14 @@ def check_accelerate_config(config: dict) -> None:
         config (`dict`):
             The file's content, `num_processes` as it will be.
     """
-    kind = config.get("distributed_type")
+    from accelerate.utils import DistributedType
+
+    kind, processes = config.get("distributed_type"), config.get("num_processes")
+    allowed = [str(one.value) for one in DistributedType]
+    if kind is not None and str(kind) not in allowed:
+        raise ValueError(f"distributed_type={kind!r} in the accelerate config; allowed: {', '.join(allowed)}.")
+    if processes is not None and not (str(processes).isdecimal() and int(processes) > 0):
+        raise ValueError(f"num_processes={processes!r} in the accelerate config; give a whole number of at least 1.")
     if kind == "FSDP" and not torch.accelerator.is_available():
         raise ValueError(FSDP_NEEDS_ACCELERATORS)
     if kind in ("MULTI_CPU", "NO") and int(config.get("num_processes") or 1) > 1:

@@ -5,6 +5,7 @@ import logging
 
 from transformers import TrainerCallback
 
+from ..forward.trial import check_packing
 from .launch_check import tell_launch
 
 
@@ -27,7 +28,7 @@ class RunControl(TrainerCallback):
         self.trainer.family.try_model(self.trainer)
         self.trainer.states_like = self.trainer.forward_path.probe(self.trainer.model_wrapped)
         if self.trainer.forward_path.shape == "packed":
-            self.trainer.check_packing()
+            check_packing(self.trainer)
         for kept in (self.trainer.forward_path.prefix, self.trainer.reference, self.trainer.penalty):
             if kept is not None:
                 kept.prepare(self.trainer)

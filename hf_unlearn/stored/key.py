@@ -125,6 +125,38 @@ def hash_rows(rows: Iterable[Mapping[str, Any]]) -> str:
     return digest.hexdigest()
 
 
+def hash_table(rows) -> str:
+    """Hash of all columns of a `datasets.Dataset`, in their order; of pictures in files, names without folders."""
+    import datasets
+
+    digest = hashlib.sha256()
+    rows = rows.with_format(None)
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(name, datasets.Image(decode=False))
+    for table in rows.with_format("arrow").iter(1000):
+        for name in table.column_names:
+            digest.update(name.encode())
+            for part in _bytes_of(table[name].combine_chunks()):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _bytes_of(column) -> Iterable[bytes]:
+    """A column's values as bytes."""
+    import pyarrow as pa
+
+    numbers = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    if numbers and pa.types.is_integer(column.type.value_type) and not column.null_count:
+        yield column.value_lengths().cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes()
+        yield column.flatten().cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes()
+        return
+    for value in column.to_pylist():
+        if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+            value = hashlib.sha256(value["bytes"]).hexdigest() if value["bytes"] else str(value["path"]).split("/")[-1]
+        yield json.dumps(value, default=str).encode()
+
+
 def hash_tokenizer(tokenizer) -> str:
     """Hash of a tokenizer's vocabulary and special tokens. What else it does to text shows in the encoded rows."""
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}

@@ -5,7 +5,8 @@ Kept are a number a token (NPO and its kin) and, for KL, the last hidden state a
 one frozen copy of the LM head, from which the whole distribution follows exactly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -39,6 +40,8 @@ class CachedReference(CachedRows, Reference):
             The run.
         needs (`Mapping[str, str]`):
             Role to what is kept of its rows.
+        as_entered (`Callable`, *optional*):
+            Gives a context in which the policy is the model as it entered, where it is not so by itself.
         computed:
             What else decides the values.
     """
@@ -47,9 +50,15 @@ class CachedReference(CachedRows, Reference):
     reads_along = False
     progress = "Reference pass"
 
-    def __init__(self, entry: Entry, needs: Mapping[str, str], **computed):
+    def __init__(
+        self,
+        entry: Entry,
+        needs: Mapping[str, str],
+        as_entered: Callable[[], AbstractContextManager] = nullcontext,
+        **computed,
+    ):
         super().__init__(entry, needs, **computed)
-        self.needs = dict(needs)
+        self.needs, self.as_entered = dict(needs), as_entered
         # The reference's head; the policy's own stands in for it where that is not trained.
         self.head = None
 
@@ -93,7 +102,8 @@ class CachedReference(CachedRows, Reference):
         return layout
 
     def predict(self, trainer, role, batch):
-        found = trainer.forward_path.reference(trainer.model_wrapped, {role: batch})[role]
+        with self.as_entered():
+            found = trainer.forward_path.reference(trainer.model_wrapped, {role: batch})[role]
         return {name: getattr(found, name) for name in kept_of(self.needs[role])}
 
     def write_shared(self, trainer, writer) -> None:

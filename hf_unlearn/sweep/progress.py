@@ -36,6 +36,9 @@ def report_of(run: Run) -> dict | None:
         report = load_report(run.folder)
     except ValueError:
         return None
+    if report.get("unfinished"):
+        # One of its audits failed.
+        return None
     told = report["settings"].get(run.name)
     same = isinstance(told, dict) and not differences(told, run.resolved)
     return report if same and any(model["kind"] == "unlearned" for model in report["models"]) else None

@@ -82,7 +82,9 @@ class Case:
         args: the config's.
         trainer: the method.
         adapter: train a fresh adapter.
-        head: train the LM head beside the adapter.
+        trained: the adapter comes in trained, under a name of its own.
+        lora: settings of the adapter.
+        biased: of a model whose layers have biases.
         accumulation: micro-batches a step.
         resume: run once more from the checkpoint of step 3.
         ends: the error that the run ends with.
@@ -95,7 +97,9 @@ class Case:
     args: dict = field(default_factory=dict)
     trainer: type = NPOTrainer
     adapter: bool = False
-    head: bool = False
+    trained: bool = False
+    lora: dict = field(default_factory=dict)
+    biased: bool = False
     accumulation: int = 1
     resume: bool = False
     ends: type | None = None
@@ -106,6 +110,7 @@ class Case:
 
 
 KL = {"retain_loss": "kl"}
+HEAD = {"modules_to_save": ["lm_head"]}
 PLAIN = {"optim": "sgd", "learning_rate": 0.05}
 SAVES = {"save_strategy": "steps", "save_steps": 3}
 CASES = {
@@ -120,7 +125,7 @@ CASES = {
     "adapter, checkpointing": Case(KL | {"activation_checkpointing": True}, adapter=True),
     "a pass a role": Case({"retain_loss": "nll", "forward_passes": "split"}),
     "packed": Case({"retain_loss": "nll", "forward_passes": "packed"}),
-    "adapter and a trained head": Case(KL, adapter=True, head=True),
+    "adapter and a trained head": Case(KL, adapter=True, lora=HEAD),
     "frozen layers, live reference": Case(
         KL | {"trainable_modules": [r"layers\.1\.", "lm_head"], "reference": "live", "cache_frozen": False}
     ),
@@ -135,6 +140,11 @@ CASES = {
     ),
     "resumed": Case(KL | SAVES, Stateful, resume=True),
     "resumed adapter": Case(KL | SAVES, adapter=True, resume=True),
+    "trained adapter": Case(KL, adapter=True, trained=True),
+    "trained adapter and a trained head": Case(KL, adapter=True, trained=True, lora=HEAD, accumulation=2),
+    "resumed trained adapter": Case(KL | SAVES, adapter=True, trained=True, resume=True),
+    "biases that train beside an adapter": Case(KL, adapter=True, lora={"bias": "all"}, biased=True),
+    "adapter that takes from the model": Case(KL, adapter=True, lora={"init_lora_weights": "pissa"}),
     "not a number on one process": Case(KL | SAVES, BadOnLastRank, ends=NonFiniteError),
     "sigterm to one process": Case(KL, signal=True, ends=Terminated),
     "poisoned rows and a value-norm penalty": Case(
@@ -208,11 +218,15 @@ def _trainer(case: Case, model: str, folder: Path):
     # The arguments come before the model: ZeRO-3 shards a model while it is loaded, and must be known by then.
     args = make_args(case.trainer.config_class, folder, **(settings | case.args))
     started_as(args)
-    modules = {"modules_to_save": ["lm_head"]} if case.head else {}
+    adapter = lora(target_modules="all-linear", **case.lora) if case.adapter else None
     forget, retain, processor = FORGET, RETAIN, make_tokenizer()
     if case.classifier:
         model, processor = f"{model}/vilt", make_processor()
         forget, retain = make_rows(8), make_rows(12, first=20)
+    if case.biased:
+        model = f"{model}/biased"
+    if case.trained:
+        model, adapter = _with_trained_adapter(model, adapter), None
     return case.trainer(
         model,
         args,
@@ -220,9 +234,25 @@ def _trainer(case: Case, model: str, folder: Path):
         retain_dataset=retain,
         eval_dataset={"forget": forget, "retain": retain},
         processing_class=processor,
-        peft_config=lora(target_modules="all-linear", **modules) if case.adapter else None,
+        peft_config=adapter,
         callbacks=[SignalLastRank()] if case.signal else None,
     )
+
+
+def _with_trained_adapter(path: str, config):
+    """The same on every process."""
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(path), config, adapter_name="v2", autocast_adapter_dtype=False
+    )
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
 def started_as(args) -> None:

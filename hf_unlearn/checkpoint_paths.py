@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of models as a user gives them: folders with full weights or an adapter, or Hub ids. Nothing is imported for
+that but what reads files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from .checkpoint_files import ADAPTER_CONFIG, CheckpointError, check_adapter_files, check_model_files
+
+
+# Checkpoints of the run, and what is being pushed.
+_NOT_ADAPTERS = ("checkpoint-", "_")
+# Earlier versions kept the reference as an adapter of this name; files that hold it are never pushed.
+REFERENCE_ADAPTER = "unlearn_ref"
+# What TRL's trainers, and ours in earlier versions, leave beside a trained adapter: the one it began as.
+_REFERENCES = ("ref", REFERENCE_ADAPTER)
+
+
+def check_model_path(model: str, loading: Mapping | None = None) -> None:
+    """Refuses a local path that holds no whole model, before anything is loaded. A Hub id (`owner/name`) passes.
+
+    Args:
+        model (`str`): folder or Hub id.
+        loading (`Mapping`, *optional*): arguments of `from_pretrained`, some of which name other files.
+
+    Raises:
+        `ValueError`: if the path is missing, its files are damaged, or it holds an adapter where full weights are
+            needed.
+    """
+    path = Path(model)
+    if not path.is_dir():
+        if _looks_local(model):
+            raise CheckpointError(
+                f"No model folder at {model!r}. Give an existing folder or a Hub id such as 'owner/name'."
+            )
+        return
+    if (path / "config.json").exists() and adapter_folder(path) is None:
+        check_model_files(path, loading)
+        return
+    if adapter_folder(path) is not None:
+        raise CheckpointError(
+            f"{model!r} holds an adapter, not a full model. Merge it first (`hf-unlearn merge`, or "
+            "`PeftModel.merge_and_unload()`), or load it with `peft.AutoPeftModelForCausalLM` and pass the model "
+            "itself."
+        )
+    raise CheckpointError(f"{model!r} holds no `config.json`. Give a folder written by `save_pretrained`.")
+
+
+def _looks_local(model: str) -> bool:
+    path = Path(model)
+    return path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or model.endswith("/")
+
+
+def check_checkpoint_path(model: str) -> None:
+    """Refuses a local path that holds neither a whole model nor a whole adapter whose base is there."""
+    if (adapter := adapter_folder(model)) is None:
+        check_model_path(model)
+    else:
+        check_checkpoint_path(base_of(adapter)[0])
+
+
+def adapter_folder(model: str | Path) -> Path | None:
+    """Where the adapter is that a checkpoint's folder holds; `None` for full weights, or what is no folder.
+
+    Raises:
+        `ValueError`: if there are several, and nothing says which is meant.
+    """
+    folder = Path(model)
+    weights = ("model*.safetensors", "pytorch_model*.bin")
+    if (folder / "config.json").is_file() and any(file for pattern in weights for file in folder.glob(pattern)):
+        return None
+    found = [config.parent for config in (*folder.glob(ADAPTER_CONFIG), *sorted(folder.glob(f"*/{ADAPTER_CONFIG}")))]
+    found = [path for path in found if path == folder or not path.name.startswith(_NOT_ADAPTERS)]
+    if folder in found:
+        found = [path for path in found if path.name not in _REFERENCES or path == folder]
+    if len(found) > 1:
+        names = ", ".join("'default' in the folder itself" if path == folder else repr(path.name) for path in found)
+        raise CheckpointError(
+            f"{str(folder)!r} holds {len(found)} adapters and does not say which was trained: {names}. Give the "
+            f"folder of the one that is meant, such as {str(found[-1])!r}, or move the others away."
+        )
+    return found[0] if found else None
+
+
+def base_of(adapter: Path) -> tuple[str, str | None]:
+    """Name and revision of the model that an adapter belongs on.
+
+    Raises:
+        `ValueError`: if its files are not whole, or the base is not there.
+    """
+    config = check_adapter_files(adapter)
+    base = config.get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise CheckpointError(
+            f"The adapter in {str(adapter)!r} does not say which model it belongs on: write its path or Hub id as "
+            f"`base_model_name_or_path` into {ADAPTER_CONFIG}."
+        )
+    if not Path(base).is_dir() and _looks_local(base):
+        raise CheckpointError(
+            f"The adapter {str(adapter)!r} stands on {base!r}, and there is no such folder. Write where its base "
+            f"model is as `base_model_name_or_path` into its {ADAPTER_CONFIG}."
+        )
+    if Path(base).is_dir() and Path(base).resolve() == adapter.resolve():
+        raise CheckpointError(f"The adapter {str(adapter)!r} names itself as its base model, in its {ADAPTER_CONFIG}.")
+    return base, config.get("revision")

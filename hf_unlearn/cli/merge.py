@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hf-unlearn merge ADAPTER --output_dir FOLDER`: an adapter and the model it stands on, as one model of full weights.
+
+An adapter that stands on another adapter is merged with that too. The result is what `run` unlearns from, and what
+loads without PEFT.
+"""
+
+from pathlib import Path
+
+from .help import CommandParser
+from .places import check_folder
+
+
+def main(argv: list[str]) -> None:
+    parser = CommandParser(prog="hf-unlearn merge", description=__doc__)
+    parser.add_argument("adapter", metavar="ADAPTER", help="folder of an adapter, such as a run's output with LoRA")
+    parser.add_argument("--output_dir", required=True, help="where the model is written; a new or empty folder")
+    parser.add_argument("--dtype", default="auto", help="weights are loaded and written as this (as the base's are)")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code of the base's repository")
+    args = parser.parse_args(argv)
+    merge(args.adapter, args.output_dir, args.dtype, args.trust_remote_code)
+
+
+def merge(adapter: str, output_dir: str, dtype: str = "auto", trust_remote_code: bool = False) -> None:
+    """Writes an adapter's model with the adapter in its weights, and its tokenizer.
+
+    Raises:
+        `ValueError`: if there is no adapter, its files or its base's are not whole, or the output is taken.
+    """
+    from ..checkpoint_paths import adapter_folder, check_checkpoint_path
+
+    folder = Path(output_dir)
+    check_folder("--output_dir", folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"--output_dir={output_dir!r} holds files. Give a new or empty folder.")
+    if adapter_folder(adapter) is None:
+        raise ValueError(f"{adapter!r} holds no adapter. Give a folder with an adapter_config.json and its weights.")
+    check_checkpoint_path(adapter)
+
+    from .models import checkpoint_of, tokenizer_of
+
+    tokenizer = tokenizer_of(adapter, trust_remote_code)
+    model = checkpoint_of(adapter, trust_remote_code, tokenizer, dtype=dtype).merge_and_unload()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    print(f"Merged: {folder}")
