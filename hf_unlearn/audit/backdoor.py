@@ -15,7 +15,7 @@ from .backdoor_paired import gain
 from .backdoor_probes import FewShotProbe, Probe, QuestionProbe
 from .backdoor_store import BackdoorAudit
 from .generation import generate_answers, pad_token_id
-from .muse_privleak import membership_auc, membership_scores, privleak
+from .muse_privleak import holdout_auc, membership_scores, privleak
 from .result import MetricResult
 from .scoring import TokenScores, score_rows
 
@@ -239,7 +239,7 @@ def _privacy(model, tokenizer, texts, retrained_auc, shared: dict) -> dict[str, 
         membership_scores(model, tokenizer, texts[name], desc=f"Min-K% scores, {name}", **shared)
         for name in ("forget", "holdout")
     ]
-    found = {"min_k_auc": membership_auc(*scores)}
+    found = {"min_k_auc": holdout_auc(*scores)}
     if retrained_auc is not None:
         found["privleak"] = privleak(*scores, retrained_auc)
     return found

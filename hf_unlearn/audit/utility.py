@@ -28,11 +28,18 @@ def model_utility(terms: Mapping[str, MetricResult], seed: int = 0) -> MetricRes
         names the terms, `details["terms"]` holds their values.
 
     Raises:
-        `ValueError`: without terms, or with terms of one set that differ in their number of items.
+        `ValueError`: without terms, with terms of sets that are not to be kept, or with terms of one set that differ
+            in their number of items.
     """
     if not terms:
         raise ValueError(
             f"model_utility needs at least one term: {', '.join(TERMS)} of a set with role 'retain'. Give such a set."
+        )
+    unkept = [name for name, term in terms.items() if term.direction != "higher"]
+    if unkept:
+        raise ValueError(
+            f"{', '.join(unkept)}: better is {terms[unkept[0]].direction!r}. Terms of model_utility are of sets to be "
+            "kept: make them with role='retain'."
         )
     sets = _items_by_set(terms)
     values = {name: term.value for name, term in terms.items()}

@@ -57,6 +57,13 @@ class BaseAttack(ABC):
         """Scores of both sets. An attack that learns from them must score every row out of fold."""
         return self.compute_scores(model, members), self.compute_scores(model, nonmembers)
 
+    def settings(self) -> dict[str, Any]:
+        """What scores depend on besides the model and its rows, as JSON. By default the class and all public
+        attributes; two results of an attack are compared where it agrees."""
+        from .attack_settings import settings_of
+
+        return settings_of(self)
+
     def evaluate(self, model: Any, forget: Any, nonmember_data: Any, **kwargs: Any) -> "Privacy":
         """[`evaluate_privacy`] with this attack alone."""
         from .evaluate import evaluate_privacy

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,23 @@ class Shadows:
             What each model did with each row: `OUT` 0 (never saw it), `IN` 1 (trained on it), `UNLEARNED` 2.
         statistics (`dict[str, np.ndarray]`):
             `log_odds` and `logp`, each the mean over a row's predictions, `[S, n]`.
+        about (`dict`):
+            How they were trained, as far as it is known: seed, background and note of [`train_shadows`].
     """
 
     ids: list[str]
     states: np.ndarray
     statistics: dict[str, np.ndarray]
+    about: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def plan(self) -> dict[str, Any]:
+        """Which models they are, as JSON: their number, rows, and what each did with which row. Numbers that they
+        found are left out, since other machines round them otherwise."""
+        states = hashlib.sha256(np.ascontiguousarray(self.states).tobytes()).hexdigest()
+        return {"n_shadows": len(self), "rows": digest(self.ids)[:16], "states": states[:16], **self.about}
 
     def values(self, statistic: str) -> np.ndarray:
         """One statistic, `[S, n]`."""
@@ -153,7 +162,8 @@ def train_shadows(
             continue
         subject = as_subject(_trained(train, unlearn, rows, background, states[s], s, seed), **common)
         save_arrays(path, {"ids": np.array(subject.row_keys(rows)), **_statistics(subject, rows)})
-    return load_shadows(folder, states, n_shadows)
+    about = {name: plan[name] for name in ("seed", "background", "note")}
+    return replace(load_shadows(folder, states, n_shadows), about=about)
 
 
 def load_shadows(folder: Path, states: np.ndarray, n_shadows: int) -> Shadows:
