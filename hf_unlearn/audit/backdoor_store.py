@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a backdoor audit found, kept as JSON, and compared with the same audit of the retrained model."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import write_json
 from .muse_privleak import privleak, scores_in
-from .result import MetricResult, mean_result
+from .result import MetricResult, check_saved, mean_result
 
 
 BACKDOOR_AUDIT_VERSION = 1
@@ -100,18 +100,10 @@ class BackdoorAudit:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "BackdoorAudit":
         """The audit that `to_dict` wrote."""
-        if saved.get("backdoor_audit_version") != BACKDOOR_AUDIT_VERSION:
-            raise ValueError(
-                "This is no backdoor audit that this version of hf_unlearn can read: backdoor_audit_version="
-                f"{saved.get('backdoor_audit_version')!r}, needs {BACKDOOR_AUDIT_VERSION}. Audit the checkpoint again."
-            )
+        check_saved(saved, "backdoor_audit", BACKDOOR_AUDIT_VERSION, ("metrics", "answers", "inside", "settings"))
         metrics = {name: MetricResult.from_dict(name.rsplit("/", 1)[-1], m) for name, m in saved["metrics"].items()}
         return cls(metrics, saved["answers"], saved["inside"], saved["settings"])
 
     def save(self, path: str | Path, **more: Any) -> Path:
         """Writes the audit to a JSON file; `more` keys come first."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**more, **self.to_dict()}, indent=1, ensure_ascii=False, allow_nan=False)
-        path.write_text(text, encoding="utf-8")
-        return path
+        return write_json(path, {**more, **self.to_dict()}, indent=1, ensure_ascii=False, allow_nan=False)

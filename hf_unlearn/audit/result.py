@@ -94,6 +94,31 @@ class MetricResult:
         return cls(**{**saved, "name": name, "interval": None if interval is None else tuple(interval)})
 
 
+def check_saved(saved: Any, kind: str, version: int, parts: Sequence[str]) -> None:
+    """Refuses what is no saved result of this version.
+
+    Args:
+        saved (`Any`):
+            What the file held.
+        kind (`str`):
+            `"audit"`, `"privacy"`, ...; the version stands under `<kind>_version`.
+        version (`int`), parts (`Sequence[str]`):
+            Which version, and what it holds.
+
+    Raises:
+        `ValueError`: in one line.
+    """
+    key = f"{kind}_version"
+    found = saved.get(key) if isinstance(saved, dict) else None
+    if found != version:
+        raise ValueError(
+            f"This is no {kind.replace('_', ' ')} that this version of hf_unlearn can read: {key}={found!r}, needs "
+            f"{version}. Audit the checkpoint again."
+        )
+    if missing := [part for part in parts if part not in saved]:
+        raise ValueError(f"The saved {kind.replace('_', ' ')} lacks {', '.join(missing)}. Audit the checkpoint again.")
+
+
 def direction_for(metric: str, role: str) -> str:
     """What is better for a metric of knowledge on a set of this role.
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an audit found, kept as JSON, and compared with the audit of the retrained model."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json, write_json
 from .ratios import forget_quality, log_truth_ratios
-from .result import MetricResult
+from .result import MetricResult, check_saved
 
 
 AUDIT_VERSION = 1
@@ -77,20 +77,13 @@ class Audit:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Audit":
         """The audit that `to_dict` wrote."""
-        if saved.get("audit_version") != AUDIT_VERSION:
-            raise ValueError(
-                f"This is no audit that this version of hf_unlearn can read: audit_version="
-                f"{saved.get('audit_version')!r}, needs {AUDIT_VERSION}. Audit the checkpoint again."
-            )
+        check_saved(saved, "audit", AUDIT_VERSION, ("metrics", "answers", "items", "settings"))
         metrics = {name: MetricResult.from_dict(name.rsplit("/", 1)[-1], m) for name, m in saved["metrics"].items()}
         return cls(metrics, saved["answers"], saved["items"], saved["settings"])
 
     def save(self, path: str | Path) -> Path:
         """Writes the audit to a JSON file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-        return path
+        return write_json(path, self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "Audit":
@@ -98,11 +91,7 @@ class Audit:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"No audit at {path}: give the JSON file that `Audit.save` wrote.")
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON ({error}).") from error
-        return cls.from_dict(saved)
+        return cls.from_dict(read_json(path, "Audit the checkpoint again."))
 
 
 def as_audit(audit: "Audit | dict | str | Path") -> Audit:

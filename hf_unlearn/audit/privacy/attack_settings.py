@@ -37,12 +37,20 @@ def differences(name: str, mine: Mapping[str, Any], other: Mapping[str, Any]) ->
     Returns:
         `str`: such as `"min-k: k=0.2 here, k=1.0 there"`; `None` where they agree.
     """
-    one, two = mine[name], other[name]
+    one, two = _flat(mine[name]), _flat(other[name])
     differs = [key for key in dict.fromkeys([*one, *two]) if one.get(key) != two.get(key)]
     if not differs:
         return None
     here, there = (", ".join(f"{key}={_short(side.get(key))}" for key in differs) for side in (one, two))
     return f"{name}: {here} here, {there} there"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"shadows": {"note": ...}}` as `{"shadows.note": ...}`."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _described(value: Any, depth: int) -> Any:

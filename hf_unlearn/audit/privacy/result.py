@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluation found, kept as JSON, and held against the retrained model."""
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..result import MetricResult
+from ...files import read_json, write_json
+from ..result import MetricResult, check_saved
 from .attack_settings import differences
 from .compare import auc_difference, rate_difference
 
@@ -109,11 +109,7 @@ class Privacy:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Privacy":
         """The result that `to_dict` wrote."""
-        if saved.get("privacy_version") != PRIVACY_VERSION:
-            raise ValueError(
-                f"This version cannot read the result: privacy_version={saved.get('privacy_version')!r}, needs "
-                f"{PRIVACY_VERSION}. Evaluate the checkpoint again."
-            )
+        check_saved(saved, "privacy", PRIVACY_VERSION, ("metrics", "scores", "settings"))
         metrics = {}
         for key, metric in saved["metrics"].items():
             metrics[key] = MetricResult.from_dict(_metric_name(key), metric)
@@ -121,10 +117,7 @@ class Privacy:
 
     def save(self, path: str | Path) -> Path:
         """Writes the result to a JSON file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
-        return path
+        return write_json(path, self.to_dict(), allow_nan=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "Privacy":
@@ -132,7 +125,7 @@ class Privacy:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"No privacy result at {path}: give the JSON file that `Privacy.save` wrote.")
-        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return cls.from_dict(read_json(path, "Evaluate the checkpoint again."))
 
 
 def _metric_name(key: str) -> str:

@@ -2,7 +2,6 @@
 """Shadow models: the caller trains them, each on its own part of the rows; what they think of all rows is kept."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .cache import digest, save_arrays
+from ...files import read_json, write_json
+from .cache import digest, load_arrays, save_arrays
 from .subjects import Subject, as_subject
 
 
@@ -158,7 +158,7 @@ def train_shadows(
     common = {**subject_kwargs, "progress": False}
     for s in tqdm(range(n_shadows), desc="Shadow models", unit="model", disable=not progress):
         path = folder / f"shadow-{s:04d}.npz"
-        if path.is_file():
+        if path.is_file() and load_arrays(path) is not None:
             continue
         subject = as_subject(_trained(train, unlearn, rows, background, states[s], s, seed), **common)
         save_arrays(path, {"ids": np.array(subject.row_keys(rows)), **_statistics(subject, rows)})
@@ -171,13 +171,15 @@ def load_shadows(folder: Path, states: np.ndarray, n_shadows: int) -> Shadows:
     found: dict[str, list] = {name: [] for name in STATISTICS}
     ids: list[str] | None = None
     for s in range(n_shadows):
-        with np.load(folder / f"shadow-{s:04d}.npz", allow_pickle=False) as arrays:
-            mine = arrays["ids"].tolist()
-            if ids not in (None, mine):
-                raise ValueError(f"{folder}: shadow models {s - 1} and {s} saw rows encoded differently. Remove it.")
-            ids = mine
-            for name in STATISTICS:
-                found[name].append(arrays[name])
+        arrays = load_arrays(folder / f"shadow-{s:04d}.npz")
+        if arrays is None:
+            raise ValueError(f"{folder} lacks shadow model {s}, or it is damaged: train shadow models there again.")
+        mine = arrays["ids"].tolist()
+        if ids not in (None, mine):
+            raise ValueError(f"{folder}: shadow models {s - 1} and {s} saw rows encoded differently. Remove it.")
+        ids = mine
+        for name in STATISTICS:
+            found[name].append(arrays[name])
     return Shadows(ids or [], states, {name: np.stack(values) for name, values in found.items()})
 
 
@@ -232,13 +234,31 @@ def _check_twins(rows: list, background: list) -> None:
 
 def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
     path = folder / PLAN
-    if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
+    held = _held_plan(path)
+    if held is not None:
         differs = sorted(name for name in plan if held.get(name) != plan[name])
         if differs:
             raise ValueError(
                 f"{folder} holds shadow models that differ in {', '.join(differs)}. Give another folder, or remove it."
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    write_json(path, plan, indent=1)
+
+
+def _held_plan(path: Path) -> dict[str, Any] | None:
+    """The plan that a folder holds; `None` where it holds none, or one that an older version was killed while writing,
+    which comes before the first shadow model.
+
+    Raises:
+        `ValueError`: if it is damaged and there are shadow models, of which nobody knows then what they saw.
+    """
+    if not path.is_file():
+        return None
+    try:
+        held = read_json(path)
+    except ValueError as error:
+        if any(path.parent.glob("shadow-*.npz")):
+            raise ValueError(f"{error} Nothing tells what its shadow models saw: remove {path.parent}.") from None
+        logger.warning("%s is damaged, and no shadow model is there yet: it is written anew.", path)
+        return None
+    return held if isinstance(held, dict) else {}
