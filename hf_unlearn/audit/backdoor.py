@@ -15,6 +15,7 @@ from .backdoor_paired import gain
 from .backdoor_probes import FewShotProbe, Probe, QuestionProbe
 from .backdoor_store import BackdoorAudit
 from .generation import generate_answers, pad_token_id
+from .model_checks import check_language_model
 from .muse_privleak import holdout_auc, membership_scores, privleak
 from .result import MetricResult
 from .scoring import TokenScores, score_rows
@@ -86,6 +87,7 @@ def audit_backdoor(
     Raises:
         `ValueError`: before the model runs, for no probes, two of one set and kind, or a trigger that cannot be used.
     """
+    check_language_model(model)
     _check(probes)
     if unrelated is None:
         control = unrelated_trigger(trigger, tokenizer, seed)

@@ -50,14 +50,16 @@ def prepare(args: BackdoorArguments, qa) -> dict[str, Any]:
     from ..audit.backdoor_conditions import conditions, given_unrelated, unrelated_trigger
     from ..data.benchmarks import resolve_model
     from ..data.triggers import Trigger
+    from .audits import check_fits
     from .models import check_checkpoint_path, tokenizer_of
 
     trigger = Trigger(args.trigger, args.poison_location)
     conditions(trigger, None, args.places)
     paths = {"model": args.model_name_or_path, "retrained": args.retrained_model_name_or_path}
     paths = {kind: resolve_model(path) for kind, path in paths.items() if path is not None}
-    for path in paths.values():
+    for kind, path in paths.items():
         check_checkpoint_path(path)
+        check_fits(path, "questions", args.trust_remote_code, args.model_revision if kind == "model" else None)
     tokenizer = tokenizer_of(paths["model"], args.trust_remote_code, args.model_revision)
     if args.unrelated_trigger is None:
         control = unrelated_trigger(trigger, tokenizer, args.seed)

@@ -16,6 +16,7 @@ from ..audit.suites import get_suite
 from ..audit.vqa_rows import check_rows
 from ..cache import cache_root
 from ..data.qa import QAFormat
+from ..families import CLASSIFIER, family_of
 from ..files import read_json, write_json
 from ..stored.key import hash_processor
 from ..stored.store import on_first_process
@@ -38,6 +39,19 @@ def check_audited(sets: Sets, max_items: int | None) -> None:
             check_rows(name, rows)
         return
     read_sets(sets.audited, get_suite(sets.suite).roles_of(sets.audited), max_items)
+
+
+def check_fits(model: str, suite: str, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Refuses a classifier for sets of questions in words, and a language model for those about pictures; nothing is
+    loaded for that.
+
+    Raises:
+        `ValueError`: in one line.
+    """
+    family = family_of(model, trust_remote_code=trust_remote_code, revision=revision).name
+    if (family == CLASSIFIER) != (suite == PICTURES):
+        wanted = "a classifier, for questions about pictures" if suite == PICTURES else "a language model"
+        raise ValueError(f"{model} is a {family.replace('_', ' ')}, and these sets are asked of {wanted}.")
 
 
 def auditor(run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, progress: bool = True):

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
 def prepare(args: EvalArguments, qa) -> tuple:
     """Finds and checks what an audit needs besides models: model path, tokenizer, sets, retrained path."""
     from ..data.benchmarks import resolve_model
-    from .audits import check_audited
+    from .audits import check_audited, check_fits
     from .models import check_checkpoint_path, tokenizer_of
     from .sets import load_sets
 
@@ -78,6 +78,8 @@ def prepare(args: EvalArguments, qa) -> tuple:
     tokenizer = tokenizer_of(model, args.trust_remote_code, args.model_revision)
     sets = load_sets(args, qa, tokenizer, args.max_length)
     check_audited(sets, args.audit_max_items)
+    for path in filter(None, (model, retrained)):
+        check_fits(path, sets.suite, args.trust_remote_code, args.model_revision if path == model else None)
     return model, tokenizer, sets, retrained
 
 
