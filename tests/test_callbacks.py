@@ -29,8 +29,8 @@ class FakeAudit:
     def __call__(self, model, accelerator) -> Audit:
         value = self.values[len(self.models)] if self.values else model.lm_head.weight.sum().item()
         self.models.append(weights(model))
-        defined = MetricResult("probability", value, 4, None, "lower", None, [])
-        undefined = MetricResult("rouge", None, 4, None, "lower", None, [])
+        defined = MetricResult("probability", value, 4, "lower")
+        undefined = MetricResult("rouge", None, 4, "lower")
         return Audit({"forget/probability": defined, "forget/rouge": undefined}, [])
 
 
