@@ -30,6 +30,7 @@ from .running.meters import Meters
 from .running.resumable import ResumableTrainer
 from .running.rounding import RoundingCheck
 from .running.run_control import RunControl
+from .running.term_balance import TermBalance
 from .stored.rows import Entry
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms
@@ -150,6 +151,7 @@ class UnlearnTrainer(ResumableTrainer, HubTrainer):
         )
         self.add_callback(RunControl(self))
         self.add_callback(RoundingCheck(self))
+        self.add_callback(TermBalance)
         self.watch_faults(self.meters)
         if args.model_card_template:
             # What is wrong with the template is told now, not after training.
