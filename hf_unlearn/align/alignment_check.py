@@ -49,12 +49,13 @@ class AlignmentCheck:
         if gain < HARDLY * possible and accelerator.is_main_process:
             name = "align_steps" if number else "first_align_steps"
             logger.warning(
-                "Round %d: the head is hardly aligned. Its cosine to the right text is %.2g above that of one "
-                "constant answer (%.2g), where %.2g would be perfect. What it takes for the concept is next to noise, "
-                "and so is what is unlearned. Raise `%s` (%d) or `head_learning_rate` (%g).",
+                "Round %d: the head is hardly aligned. Its cosine to the right text is %.2g, and one constant answer "
+                "reaches %.2g: a gain of %.2g, where %.2g would be perfect. What it takes for the concept is next to "
+                "noise, and so is what is unlearned. Raise `%s` (%d) or `head_learning_rate` (%g).",
                 number + 1,
-                gain,
+                floor + gain,
                 floor,
+                gain,
                 possible,
                 name,
                 getattr(self.args, name),
