@@ -173,6 +173,7 @@ def test_a_result_refuses_another_direction():
         (lambda: linear_cka(np.array([["a"], ["b"]]), np.zeros((2, 1))), "x has the shape"),
         (lambda: row_mse(SCORES, SCORES), "Distances need the same rows"),
         (lambda: mean_result("rouge", "ab", "lower"), "rouge is str 'ab'"),
+        (lambda: proportion_result("agreement", [0.5], "none"), "agreement is a share of ones, and an item is 0.5"),
     ],
 )  # fmt: skip
 def test_one_line_says_what_was_passed_and_what_belongs_there(asked, message):

@@ -203,6 +203,47 @@ def test_a_column_of_two_metrics_of_one_name_is_refused():
         tabulate(sweep_of(runs))
 
 
+def test_a_tokenizer_that_cuts_otherwise_is_refused():
+    rows = [{"question": f"What is {i}?", "answer": "A b.", "perturbed_answer": ["C."]} for i in range(3)]
+    mine, gold = (audit_model(make_model(), make_tokenizer(), {"forget": rows}, generate=False, progress=False)
+                  for _ in range(2))  # fmt: skip
+    assert mine.compare(gold)["forget_quality"].value == 1
+    gold.items["forget"]["tokens"] = [n + 1 for n in gold.items["forget"]["tokens"]]
+    with pytest.raises(ValueError, match="cuts the answers of the set 'forget' into other tokens"):
+        mine.compare(gold)
+
+
+def test_models_whose_scores_share_no_row_are_not_compared():
+    class Half(BaseAttack):
+        name = "half"
+
+        def __init__(self):
+            self._first = 0
+
+        def compute_scores(self, model, data):
+            scores = np.arange(len(data), dtype=float)
+            scores[self._first :: 2] = np.nan
+            return scores
+
+    mine, gold = Half(), Half()
+    gold._first = 1
+    found = attacked(mine).compare(attacked(gold))
+    assert {name: result.value for name, result in found.items()} == dict.fromkeys(found)
+    assert found["half/auc/vs_retrained"].details == {"status": "undefined"}
+
+
+def test_an_attack_that_holds_much_is_told_briefly():
+    class Holder(Own):
+        def __init__(self, model, rows):
+            super().__init__(1)
+            self.model, self.rows, self.tensor = model, rows, torch.arange(3)
+
+    one, same, other = (Holder(make_model(seed=seed), ROWS * 50).settings() for seed in (0, 0, 1))
+    assert one == same != other
+    assert len(json.dumps(one)) < 1000
+    assert Holder(make_model(), ROWS * 51).settings() != one
+
+
 def test_torch_is_left_as_found():
     """What the attacks above describe are models; describing must not move them."""
     who = subject()

@@ -156,6 +156,8 @@ def proportion_result(name: str, per_item: Sequence[float | None], direction: st
     """The share of ones among items that are 0 or 1, with the exact Clopper-Pearson interval. NaN is
     undefined."""
     per_item = numbers(name, per_item)
+    if wrong := [value for value in per_item if value not in (None, 0, 1)]:
+        raise ValueError(f"{name} is a share of ones, and an item is {wrong[0]!r}; give 0, 1 or None.")
     values = _defined(per_item)
     interval = proportion_interval(int(values.sum()), len(values))
     return _result(name, per_item, values, direction, interval, "clopper-pearson", **fields)

@@ -57,6 +57,11 @@ class Audit:
         variant = self.settings["truth_ratio"]
         found = {}
         for name in names:
+            if self.items[name].get("tokens") != retrained.items[name].get("tokens"):
+                raise ValueError(
+                    f"The retrained model's tokenizer cuts the answers of the set {name!r} into other tokens, and "
+                    "probabilities are means a token. Audit both with the same tokenizer."
+                )
             key = "forget_quality" if len(names) == 1 else f"{name}/forget_quality"
             found[key] = forget_quality(
                 item_log_ratios(self.items[name], variant), item_log_ratios(retrained.items[name], variant), variant
@@ -108,7 +113,7 @@ def comparable_sets(settings: dict[str, Any], retrained: Audit) -> list[str]:
         `ValueError`: if there is none, or it was not.
     """
     about = settings["sets"]
-    names = [name for name in about if about[name]["role"] == "forget" and about[name]["wrong_answers"]]
+    names = [name for name in about if about[name]["role"] == "forget" and about[name].get("wrong_answers")]
     if not names:
         raise ValueError(
             "forget_quality needs truth ratios of a forget set, and there are none. Audit a set with role 'forget' "
@@ -121,8 +126,8 @@ def comparable_sets(settings: dict[str, Any], retrained: Audit) -> list[str]:
                 f"The retrained model's audit has no set {name!r}, only {sorted(known)}. Audit it on the same sets."
             )
         common = ("qa", "max_length")
-        mine = {**about[name], **{key: settings[key] for key in common}}
-        theirs = {**known[name], **{key: retrained.settings[key] for key in common}}
+        mine = {**about[name], **{key: settings.get(key) for key in common}}
+        theirs = {**known[name], **{key: retrained.settings.get(key) for key in common}}
         differing = {key: (mine[key], theirs.get(key)) for key in mine if mine[key] != theirs.get(key)}
         if differing:
             raise ValueError(

@@ -46,6 +46,8 @@ def unlike_attack(attack: str, mine: Mapping[str, Any], other: Mapping[str, Any]
     names = ("rows", "calibration_share", "seed")
     differs = [name for name in names if mine.get(name) != other.get(name)]
     how = [settings.get("attack_settings", {}).get(attack) for settings in (mine, other)]
+    if how[0] != how[1] and None in how:
+        return "attacked in ways that are not both known: one result, of an older version, does not say it"
     if how[0] != how[1]:
         one, two = ({} if settings is None else settings for settings in how)
         differs += [key for key in dict.fromkeys([*one, *two]) if one.get(key) != two.get(key)]

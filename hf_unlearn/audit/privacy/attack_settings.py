@@ -2,6 +2,7 @@
 """What an attack's scores depend on besides the model and its rows, as JSON: two results compare where it agrees."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import partial
 from numbers import Real
@@ -9,6 +10,9 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
+import torch
+
+from hf_unlearn.stored.key import hash_tensors
 
 from .shadows import Shadows
 from .subjects import Subject
@@ -16,13 +20,13 @@ from .subjects import Subject
 
 # Objects within objects; what lies deeper is told by its class alone.
 DEPTH = 4
+LONGEST = 2000
 
 
 def settings_of(attack: Any) -> dict[str, Any]:
     """The class of an attack and its public attributes: numbers and texts as they are, another model by its weights,
     shadow models by their plan, functions by their name and code."""
-    public = {name: value for name, value in vars(attack).items() if not name.startswith("_")}
-    return {"class": type(attack).__name__, **_described(public, DEPTH)}
+    return {"class": type(attack).__name__, **{name: _short_enough(v) for name, v in _parts(attack, DEPTH).items()}}
 
 
 def differences(name: str, mine: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
@@ -53,6 +57,18 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _parts(value: Any, depth: int) -> dict[str, Any]:
+    """Public attributes of an object."""
+    public = {name: held for name, held in vars(value).items() if not name.startswith("_")}
+    return _described(public, depth)
+
+
+def _short_enough(told: Any) -> Any:
+    """What is long, as rows that an attack holds, by its hash."""
+    text = json.dumps(told, sort_keys=True)
+    return told if len(text) <= LONGEST else f"{len(text)} characters {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
 def _described(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -62,6 +78,10 @@ def _described(value: Any, depth: int) -> Any:
         return {"weights": value.fingerprint[:16], **value.settings()}
     if isinstance(value, Shadows):
         return value.plan()
+    if isinstance(value, torch.nn.Module):
+        return f"{type(value).__qualname__} {hash_tensors(value.state_dict().items(), progress=False)[:16]}"
+    if isinstance(value, torch.Tensor):
+        return f"tensor {hash_tensors([('', value)], progress=False)[:16]}"
     if isinstance(value, Mapping):
         return {
             str(key): _described(held, depth - 1) for key, held in sorted(value.items(), key=lambda kv: str(kv[0]))
@@ -76,7 +96,7 @@ def _described(value: Any, depth: int) -> Any:
         return f"{value.__qualname__} {_hash_of(value.__code__)}"
     if isinstance(value, type) or depth == 0 or not hasattr(value, "__dict__"):
         return getattr(value, "__qualname__", type(value).__qualname__)
-    return {"class": type(value).__qualname__, **_described(vars(value), depth - 1)}
+    return {"class": type(value).__qualname__, **_parts(value, depth - 1)}
 
 
 def _hash_of(code: CodeType) -> str:

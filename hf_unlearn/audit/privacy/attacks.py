@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .attack_settings import settings_of
 from .classifiers import Classifier
 from .subjects import LanguageModel, Subject, as_subject
 
@@ -60,8 +61,6 @@ class BaseAttack(ABC):
     def settings(self) -> dict[str, Any]:
         """What scores depend on besides the model and its rows, as JSON. By default the class and all public
         attributes; two results of an attack are compared where it agrees."""
-        from .attack_settings import settings_of
-
         return settings_of(self)
 
     def evaluate(self, model: Any, forget: Any, nonmember_data: Any, **kwargs: Any) -> "Privacy":
