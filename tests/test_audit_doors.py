@@ -243,6 +243,17 @@ def test_utility_takes_terms_of_sets_to_be_kept():
         model_utility({"retain/probability": forgotten, "retain/rouge": rouge(["a", "b"], ["a", "a"])})
 
 
+def test_utility_takes_terms_of_one_definition():
+    right, wrong = [-1.0, -2.0], [[-2.0], [-3.0]]
+    ratios = {name: truth_ratio(log_truth_ratios(right, wrong, name)) for name in ("arithmetic", "geometric")}
+    with pytest.raises(ValueError, match="truth ratios are of several variants"):
+        model_utility({"a/truth_ratio": ratios["arithmetic"], "b/truth_ratio": ratios["geometric"]})
+    for other in (rouge(["a"], ["a"], measure="f1"), published_rouge(["a"], ["a"])):
+        with pytest.raises(ValueError, match="a/rouge is ROUGE-L .*; a term of model_utility is ROUGE-L recall"):
+            model_utility({"a/rouge": other})
+    assert model_utility({"a/rouge": rouge(["a"], ["a"]), "a/truth_ratio": truth_ratio([-0.5])}).value > 0
+
+
 def test_rwku_says_that_its_rouge_is_another():
     pair = ["the stephen king"], ["Stephen King"]
     assert published_rouge(*pair).variant != rouge(*pair).variant

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
+from sweep_runs import attacked as attacks_of
 from sweep_runs import run_of, sweep_of
 from test_cli import model_of, report_of
 from test_gates import make_privacy, make_report, metric, outcome
@@ -117,6 +118,19 @@ def test_results_of_attacks_made_otherwise_are_not_merged():
     with pytest.raises(ValueError, match="min-k: '0.2' and '0.5' were attacked with another k, so they do not"):
         merge_privacy(found, "T")
     assert len(merge_privacy([found[0], found[0]], "T")["models"]) == 1
+
+
+def test_the_best_of_other_attacks_is_another_number():
+    found = []
+    for name, attacks in (("a", ["loss"]), ("b", ["loss", "zlib"])):
+        found.append({"models": [{"name": name, "path": name, **attacked(*attacks).to_dict()}], "notes": []})
+    with pytest.raises(ValueError, match="worst: 'a' and 'b' were attacked with another set of attacks"):
+        merge_privacy(found, "T")
+    runs = [run_of(label, 0.5, 0.5, privacy=attacks_of(0.3)) for label in ("npo", "ga")]
+    tabulate(sweep_of(runs))
+    runs[1]["privacy"]["settings"]["attacks"] = ["loss", "zlib"]
+    with pytest.raises(ValueError, match="privacy/worst/.* is two metrics in this sweep: 'best of loss'"):
+        tabulate(sweep_of(runs))
 
 
 # Reports

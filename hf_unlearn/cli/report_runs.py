@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from ..report import load_report
-from ..report.likeness import unlike_attack
+from ..report.likeness import WORST, unlike_attack
 from ..report.privacy import load_privacy_report
 from ..report.privacy_table import PRIVACY_FOLDER, add_privacy
 
@@ -63,7 +63,7 @@ def merge_privacy(reports: list[dict], title: str) -> dict:
         raise ValueError("The runs were attacked on different rows, so they do not compare. Report them apart.")
     first, *others = models.values()
     for other in others:
-        for attack in first["scores"].keys() & other["scores"].keys():
+        for attack in [*(name for name in first["scores"] if name in other["scores"]), WORST]:
             if differs := unlike_attack(attack, first["settings"], other["settings"]):
                 raise ValueError(
                     f"{attack}: {first['name']!r} and {other['name']!r} were {differs}, so they do not compare. "

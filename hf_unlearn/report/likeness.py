@@ -9,6 +9,8 @@ from typing import Any
 DEFINING = ("k", "auc_retrained")
 # Of an audit's settings, what no metric depends on.
 SHOWN_ONLY = ("prompts",)
+# The best of all attacks.
+WORST = "worst"
 
 
 def unlike(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
@@ -42,9 +44,15 @@ def unlike_settings(mine: Mapping[str, Any] | None, other: Mapping[str, Any] | N
 
 
 def unlike_attack(attack: str, mine: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """How an attack on two models differs, by the settings of their results; `None` where it does not."""
+    """How an attack on two models (or `"worst"`, the best of them) differs, by the settings of their results; `None`
+    where it does not."""
     names = ("rows", "calibration_share", "seed")
     differs = [name for name in names if mine.get(name) != other.get(name)]
+    if attack == WORST:
+        # The best of other attacks is another number.
+        differs += ["set of attacks"] if mine.get("attacks") != other.get("attacks") else []
+        told = [unlike_attack(name, mine, other) for name in mine.get("attack_settings", {})]
+        return next(filter(None, told), None) or (f"attacked with another {', '.join(differs)}" if differs else None)
     how = [settings.get("attack_settings", {}).get(attack) for settings in (mine, other)]
     if how[0] != how[1] and None in how:
         return "attacked in ways that are not both known: one result, of an older version, does not say it"

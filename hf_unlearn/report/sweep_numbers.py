@@ -127,6 +127,9 @@ def _check_definitions(sweep: dict[str, Any], metrics: list[str]) -> None:
     for name in metrics:
         found: dict[Any, str] = {}
         for one in (*sweep["runs"], *sweep["baselines"]):
+            if name.startswith(PRIVACY) and one["privacy"]:
+                tried = f"best of {', '.join(one['privacy']['settings']['attacks'])}"
+                found.setdefault(tried, one.get("name") or f"the {one['kind']} model")
             if name in one["metrics"]:
                 # What follows names the sets that were joined: a target may lack one.
                 variant = (one["metrics"][name]["variant"] or "").split(";")[0]
