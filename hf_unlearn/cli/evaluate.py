@@ -75,6 +75,11 @@ def prepare(args: EvalArguments, qa) -> tuple:
     if retrained is not None:
         retrained = resolve_model(retrained)
         check_checkpoint_path(retrained)
+        if Path(retrained).resolve() == Path(model).resolve() and args.model_revision is None:
+            raise ValueError(
+                f"{args.retrained_model_name_or_path} is the audited model itself, and would be found to be like "
+                "itself. Name the model that was trained without the forget rows, or leave it out."
+            )
     tokenizer = tokenizer_of(model, args.trust_remote_code, args.model_revision)
     sets = load_sets(args, qa, tokenizer, args.max_length)
     check_audited(sets, args.audit_max_items)
