@@ -20,6 +20,7 @@ def folder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("refusals")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "retain.jsonl").write_text('{"question": "Where?", "answer": "Here."}\n' * 2)
     broken = make_model(hidden_size=16)
     torch.nn.init.constant_(broken.model.norm.weight, float("nan"))
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
@@ -56,6 +57,13 @@ def test_a_model_of_nan_gets_no_report(folder, refused):
     assert "are not finite in" in refused(
         "audit", "backdoor", "--model_name_or_path", str(folder / "broken"), *questions
     )
+
+
+def test_a_run_of_a_broken_model_ends_in_one_line(folder, refused):
+    given = {"model_name_or_path": "broken", "forget_dataset": "rows.jsonl", "retain_dataset": "retain.jsonl"}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(folder / value))]
+    settings = "--method npo --retain_loss kl --report_to none --use_cpu true --max_new_tokens 4 --disable_tqdm true"
+    assert "finite" in refused("run", *words, *settings.split())
 
 
 def test_a_classifier_is_refused_before_it_is_loaded(folder, refused, monkeypatch):
