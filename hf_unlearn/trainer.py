@@ -37,6 +37,7 @@ from .running.meters import Meters
 from .running.resumable import ResumableTrainer
 from .running.rounding import RoundingCheck
 from .running.run_control import RunControl
+from .running.term_balance import TermBalance
 from .stored.rows import Entry
 from .unused import tell_unused
 from .value_norms.penalty import ValueNormPenalty
@@ -170,7 +171,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         self._watch(retain_rows=retain_dataset is not None)
 
     def _watch(self, retain_rows: bool) -> None:
-        for callback in (RunControl(self), RoundingCheck(self)):
+        for callback in (RunControl(self), RoundingCheck(self), TermBalance):
             self.add_callback(callback)
         self.watch_faults(self.meters)
         tell_unused(self, retain_rows)
