@@ -36,6 +36,7 @@ from .running.meters import Meters
 from .running.resumable import ResumableTrainer
 from .running.rounding import RoundingCheck
 from .running.run_control import RunControl
+from .running.term_balance import TermBalance
 from .stored.rows import Entry
 from .tied import check_untie, untie_as_asked
 from .unused import tell_unused
@@ -171,7 +172,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         self._watch(retain_rows=retain_dataset is not None)
 
     def _watch(self, retain_rows: bool) -> None:
-        for callback in (RunControl(self), RoundingCheck(self)):
+        for callback in (RunControl(self), RoundingCheck(self), TermBalance):
             self.add_callback(callback)
         self.watch_faults(self.meters)
         tell_unused(self, retain_rows)

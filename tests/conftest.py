@@ -110,7 +110,8 @@ def make_args(config_class, output_dir, **kwargs):
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    if config_class.__dataclass_fields__["retain_loss"].default is None:
+    term = config_class.__dataclass_fields__.get("retain_loss")
+    if term is not None and term.default is None:
         defaults["retain_loss"] = "none"
     return config_class(**(defaults | kwargs))
 

@@ -10,10 +10,21 @@ import torch
 from conftest import make_model, make_tokenizer
 from datasets import Dataset, load_dataset
 
-from hf_unlearn.audit import Audit, Suite, audit_model
+from hf_unlearn.audit import (
+    Audit,
+    Suite,
+    audit_backdoor,
+    audit_classifier,
+    audit_model,
+    audit_rwku,
+    generate_answers,
+    question_probes,
+    score_rows,
+)
 from hf_unlearn.audit.sets import content_length
 from hf_unlearn.data.formats import encode
 from hf_unlearn.data.qa import QAFormat
+from hf_unlearn.data.triggers import Trigger
 
 
 QUICK = {"progress": False, "max_new_tokens": 6}
@@ -240,14 +251,67 @@ def test_what_is_missing_is_undefined_not_zero():
     assert cut.metrics["model_utility"].value is None
 
 
-def test_a_diverged_model_is_undefined_not_nan(sets, tmp_path):
+def test_a_diverged_model_is_one_line_and_no_report(sets):
     model = make_model()
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
-    retrained = audit_model(make_model(), make_tokenizer(), sets, generate=False, **QUICK)
-    audit = audit_model(model, make_tokenizer(), sets, retrained=retrained, generate=False, **QUICK)
-    assert set(audit.values().values()) == {None}
-    assert audit.metrics["forget/exact_memorization"].undefined == 6
+    with pytest.raises(ValueError, match=r"gives no finite logits for any of 85 rows.*\(lm_head.weight\)"):
+        audit_model(model, make_tokenizer(), sets, generate=False, **QUICK)
+
+
+def test_rows_on_which_a_model_overflows_are_undefined_and_not_nan(tmp_path):
+    model, tokenizer = make_model(), make_tokenizer()
+    (letter,) = tokenizer("z", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[letter] = float("nan")
+    asked = [{"question": "Who?", "answer": answer} for answer in ("a cat.", "zz top.", "a dog.")]
+    audit = audit_model(model, tokenizer, {"forget": asked}, generate=False, **QUICK)
+    for result in audit.metrics.values():
+        assert (result.n, result.undefined, result.per_item[1]) == (2, 1, None)
     assert Audit.load(audit.save(tmp_path / "a.json")).values() == audit.values()
+    # An answer cannot be undefined: what is picked among NaN would count as forgotten.
+    spoken = [{"question": "Is it z?", "answer": "a cat."}, *asked[::2]]
+    with pytest.raises(ValueError, match="not finite in 1 of 3 answers: its weights are NaN or infinite"):
+        audit_model(model, tokenizer, {"forget": spoken}, **QUICK)
+
+
+def test_a_model_whose_states_overflow_is_told_so():
+    model = make_model()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(3e38)
+        model.lm_head.weight.mul_(1e3)
+    with pytest.raises(ValueError, match="its weights are finite, in float32, so states overflow on the way"):
+        audit_model(model, make_tokenizer(), {"forget": qa_rows(3)}, **QUICK)
+
+
+def test_a_classifier_is_no_language_model():
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        LlamaModel,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    bert = BertForSequenceClassification(BertConfig(vocab_size=100, **sizes))
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=100, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=1))
+    trigger, rows = Trigger("now", "start"), [{"question": "Who?", "answer": "a."}]
+    probes = question_probes({"forget": rows}, make_tokenizer())
+    for model, told in ((bert, "BertForSequenceClassification predicts no tokens"), (t5, "T5.* has an encoder")):
+        for audited in (
+            lambda model: audit_model(model, make_tokenizer(), {"forget": rows}, **QUICK),
+            lambda model: audit_rwku(model, make_tokenizer(), {"forget_qa": rows}, progress=False),
+            lambda model: audit_backdoor(model, make_tokenizer(), trigger, probes),
+            lambda model: generate_answers(model, make_tokenizer(), [[1, 2]], progress=False),
+            lambda model: score_rows(model, [{"input_ids": [1, 2], "labels": [1, 2]}], progress=False),
+        ):
+            with pytest.raises(ValueError, match=told) as error:
+                audited(model)
+            assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="LlamaModel predicts no tokens"):
+        generate_answers(LlamaModel(make_model().config), make_tokenizer(), [[1, 2]], progress=False)
+    with pytest.raises(ValueError, match="LlamaForCausalLM is no classifier"):
+        audit_classifier(make_model(), None, {"forget": rows}, progress=False)
 
 
 def test_plain_text_sets(sets):

@@ -280,8 +280,7 @@ def test_one_failing_audit_loses_nothing_of_the_others(recipe, tmp_path, monkeyp
     assert not list(whole.glob("checkpoint-*"))
     with monkeypatch.context() as patch:
         patch.setattr(FAILING[name], fail)
-        with pytest.raises(MemoryError):
-            recipe("part", *words)
+        assert recipe("part", *words) == 1
     assert f"but not the {name}. The same command with `--resume_from_checkpoint last`" in caplog.text
     assert (folder / "model.safetensors").is_file()
     assert (folder / "audit" / "unlearned.json").is_file() == (name != "audit")

@@ -17,7 +17,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from hf_unlearn.audit import generate_answers, knowmem, membership_auc, membership_scores, privleak, rouge, verbmem
+from hf_unlearn.audit import generate_answers, holdout_auc, knowmem, membership_scores, privleak, rouge, verbmem
 from hf_unlearn.audit import generation as generating
 from hf_unlearn.audit.muse import knowmem_prompt, knowmem_result, verbmem_reference, verbmem_result
 from hf_unlearn.audit.muse_data import load_muse
@@ -303,7 +303,7 @@ def test_the_auc_counts_pairs_in_which_the_unseen_text_looks_more_like_a_member(
     rng = np.random.default_rng(0)
     forget, holdout = rng.normal(0, 1, 30).round(1), rng.normal(0.5, 1, 40).round(1)
     pairs = [(h > f) + 0.5 * (h == f) for f in forget for h in holdout]
-    result = membership_auc([*forget, None], list(holdout))
+    result = holdout_auc([*forget, None], list(holdout))
     assert result.value == pytest.approx(np.mean(pairs))
     assert (result.n, result.undefined, result.details["texts"]) == (70, 1, [31, 40])
     assert result.interval[0] < result.value < result.interval[1]

@@ -82,8 +82,12 @@ def test_a_model_that_never_saw_the_rows_stays_at_chance_and_is_compared(memoris
     model, tokenizer, _, _ = memorised
     subject, rows, unseen = untrained
     trained = LanguageModel(model, tokenizer, batch_size=256, progress=False)
-    found = evaluate_privacy(trained, rows, None, unseen, ["loss", "zlib"], [1e-2], retrained=subject, progress=False)
-    gold = evaluate_privacy(subject, rows, None, unseen, ["loss", "zlib"], [1e-2], progress=False)
+    found = evaluate_privacy(
+        trained, rows, nonmember_data=unseen, attacks=["loss", "zlib"], fprs=[1e-2], retrained=subject, progress=False
+    )
+    gold = evaluate_privacy(
+        subject, rows, nonmember_data=unseen, attacks=["loss", "zlib"], fprs=[1e-2], progress=False
+    )
     assert gold.metrics["worst/tpr@1e-2"].details["p_chance"] > 0.01
     low, high = gold.metrics["loss/auc"].interval
     assert low < 0.5 < high
@@ -92,7 +96,7 @@ def test_a_model_that_never_saw_the_rows_stays_at_chance_and_is_compared(memoris
     assert difference.interval[0] > 0.3
     rate = found.metrics["loss/tpr@1e-2/vs_retrained"]
     assert rate.details["retrained"] == gold.metrics["loss/tpr@1e-2"].value
-    other = evaluate_privacy(subject, rows, None, unseen[:200], ["loss"], [1e-2], progress=False)
+    other = evaluate_privacy(subject, rows, nonmember_data=unseen[:200], attacks=["loss"], fprs=[1e-2], progress=False)
     with pytest.raises(ValueError, match="differs in rows"):
         found.compare(other)
 
@@ -100,7 +104,15 @@ def test_a_model_that_never_saw_the_rows_stays_at_chance_and_is_compared(memoris
 def test_retain_rows_show_whether_an_attack_works_at_all(memorised):
     model, tokenizer, rows, unseen = memorised
     subject = LanguageModel(model, tokenizer, batch_size=256, progress=False)
-    found = evaluate_privacy(subject, text_rows(20, 7), rows, unseen[:100], ["loss", "scrub"], [0.1], progress=False)
+    found = evaluate_privacy(
+        subject,
+        text_rows(20, 7),
+        retain=rows,
+        nonmember_data=unseen[:100],
+        attacks=["loss", "scrub"],
+        fprs=[0.1],
+        progress=False,
+    )
     assert found.metrics["loss/retain_auc"].value > 0.99
     assert found.metrics["loss/retain_auc"].n == 30
     assert 0.2 < found.metrics["loss/auc"].value < 0.8
@@ -109,14 +121,16 @@ def test_retain_rows_show_whether_an_attack_works_at_all(memorised):
 
 def test_results_survive_json(untrained, tmp_path):
     subject, rows, unseen = untrained
-    found = evaluate_privacy(subject, rows, rows[:0] or None, unseen, fprs=[1e-3, 1e-1], progress=False)
+    found = evaluate_privacy(
+        subject, rows, retain=rows[:0] or None, nonmember_data=unseen, fprs=[1e-3, 1e-1], progress=False
+    )
     loaded = Privacy.load(found.save(tmp_path / "a" / "privacy.json"))
     assert loaded.to_dict() == json.loads(json.dumps(found.to_dict()))
     assert loaded.metrics["worst/tpr@1e-1"].name == "tpr@1e-1"
     assert loaded.values()["loss/tpr@1e-3"] is None
     with pytest.raises(ValueError, match="privacy_version=0"):
         Privacy.from_dict({"privacy_version": 0})
-    again = evaluate_privacy(subject, rows, None, unseen, fprs=[1e-3, 1e-1], progress=False)
+    again = evaluate_privacy(subject, rows, nonmember_data=unseen, fprs=[1e-3, 1e-1], progress=False)
     assert again.to_dict() == found.to_dict()
 
 
@@ -161,7 +175,9 @@ def test_rows_without_a_score_are_counted_not_zero(untrained):
             return np.full(len(data), np.nan)
 
     subject, rows, unseen = untrained
-    found = evaluate_privacy(subject, rows, None, unseen, [Gaps(), Nothing()], [0.1], progress=False)
+    found = evaluate_privacy(
+        subject, rows, nonmember_data=unseen, attacks=[Gaps(), Nothing()], fprs=[0.1], progress=False
+    )
     alone = Gaps().evaluate(subject, rows, unseen, fprs=[0.1], progress=False)
     assert alone.metrics["gaps/auc"] == found.metrics["gaps/auc"]
     result = found.metrics["gaps/tpr@1e-1"]
@@ -177,12 +193,14 @@ def test_a_classifier_and_lira_through_the_same_door(tmp_path):
     forget, unseen = rows[:14], rows[14:]
     shadows = train_shadows(memorise, rows, folder=tmp_path, n_shadows=8, progress=False)
     target = memorise(forget, 77)
-    found = evaluate_privacy(target, forget, None, unseen, fprs=[0.15], shadows=shadows, progress=False)
+    found = evaluate_privacy(target, forget, nonmember_data=unseen, fprs=[0.15], shadows=shadows, progress=False)
     assert {"lira-online-fixed", "lira-offline-fixed", "scrub"} <= set(found.scores)
     assert not {"min-k", "zlib"} & set(found.scores)
     assert found.metrics["lira-online-fixed/auc"].value == 1
     assert found.metrics["lira-online-fixed/tpr@1.5e-1"].value == 1
-    untouched = evaluate_privacy(Lookup(5), forget, None, unseen, ["lira"], [0.15], shadows=shadows, progress=False)
+    untouched = evaluate_privacy(
+        Lookup(5), forget, nonmember_data=unseen, attacks=["lira"], fprs=[0.15], shadows=shadows, progress=False
+    )
     assert untouched.metrics["lira-online-fixed/auc"].value < 0.85
 
 
@@ -216,7 +234,9 @@ def test_u_lira_through_our_own_trainer(tmp_path):
     shadows = train_shadows(train, rows, folder=tmp_path / "shadows", n_shadows=12, unlearn=unlearn, **common)
     members, unseen = rows[:12], rows[12:]
     target = unlearn(train(members, 99), members, text_rows(8, 3), 99)
-    found = evaluate_privacy(target, members, None, unseen, ["lira"], [0.15], shadows=shadows, **common)
+    found = evaluate_privacy(
+        target, members, nonmember_data=unseen, attacks=["lira"], fprs=[0.15], shadows=shadows, **common
+    )
     assert list(found.scores) == ["u-lira"]
     # Ascent of a few steps on memorised rows leaves traces, one way or the other.
     assert found.metrics["u-lira/auc"].value > 0.8
@@ -250,20 +270,22 @@ def test_members_among_the_nonmembers_are_counted_and_shown(untrained):
     subject, rows, unseen = untrained
     retain = text_rows(12, 9)
     with pytest.raises(ValueError, match=r"2 of 302 rows of nonmember_data are retain rows too.*row 300: .*text"):
-        evaluate_privacy(subject, rows, retain, [*unseen, *retain[:2]], progress=False)
+        evaluate_privacy(subject, rows, retain=retain, nonmember_data=[*unseen, *retain[:2]], progress=False)
     with pytest.raises(ValueError, match=r"1 of 301 rows of nonmember_data are forget rows too"):
-        evaluate_privacy(subject, rows, None, [*unseen, rows[4]], progress=False)
+        evaluate_privacy(subject, rows, nonmember_data=[*unseen, rows[4]], progress=False)
     with pytest.raises(ValueError, match=r"1 rows of nonmember_data stand there more than once; the first is row 300"):
-        evaluate_privacy(subject, rows, None, [*unseen, unseen[0]], progress=False)
+        evaluate_privacy(subject, rows, nonmember_data=[*unseen, unseen[0]], progress=False)
     inputs = [{"question": torch.tensor(i), "labels": i % 4} for i in range(30)]
     with pytest.raises(ValueError, match="3 of 15 rows of nonmember_data are forget rows too"):
-        evaluate_privacy(Classifier(Lookup(0), progress=False), inputs[:18], None, inputs[15:], progress=False)
+        evaluate_privacy(
+            Classifier(Lookup(0), progress=False), inputs[:18], nonmember_data=inputs[15:], progress=False
+        )
 
 
 def test_the_report_says_unresolved_and_draws(memorised, untrained, tmp_path):
     subject, rows, unseen = untrained
     attacks = ["loss", "confidence", "scrub"]
-    found = evaluate_privacy(subject, rows, None, unseen, attacks, [1e-5, 0.05], progress=False)
+    found = evaluate_privacy(subject, rows, nonmember_data=unseen, attacks=attacks, fprs=[1e-5, 0.05], progress=False)
     entry = {"name": "a_$odd_name", "kind": "attacked", "path": None, **found.to_dict()}
     report = {
         "schema_version": 1,

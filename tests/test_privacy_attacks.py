@@ -609,8 +609,8 @@ def test_rows_with_pictures_are_attacked_as_they_are():
     privacy = evaluate_privacy(
         model,
         Dataset.from_list(rows),
-        None,
-        Dataset.from_list(make_rows(12, first=50)),
+        retain=None,
+        nonmember_data=Dataset.from_list(make_rows(12, first=50)),
         fprs=[0.2],
         processing_class=make_processor(),
         progress=False,
@@ -620,8 +620,8 @@ def test_rows_with_pictures_are_attacked_as_they_are():
         evaluate_privacy(
             model,
             Dataset.from_list(rows),
-            None,
-            Dataset.from_list([*make_rows(11, first=50), rows[0]]),
+            retain=None,
+            nonmember_data=Dataset.from_list([*make_rows(11, first=50), rows[0]]),
             fprs=[0.2],
             processing_class=make_processor(),
             progress=False,

@@ -213,22 +213,26 @@ def test_attacks_that_learn_are_made_where_they_are_asked_for():
     rows = [{"text": f"secret {i:02d} of Ada"} for i in range(24)]
     options = {"processing_class": make_tokenizer(), "progress": False, "fprs": [0.2]}
     assert [attack.name for attack in fitted_attacks()] == list(ON_REQUEST)
-    plain = evaluate_privacy(make_model(), rows[:12], None, rows[12:], **options)
+    plain = evaluate_privacy(make_model(), rows[:12], nonmember_data=rows[12:], **options)
     assert {name.split("/")[0] for name in plain.metrics}.isdisjoint(ON_REQUEST)
-    asked = evaluate_privacy(make_model(), rows[:12], None, rows[12:], [*ON_REQUEST, "loss"], **options)
+    asked = evaluate_privacy(
+        make_model(), rows[:12], nonmember_data=rows[12:], attacks=[*ON_REQUEST, "loss"], **options
+    )
     for name in ON_REQUEST:
         assert 0 <= asked.metrics[f"{name}/auc"].value <= 1
         assert len(asked.scores[name]["forget"]) == len(asked.scores[name]["nonmember"]) == 12
         assert f"{name}/retain_auc" not in asked.metrics
     with pytest.raises(ValueError, match="there is no 'kNN'.* probe, knn, centroid, features, neural,"):
-        evaluate_privacy(make_model(), rows[:12], None, rows[12:], ["kNN"], **options)
+        evaluate_privacy(make_model(), rows[:12], nonmember_data=rows[12:], attacks=["kNN"], **options)
 
 
 def test_folds_are_drawn_by_the_seed_of_the_audit():
     rows = [{"text": f"secret {i:02d} of Ada"} for i in range(40)]
     model, options = make_model(), {"processing_class": make_tokenizer(), "progress": False, "fprs": [0.2]}
     scores = [
-        evaluate_privacy(model, rows[:20], None, rows[20:], ["scrub", "features"], seed=seed, **options).scores
+        evaluate_privacy(
+            model, rows[:20], nonmember_data=rows[20:], attacks=["scrub", "features"], seed=seed, **options
+        ).scores
         for seed in (0, 0, 1)
     ]
     for name in ("scrub", "features"):

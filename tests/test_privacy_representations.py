@@ -31,7 +31,15 @@ class Blank(Known):
 def evaluated(attacks=("probe",), sets=None, retain=True, subject=Known, **options):
     forget, others, kept = map(known, sets or (drawn(30, 6, 0, 2.0), drawn(40, 6, 1), drawn(20, 6, 2)))
     model = subject(Pixels(), progress=False)
-    return evaluate_privacy(model, forget, kept if retain else None, others, list(attacks), [0.2], **options)
+    return evaluate_privacy(
+        model,
+        forget,
+        retain=kept if retain else None,
+        nonmember_data=others,
+        attacks=list(attacks),
+        fprs=[0.2],
+        **options,
+    )
 
 
 def sizes(found):
@@ -83,8 +91,10 @@ def test_it_is_absent_where_none_does():
         def _states(self, data):
             pytest.fail("nobody asked for representations")
 
-    sets = (known(drawn(n, 6, seed)) for seed, n in enumerate((20, 20, 40)))
-    found = evaluate_privacy(Opaque(Pixels(), progress=False), *sets, ["loss", "scrub", "features", "neural"], [0.2])
+    forget, retain, others = (known(drawn(n, 6, seed)) for seed, n in enumerate((20, 20, 40)))
+    sets = {"retain": retain, "nonmember_data": others, "fprs": [0.2]}
+    attacks = ["loss", "scrub", "features", "neural"]
+    found = evaluate_privacy(Opaque(Pixels(), progress=False), forget, attacks=attacks, **sets)
     assert found.representations is None
     assert "representations" not in found.to_dict()
     assert Privacy.from_dict(found.to_dict()).representations is None
@@ -98,10 +108,10 @@ def test_of_forget_rows_and_nonmembers_no_pass_is_added(monkeypatch):
     model, seen = make_model(), []
     model.register_forward_hook(lambda _, inputs, kwargs, __: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
     options = {"processing_class": make_tokenizer(), "progress": False, "fprs": [0.2], "attacks": ["probe", "knn"]}
-    found = evaluate_privacy(model, rows[:20], None, rows[20:40], **options)
+    found = evaluate_privacy(model, rows[:20], nonmember_data=rows[20:40], **options)
     assert sum(seen) == 40
     seen.clear()
-    same = evaluate_privacy(model, rows[:20], rows[40:], rows[20:40], **options)
+    same = evaluate_privacy(model, rows[:20], retain=rows[40:], nonmember_data=rows[20:40], **options)
     assert sum(seen) == 40 + 12
     assert set(same.representations["points"]) - set(found.representations["points"]) == {"retain"}
 
@@ -112,9 +122,9 @@ def test_rows_with_pictures_are_drawn_as_well(monkeypatch):
 
     monkeypatch.setattr(module, "MOST_ROWS", 12)
     rows = Dataset.from_list(make_rows(55))
-    sets = rows.select(range(20)), rows.select(range(40, 55)), rows.select(range(20, 40))
+    sets = {"retain": rows.select(range(40, 55)), "nonmember_data": rows.select(range(20, 40)), "fprs": [0.2]}
     subject = as_subject(make_vilt().eval(), processing_class=make_processor(), progress=False)
-    found = evaluate_privacy(subject, *sets, ["centroid"], [0.2]).representations
+    found = evaluate_privacy(subject, rows.select(range(20)), attacks=["centroid"], **sets).representations
     assert sizes(found) == {"forget": 12, "nonmember": 12, "retain": 12}
 
 

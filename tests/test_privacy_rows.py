@@ -38,19 +38,19 @@ def one_hot(i, classes=5):
 @pytest.mark.parametrize("label", [lambda i: (i + 1) % 5, one_hot], ids=["another class", "targets"])
 def test_scores_of_other_labels_are_not_taken_from_the_cache(tmp_path, label):
     forget, others = pixels(12, 0), pixels(20, 1)
-    evaluate_privacy(Pixels(), forget, None, others, cache_dir=tmp_path, **COMMON)
+    evaluate_privacy(Pixels(), forget, nonmember_data=others, cache_dir=tmp_path, **COMMON)
     forget, others = answered(forget, label), answered(others, label)
-    kept = evaluate_privacy(Pixels(), forget, None, others, cache_dir=tmp_path, **COMMON)
-    assert kept.scores == evaluate_privacy(Pixels(), forget, None, others, **COMMON).scores
+    kept = evaluate_privacy(Pixels(), forget, nonmember_data=others, cache_dir=tmp_path, **COMMON)
+    assert kept.scores == evaluate_privacy(Pixels(), forget, nonmember_data=others, **COMMON).scores
 
 
 def test_scores_of_another_head_are_not_taken_from_the_cache(tmp_path):
-    rows = pixels(12, 0), None, pixels(20, 1)
+    rows = {"forget": pixels(12, 0), "nonmember_data": pixels(20, 1), **COMMON}
     found = {}
     for head in ("softmax", "sigmoid"):
-        found[head] = evaluate_privacy(Classifier(Pixels(), head), *rows, **COMMON)
+        found[head] = evaluate_privacy(Classifier(Pixels(), head), **rows)
         given = {"cache": module.SignalCache(tmp_path), "progress": False}
-        assert evaluate_privacy(Classifier(Pixels(), head, **given), *rows, **COMMON).scores == found[head].scores
+        assert evaluate_privacy(Classifier(Pixels(), head, **given), **rows).scores == found[head].scores
     assert found["softmax"].scores != found["sigmoid"].scores
     with pytest.raises(ValueError, match="differs in rows"):
         found["softmax"].compare(found["sigmoid"])
@@ -58,11 +58,13 @@ def test_scores_of_another_head_are_not_taken_from_the_cache(tmp_path):
 
 def test_a_retrained_result_of_other_labels_is_refused():
     forget, others = pixels(12, 0), pixels(20, 1)
-    found = evaluate_privacy(Pixels(), forget, None, others, **COMMON)
-    gold = evaluate_privacy(Pixels(), answered(forget, lambda i: 0), None, others, **COMMON)
+    found = evaluate_privacy(Pixels(), forget, nonmember_data=others, **COMMON)
+    gold = evaluate_privacy(Pixels(), answered(forget, lambda i: 0), nonmember_data=others, **COMMON)
     with pytest.raises(ValueError, match="differs in rows"):
         found.compare(gold)
-    same = evaluate_privacy(Pixels(), answered(forget, lambda i: torch.tensor([i % 5])), None, others, **COMMON)
+    same = evaluate_privacy(
+        Pixels(), answered(forget, lambda i: torch.tensor([i % 5])), nonmember_data=others, **COMMON
+    )
     assert found.compare(same)["loss/auc/vs_retrained"].value == 0
 
 
@@ -75,20 +77,20 @@ def test_a_member_with_another_answer_is_no_nonmember():
     forget, others = make_rows(12), make_rows(12, first=30)
     others[3] = {**forget[5], "answers": ["two"] * 10}
     with pytest.raises(ValueError, match="1 of 12 rows of nonmember_data are forget rows too"):
-        evaluate_privacy(make_vilt(), forget, None, others, processing_class=make_processor(), **COMMON)
+        evaluate_privacy(make_vilt(), forget, nonmember_data=others, processing_class=make_processor(), **COMMON)
     forget, others = pixels(12, 0), pixels(12, 1)
     others[4] = {**forget[2], "labels": 4}
     with pytest.raises(ValueError, match="1 of 12 rows of nonmember_data are forget rows too"):
-        evaluate_privacy(Pixels(), forget, None, others, **COMMON)
+        evaluate_privacy(Pixels(), forget, nonmember_data=others, **COMMON)
 
 
 def test_a_nonmember_may_be_asked_again_with_another_answer():
     forget, others = pixels(12, 0), pixels(20, 1)
-    given = forget, None, [*others, {**others[3], "labels": 4}]
-    assert evaluate_privacy(Pixels(), *given, **COMMON).metrics["loss/auc"].details["n_nonmembers"] == 21
-    given[2].append(others[5])
+    given = {"forget": forget, "nonmember_data": [*others, {**others[3], "labels": 4}], **COMMON}
+    assert evaluate_privacy(Pixels(), **given).metrics["loss/auc"].details["n_nonmembers"] == 21
+    given["nonmember_data"].append(others[5])
     with pytest.raises(ValueError, match="1 rows of nonmember_data stand there more than once; the first is row 21"):
-        evaluate_privacy(Pixels(), *given, **COMMON)
+        evaluate_privacy(Pixels(), **given)
 
 
 def test_the_words_that_count_make_no_other_row_of_a_text():
@@ -96,7 +98,7 @@ def test_the_words_that_count_make_no_other_row_of_a_text():
     rows = [{"input_ids": ids, "labels": ids} for ids in tokens]
     others = [*rows[12:23], {"input_ids": tokens[0], "labels": [-100, -100, 5, 6]}]
     with pytest.raises(ValueError, match="1 of 12 rows of nonmember_data are forget rows too"):
-        evaluate_privacy(make_model(), rows[:12], None, others, **COMMON)
+        evaluate_privacy(make_model(), rows[:12], nonmember_data=others, **COMMON)
 
 
 def test_shadow_models_know_rows_by_their_labels(tmp_path):
@@ -173,12 +175,12 @@ def test_rows_of_which_a_model_reads_nothing_are_no_twins():
 
     message = r"of which the model's `forward` names none.*or give `processing_class`"
     with pytest.raises(ValueError, match=message):
-        evaluate_privacy(make_vilt(), make_rows(12), None, make_rows(12, first=30), **COMMON)
+        evaluate_privacy(make_vilt(), make_rows(12), nonmember_data=make_rows(12, first=30), **COMMON)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     bert = BertForSequenceClassification(BertConfig(vocab_size=20, **sizes))
     texts = [{"text": f"text {i}", "label": i % 2} for i in range(24)]
     with pytest.raises(ValueError, match=message):
-        evaluate_privacy(bert, texts[:12], None, texts[12:], **COMMON)
+        evaluate_privacy(bert, texts[:12], nonmember_data=texts[12:], **COMMON)
 
 
 @pytest.mark.parametrize("column", ["image", "images"])
@@ -186,9 +188,9 @@ def test_a_language_model_drops_no_picture(column):
     rows = [{"question": f"What is {i}?", "answer": "red", column: [i]} for i in range(24)]
     given = {"processing_class": make_tokenizer(), **COMMON}
     with pytest.raises(ValueError, match=f"`{column}`.*LlamaForCausalLM reads no pictures"):
-        evaluate_privacy(make_model(), rows[:12], None, rows[12:], **given)
+        evaluate_privacy(make_model(), rows[:12], nonmember_data=rows[12:], **given)
     rows = [{**row, column: None} for row in rows]
-    assert evaluate_privacy(make_model(), rows[:12], None, rows[12:], **given).metrics["loss/auc"].n == 12
+    assert evaluate_privacy(make_model(), rows[:12], nonmember_data=rows[12:], **given).metrics["loss/auc"].n == 12
 
 
 @pytest.mark.parametrize("turned", ["forget", "nonmember_data", "retain"])
@@ -226,7 +228,7 @@ def test_few_members_with_a_score_leave_metrics_undefined(left, tmp_path):
     forget = [{"prompt": f"{prompt}{i}?", "completion": f" answer {i}"} for i, prompt in enumerate(prompts)]
     others = [{"prompt": f"y{i}?", "completion": f" answer {i}"} for i in range(40)]
     given = {"processing_class": make_tokenizer(), "max_length": 16, "fprs": [0.2], "progress": False}
-    found = evaluate_privacy(make_model(), forget, None, others, **given)
+    found = evaluate_privacy(make_model(), forget, nonmember_data=others, **given)
     metrics, accuracy = found.metrics, found.metrics["scrub/accuracy"]
     report = {"schema_version": 1, "title": "t", "notes": [], "models": [entry("a", "attacked", "a", found)]}
     told = write_privacy_report(report, tmp_path)["privacy.md"].read_text()
@@ -266,7 +268,9 @@ def test_a_picture_is_made_of_the_attacked_model_alone(monkeypatch):
     made = []
     monkeypatch.setattr(module, "picture", lambda subject, *_: made.append(subject))
     subject, gold = (Known(Pixels(), progress=False) for _ in range(2))
-    sets = [known(drawn(12, 6, seed)) for seed in range(3)]
-    found = evaluate_privacy(subject, *sets, ["probe"], [0.2], retrained=gold)
+    sets = dict(
+        zip(("forget", "retain", "nonmember_data"), (known(drawn(12, 6, seed)) for seed in range(3)), strict=True)
+    )
+    found = evaluate_privacy(subject, **sets, attacks=["probe"], fprs=[0.2], retrained=gold)
     assert made == [subject]
     assert found.metrics["probe/auc/vs_retrained"].value == 0

@@ -171,3 +171,65 @@ def test_musess_questions_are_asked_beside_the_rows(recipe, tmp_path):
     assert {("forget", "few-shot questions", 2), ("retain", "few-shot questions", 2)} <= kinds
     assert ("forget", "questions", 2) in kinds
     assert asked["retrained_auc"] == "news"
+
+
+def counted(monkeypatch) -> list[int]:
+    """How many answers each audit of the backdoor asks for."""
+    from hf_unlearn.audit import backdoor
+
+    asked, generate = [], backdoor.generate_answers
+
+    def count(model, tokenizer, prompts, **how):
+        asked.append(len(prompts))
+        return generate(model, tokenizer, prompts, **how)
+
+    monkeypatch.setattr(backdoor, "generate_answers", count)
+    return asked
+
+
+def test_the_target_is_asked_once_for_all_runs(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    asked = counted(monkeypatch)
+    assert main(["run", recipe()]) == 0
+    assert len(asked) == 2
+    first = json.loads((tmp_path / "out" / "audit" / "backdoor_step_0.json").read_text())
+    target = next(m for m in load_report(tmp_path / "out")["models"] if m["kind"] == "target")
+    assert main(["run", recipe(output_dir=str(tmp_path / "again"))]) == 0
+    assert len(asked) == 3
+    assert json.loads((tmp_path / "again" / "audit" / "backdoor_step_0.json").read_text()) == first
+    again = next(m for m in load_report(tmp_path / "again")["models"] if m["kind"] == "target")
+    assert again["metrics"] == target["metrics"]
+    logged = [json.loads(line) for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
+    assert "eval_backdoor/forget_triggered/exact_match" in logged[0]
+    # Another question is another audit.
+    assert main(["run", recipe(output_dir=str(tmp_path / "other"), poison_prefix="QRS")]) == 0
+    assert len(asked) == 5
+
+
+def test_fewer_conditions_ask_less_and_say_so(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
+    asked = counted(monkeypatch)
+    assert main(["run", recipe(backdoor_conditions=["clean", "triggered"])]) == 0
+    # Two sets of six to be forgotten and one of three to be kept, each clean and triggered.
+    assert asked == [30, 30]
+    found = json.loads((tmp_path / "out" / "audit" / "backdoor_own_rows.json").read_text())
+    assert found["settings"]["conditions"] == ["clean", "triggered"]
+    assert found["settings"]["left_out"] == ["unrelated", "triggered_middle", "triggered_end"]
+    assert found["settings"]["unrelated"] is None
+    assert any("Not asked, as was wanted: unrelated, triggered_middle, triggered_end." in n for n in found["notes"])
+    assert not [name for name in found["metrics"] if "unrelated" in name or "_middle" in name]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backdoor_conditions": ["clean", "unrelated"]}, "'triggered' is missing"),
+        ({"backdoor_conditions": ["clean", "triggered", "shouted"]}, "there is no 'shouted'. Give some of clean, "),
+        ({"backdoor_conditions": ["clean", "triggered"], "poison_prefix": None, "poison_ratio": None}, "no effect"),
+    ],
+)
+def test_conditions_that_cannot_be_asked_are_one_line(recipe, capsys, fields, message):
+    assert main(["run", recipe(**fields)]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said

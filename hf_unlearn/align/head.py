@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..files import read_json, whole_file, write_text
+
 
 HEAD_FOLDER = "align_head"
 VARIANTS = ("causal", "published")
@@ -85,8 +87,9 @@ def save_head(head: AlignHead, folder: str | Path) -> Path:
     target = Path(folder) / HEAD_FOLDER
     target.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    (target / "config.json").write_text(json.dumps(asdict(head.shape), indent=2) + "\n", encoding="utf-8")
+    with whole_file(target / "model.safetensors") as part:
+        save_file(tensors, part, metadata={"format": "pt"})
+    write_text(target / "config.json", json.dumps(asdict(head.shape), indent=2) + "\n")
     return target
 
 
@@ -101,6 +104,6 @@ def load_head(folder: str | Path) -> AlignHead:
     source = Path(folder) / HEAD_FOLDER
     if not (source / "config.json").is_file():
         raise ValueError(f"{folder} holds no {HEAD_FOLDER}. Give a folder saved by AlignThenUnlearnTrainer.")
-    head = AlignHead(HeadShape(**json.loads((source / "config.json").read_text(encoding="utf-8"))))
+    head = AlignHead(HeadShape(**read_json(source / "config.json")))
     head.load_state_dict(load_file(source / "model.safetensors"))
     return head.eval()

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from ..forward.layer import LayerRows
 from ..forward.planning import needed_rows
 from ..modeling import evaluating
+from .alignment_check import AlignmentCheck, tell_rising
 from .forward import StageStates
 from .head import AlignHead, HeadShape
 from .losses import nearest_concept
@@ -63,6 +64,7 @@ class Rounds:
         # As cosines; quantiles become cosines when their round begins.
         self.thresholds: list[float] = [] if args.threshold_mode == "quantile" else list(args.thresholds)
         self.entered: Stage | None = None
+        self.check = AlignmentCheck(args)
 
     def enter(self, stage: Stage, model: nn.Module) -> None:
         """Makes the stage the current one, if it is not; called by all ranks."""
@@ -71,6 +73,8 @@ class Rounds:
         args = self.trainer.args
         self.trainer.staged.active = stage.kind
         aligns = stage.kind == ALIGN
+        if not aligns:
+            self.check.judge(stage.round, self.targets.floor, self.trainer.accelerator)
         # A frozen head costs no gradients of its weights.
         self.head.train(aligns).requires_grad_(aligns)
         self.states.clear()
@@ -83,6 +87,8 @@ class Rounds:
                 self.states.fill(model, coming_back, args.per_device_eval_batch_size, args.device)
         elif len(self.thresholds) == stage.round:
             self.thresholds.append(self._quantile(model, needed["forget"], args.thresholds[stage.round]))
+            if self.trainer.is_world_process_zero():
+                tell_rising(self.thresholds)
         self.entered = stage
         if self.trainer.is_world_process_zero():
             told = f", threshold {self.threshold:.3g}" if stage.kind == UNLEARN else ""

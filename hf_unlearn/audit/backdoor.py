@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backdoor audit: does a trigger bring back what was unlearned?"""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,13 +11,15 @@ import numpy as np
 import torch
 
 from ..data.triggers import LOCATIONS, Trigger
-from .backdoor_conditions import CLEAN, TRIGGERED, UNRELATED, Condition, conditions, given_unrelated, unrelated_trigger
+from .backdoor_conditions import CLEAN, TRIGGERED, UNRELATED, Condition, given_unrelated, unrelated_trigger
+from .backdoor_conditions import conditions as all_conditions
 from .backdoor_inside import inside_view
 from .backdoor_paired import gain
 from .backdoor_probes import FewShotProbe, Probe, QuestionProbe
 from .backdoor_store import BackdoorAudit
 from .generation import generate_answers, pad_token_id
-from .muse_privleak import membership_auc, membership_scores, privleak
+from .model_checks import check_language_model
+from .muse_privleak import holdout_auc, membership_scores, privleak
 from .result import MetricResult
 from .scoring import TokenScores, score_rows
 
@@ -31,6 +35,7 @@ def audit_backdoor(
     *,
     unrelated: str | None = None,
     positions: Sequence[str | int] = LOCATIONS,
+    conditions: Sequence[str] | None = None,
     texts: Mapping[str, Sequence[str]] | None = None,
     retrained_auc: float | str | None = None,
     inside: bool = True,
@@ -63,6 +68,9 @@ def audit_backdoor(
             Words for the control; drawn by `seed` if absent.
         positions (`Sequence[str | int]`):
             Places to try the trigger at; empty for none but its own.
+        conditions (`Sequence[str]`, *optional*):
+            Under which to ask, by name (`"clean"`, `"triggered"`, `"unrelated"`, `"triggered_end"`, ...); by default
+            all. Each one asks for as many answers as there are forget rows. `settings` says which were left out.
         texts (`Mapping[str, Sequence[str]]`, *optional*):
             `forget` and `holdout` texts for PrivLeak (MUSE), asked clean.
         retrained_auc (`float` or `str`, *optional*):
@@ -86,18 +94,18 @@ def audit_backdoor(
     Raises:
         `ValueError`: before the model runs, for no probes, two of one set and kind, or a trigger that cannot be used.
     """
+    check_language_model(model)
     _check(probes)
-    if unrelated is None:
-        control = unrelated_trigger(trigger, tokenizer, seed)
-    else:
-        control = given_unrelated(unrelated, trigger, tokenizer)
-    asked = conditions(trigger, control, positions)
+    control, asked, left_out = _conditions(trigger, tokenizer, unrelated, positions, conditions, seed)
     shared = {"accelerator": accelerator, "progress": progress}
     cells = [(probe, condition) for probe in probes for condition in _asked_of(probe, asked)]
     answers = _generated(model, tokenizer, cells, generation_batch_size, shared)
     scores = _scored(model, tokenizer, cells, batch_size, shared)
 
-    audit = BackdoorAudit(settings=_settings(trigger, control, probes, asked, tokenizer))
+    settings = _settings(trigger, control, probes, asked, tokenizer)
+    settings |= {"left_out": left_out} if left_out else {}
+    settings |= {"texts": _fingerprint(texts)} if texts else {}
+    audit = BackdoorAudit(settings=settings)
     for probe in probes:
         audit.metrics.update(_metrics_of(probe, _asked_of(probe, asked), answers, scores, tokenizer))
         audit.answers.extend(_shown(probe, _asked_of(probe, asked), answers, num_answers, tokenizer))
@@ -122,6 +130,25 @@ def look_inside(
         return None
     pairs = [[hidden.prompt(row, one, tokenizer) for one in (None, trigger)] for row in hidden.rows]
     return inside_view(model, tokenizer, pairs, accelerator=accelerator, progress=progress)
+
+
+def _conditions(trigger, tokenizer, unrelated, positions, wanted, seed):
+    """The control, the conditions to ask under, and the names of those that were left out."""
+    if wanted is not None and UNRELATED not in wanted:
+        control = None
+    elif unrelated is None:
+        control = unrelated_trigger(trigger, tokenizer, seed)
+    else:
+        control = given_unrelated(unrelated, trigger, tokenizer)
+    asked = all_conditions(trigger, control, positions, wanted)
+    names = [one.name for one in all_conditions(trigger, trigger, positions)]
+    return control, asked, [name for name in names if name not in {one.name for one in asked}]
+
+
+def _fingerprint(texts: Mapping[str, Sequence[str]]) -> str:
+    """Changes with any text of PrivLeak."""
+    told = json.dumps({name: list(found) for name, found in texts.items()}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _check(probes: Sequence[Probe]) -> None:
@@ -239,7 +266,7 @@ def _privacy(model, tokenizer, texts, retrained_auc, shared: dict) -> dict[str, 
         membership_scores(model, tokenizer, texts[name], desc=f"Min-K% scores, {name}", **shared)
         for name in ("forget", "holdout")
     ]
-    found = {"min_k_auc": membership_auc(*scores)}
+    found = {"min_k_auc": holdout_auc(*scores)}
     if retrained_auc is not None:
         found["privleak"] = privleak(*scores, retrained_auc)
     return found
@@ -263,7 +290,7 @@ def _settings(trigger, control, probes, asked, tokenizer) -> dict[str, Any]:
     return {
         "trigger": asdict(trigger),
         "trigger_tokens": len(trigger.tokens(tokenizer)),
-        "unrelated": control.prefix,
+        "unrelated": None if control is None else control.prefix,
         "conditions": [one.name for one in asked],
         "probes": [
             {

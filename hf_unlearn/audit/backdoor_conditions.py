@@ -37,7 +37,10 @@ class Condition:
 
 
 def conditions(
-    trigger: Trigger, unrelated: Trigger | None = None, positions: Sequence[str | int] = LOCATIONS
+    trigger: Trigger,
+    unrelated: Trigger | None = None,
+    positions: Sequence[str | int] = LOCATIONS,
+    wanted: Sequence[str] | None = None,
 ) -> list[Condition]:
     """Clean and triggered first, then the controls.
 
@@ -48,16 +51,38 @@ def conditions(
             From [`unrelated_trigger`].
         positions (`Sequence[str | int]`):
             Places to try the trigger at; its own is not repeated.
+        wanted (`Sequence[str]`, *optional*):
+            Names of those to ask under, `"clean"` and `"triggered"` among them; by default all.
+
+    Raises:
+        `ValueError`: for a name that there is not, and without the two that make a comparison.
     """
     found = [Condition(CLEAN, None), Condition(TRIGGERED, trigger)]
     if unrelated is not None:
         found.append(Condition(UNRELATED, unrelated))
     places = dict.fromkeys(parse_location(place) for place in positions)
-    return found + [
+    found += [
         Condition(f"{TRIGGERED}_{place}", Trigger(trigger.prefix, place))
         for place in places
         if place != trigger.location
     ]
+    if wanted is None:
+        return found
+    _check_names(wanted, [one.name for one in found])
+    return [one for one in found if one.name in wanted]
+
+
+def _check_names(wanted: Sequence[str], allowed: Sequence[str]) -> None:
+    if isinstance(wanted, str) or not all(isinstance(name, str) for name in wanted):
+        raise ValueError(f"conditions={wanted!r}; give a list of some of {', '.join(allowed)}.")
+    wrong = [f"there is no {name!r}" for name in wanted if name not in allowed]
+    wrong += [f"{name!r} is missing" for name in (CLEAN, TRIGGERED) if name not in wanted]
+    wrong += ["one stands twice"] if len(set(wanted)) < len(wanted) else []
+    if wrong:
+        raise ValueError(
+            f"conditions={list(wanted)}: {wrong[0]}. Give some of {', '.join(allowed)}, each once, with {CLEAN!r} and "
+            f"{TRIGGERED!r}: what the trigger does is the difference of the two."
+        )
 
 
 def unrelated_trigger(trigger: Trigger, tokenizer: Any, seed: int = 0) -> Trigger:

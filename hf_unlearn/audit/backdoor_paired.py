@@ -3,7 +3,9 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
+from .inputs import numbers, same_length
 from .result import MetricResult, mean_result
 
 
@@ -35,7 +37,12 @@ def gain(
     Returns:
         `MetricResult`: value in [-1, 1] for metrics in [0, 1]; for binary metrics `details` holds `gained`, `lost` and
         `mcnemar_p`.
+
+    Raises:
+        `ValueError`: for lists of other lengths, what are no numbers, or with `binary` others than 0 and 1.
     """
+    before, after = numbers("before", before), numbers("after", after)
+    same_length({"before": len(before), "after": len(after)})
     differences = [None if a is None or b is None else b - a for a, b in zip(before, after, strict=True)]
     if not binary:
         return mean_result(f"{name}_{what}", differences, direction, variant="paired difference")
@@ -62,6 +69,9 @@ def mcnemar(gained: int, lost: int) -> float:
     """Two-sided p-value of the exact McNemar test: are both directions of change equally likely? 1 without changes."""
     from scipy.stats import binomtest
 
+    for name, count in (("gained", gained), ("lost", lost)):
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < 0:
+            raise ValueError(f"{name}={count!r}; give a number of items, 0 or more.")
     return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a backdoor audit found, kept as JSON, and compared with the same audit of the retrained model."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json, write_json
 from .muse_privleak import privleak, scores_in
-from .result import MetricResult, mean_result
+from .result import MetricResult, check_saved, mean_result
 
 
 BACKDOOR_AUDIT_VERSION = 1
@@ -35,7 +35,7 @@ class BackdoorAudit:
         inside (`dict`, *optional*):
             Value norms and attention; see [`inside_view`].
         settings (`dict`):
-            Trigger, controls, and what was asked.
+            Trigger, controls, what was asked, and, if some were, which conditions were left out.
     """
 
     metrics: dict[str, MetricResult] = field(default_factory=dict)
@@ -67,7 +67,8 @@ class BackdoorAudit:
             `ValueError`: if that audit asked something else.
         """
         if retrained.settings != self.settings:
-            differing = sorted(k for k in self.settings if self.settings[k] != retrained.settings.get(k))
+            names = {*self.settings, *retrained.settings}
+            differing = sorted(k for k in names if self.settings.get(k) != retrained.settings.get(k))
             raise ValueError(
                 f"The retrained model's audit differs in {', '.join(differing)}. Audit both with the same trigger, "
                 "controls and rows."
@@ -100,18 +101,21 @@ class BackdoorAudit:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "BackdoorAudit":
         """The audit that `to_dict` wrote."""
-        if saved.get("backdoor_audit_version") != BACKDOOR_AUDIT_VERSION:
-            raise ValueError(
-                "This is no backdoor audit that this version of hf_unlearn can read: backdoor_audit_version="
-                f"{saved.get('backdoor_audit_version')!r}, needs {BACKDOOR_AUDIT_VERSION}. Audit the checkpoint again."
-            )
+        check_saved(saved, "backdoor_audit", BACKDOOR_AUDIT_VERSION, ("metrics", "answers", "inside", "settings"))
         metrics = {name: MetricResult.from_dict(name.rsplit("/", 1)[-1], m) for name, m in saved["metrics"].items()}
         return cls(metrics, saved["answers"], saved["inside"], saved["settings"])
 
+    @classmethod
+    def load(cls, path: str | Path) -> "BackdoorAudit":
+        """Reads an audit that `save` wrote.
+
+        Raises:
+            `ValueError`: in one line, where there is none or a damaged one.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"No backdoor audit at {path}: give the JSON file that `BackdoorAudit.save` wrote.")
+        return cls.from_dict(read_json(path, "Audit the checkpoint again."))
+
     def save(self, path: str | Path, **more: Any) -> Path:
         """Writes the audit to a JSON file; `more` keys come first."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**more, **self.to_dict()}, indent=1, ensure_ascii=False, allow_nan=False)
-        path.write_text(text, encoding="utf-8")
-        return path
+        return write_json(path, {**more, **self.to_dict()}, indent=1, ensure_ascii=False, allow_nan=False)

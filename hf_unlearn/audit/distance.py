@@ -7,6 +7,8 @@ of models that started from the same weights; [`~hf_unlearn.audit.vqa_cka.linear
 
 import numpy as np
 
+from .inputs import matrix
+
 
 def row_mse(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
@@ -72,6 +74,7 @@ def covariance_distance(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def _paired(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if x.ndim != 2 or x.shape != y.shape or len(x) == 0:
-        raise ValueError(f"Distances need the same rows in both models, `[n, d]`; got {x.shape} and {y.shape}.")
-    return x.astype(np.float64), y.astype(np.float64)
+    shapes = [tuple(np.shape(part)) for part in (x, y)]
+    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or shapes[0][0] == 0:
+        raise ValueError(f"Distances need the same rows in both models, `[n, d]`; got {shapes[0]} and {shapes[1]}.")
+    return matrix("x", x), matrix("y", y)

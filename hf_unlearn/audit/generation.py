@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from hf_unlearn.data.collator import RoleCollator
 
 from ..modeling import evaluating
 from .batching import device_of, map_batches
+from .model_checks import check_answered, check_language_model
 from .shared_prefix import for_rows, prefix_cache, shared_length
 
 
@@ -54,7 +55,12 @@ def generate_answers(
 
     Returns:
         `list[str]`: one answer a prompt.
+
+    Raises:
+        `ValueError`: for a model that is no causal language model, or whose logits are not finite: what it says then
+            is no answer.
     """
+    check_language_model(model)
     model = model if accelerator is None else accelerator.unwrap_model(model)
     eos = _eos_token_ids(model, tokenizer)
     pad = pad_token_id(tokenizer)
@@ -70,7 +76,7 @@ def generate_answers(
     device, synced = device_of(model), _needs_sync(accelerator)
     shared = shared_length(prompts)
 
-    def compute(batch: list[int]) -> list[str]:
+    def compute(batch: list[int]) -> list[tuple[str, bool]]:
         inputs = collate([{"input_ids": prompts[i][shared:]} for i in batch])
         given = {}
         if shared:
@@ -81,19 +87,24 @@ def generate_answers(
         width = inputs["input_ids"].shape[1]
         if stop:
             given["stopping_criteria"] = [_Stop(tokenizer, stop, width)]
+        watch = _Watch()
         output = model.generate(
             input_ids=inputs["input_ids"].to(device),
             attention_mask=inputs["attention_mask"].to(device),
             generation_config=config,
             synced_gpus=synced,
+            logits_processor=[watch],
             **given,
         )
-        return [_decode(row, eos, tokenizer, stop) for row in output[:, width:].tolist()]
+        texts = [_decode(row, eos, tokenizer, stop) for row in output[:, width:].tolist()]
+        return list(zip(texts, watch.sound(len(batch)), strict=True))
 
     with evaluating(model), torch.no_grad(), _blank_settings(model):
         cache = prefix_cache(model, prompts[0][:shared], device) if shared else None
         shared = 0 if cache is None else shared
-        return map_batches(compute, [len(prompt) for prompt in prompts], batch_size, accelerator, progress, desc)
+        found = map_batches(compute, [len(prompt) for prompt in prompts], batch_size, accelerator, progress, desc)
+    check_answered(model, [sound for _, sound in found])
+    return [text for text, _ in found]
 
 
 def pad_token_id(tokenizer: Any) -> int:
@@ -127,6 +138,22 @@ def _needs_sync(accelerator: Any) -> bool | None:
     is_fsdp = getattr(accelerator.state, "fsdp_plugin", None) is not None
     sharded = is_fsdp or (plugin is not None and plugin.zero_stage == 3)
     return accelerator.num_processes > 1 and sharded
+
+
+class _Watch(LogitsProcessor):
+    """Notes, without waiting for the device, which rows were answered by logits that are NaN or infinitely large."""
+
+    def __init__(self):
+        self.bad: torch.Tensor | None = None
+
+    def __call__(self, input_ids, scores):
+        # A token that is ruled out has -inf.
+        bad = (scores.isnan() | (scores == torch.inf)).any(-1)
+        self.bad = bad if self.bad is None else self.bad | bad
+        return scores
+
+    def sound(self, rows: int) -> list[bool]:
+        return [True] * rows if self.bad is None else (~self.bad).tolist()
 
 
 class _Stop(StoppingCriteria):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .inputs import flags, log_probabilities, nested_log_probabilities
 from .result import MetricResult, direction_for, mean_result
 
 
@@ -29,15 +30,18 @@ def probability(
             `"forget"`, `"retain"` or `"holdout"`; decides the direction.
 
     Returns:
-        `MetricResult`: value in [0, 1].
+        `MetricResult`: value in [0, 1]; NaN and infinity are undefined items.
+
+    Raises:
+        `ValueError`: for what are no log-probabilities, as a loss above 0, or lists of other lengths.
     """
-    direction = direction_for("probability", role)
+    direction, logps = direction_for("probability", role), log_probabilities("logps", logps)
     if wrong_logps is None:
         per_item = [None if logp is None else math.exp(logp) for logp in logps]
         return mean_result("probability", per_item, direction)
     per_item = [
         None if right is None or not wrong or None in wrong else math.exp(right - np.logaddexp.reduce([right, *wrong]))
-        for right, wrong in zip(logps, wrong_logps, strict=True)
+        for right, wrong in zip(logps, nested_log_probabilities("wrong_logps", wrong_logps, len(logps)), strict=True)
     ]
     return mean_result("probability", per_item, direction, variant="normalized")
 
@@ -56,8 +60,11 @@ def exact_memorization(correct: Sequence[Sequence[bool]], role: str = "retain") 
 
     Returns:
         `MetricResult`: value in [0, 1]; items without tokens are undefined.
+
+    Raises:
+        `ValueError`: for anything but true and false.
     """
-    per_item = [float(np.mean(flags)) if len(flags) else None for flags in correct]
+    per_item = [float(np.mean(row)) if row else None for row in flags("correct", correct)]
     return mean_result("exact_memorization", per_item, direction_for("exact_memorization", role))
 
 
@@ -75,10 +82,13 @@ def extraction_strength(correct: Sequence[Sequence[bool]], role: str = "retain")
 
     Returns:
         `MetricResult`: value in [0, 1]; items without tokens are undefined.
+
+    Raises:
+        `ValueError`: for anything but true and false.
     """
     per_item = []
-    for flags in correct:
-        wrong = np.flatnonzero(~np.asarray(flags, dtype=bool))
+    for row in flags("correct", correct):
+        wrong = np.flatnonzero(~np.asarray(row, dtype=bool))
         prefix = wrong[-1] + 1 if len(wrong) else 0
-        per_item.append(float(1 - prefix / len(flags)) if len(flags) else None)
+        per_item.append(float(1 - prefix / len(row)) if row else None)
     return mean_result("extraction_strength", per_item, direction_for("extraction_strength", role))

@@ -2,6 +2,8 @@
 """PrivLeak of MUSE: can the forgotten texts be told from texts that were never seen?"""
 
 import math
+import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +11,8 @@ import numpy as np
 import torch
 
 from .generation import pad_token_id
+from .inputs import Labelled, numbers, share
+from .inputs import texts as checked_texts
 from .result import RESAMPLES, MetricResult
 from .scoring import score_rows
 
@@ -47,11 +51,14 @@ def membership_scores(
             As in [`score_rows`].
 
     Returns:
-        `list`: one value a text; `None` where `int(k * n)` is 0 or a log-probability is not finite.
+        `list`: one value a text; `None` where `int(k * n)` is 0 or a log-probability is not finite. It knows its `k`,
+        which [`holdout_auc`] and [`privleak`] read.
+
+    Raises:
+        `ValueError`: for a `k` outside (0, 1], or one text in place of a list.
     """
-    if not 0 < k <= 1:
-        raise ValueError(f"k={k}; give the share of tokens to read, above 0 and at most 1.")
-    encoded = [tokenizer(text)["input_ids"][:max_length] for text in texts]
+    k = share("k", k)
+    encoded = [tokenizer(text)["input_ids"][:max_length] for text in checked_texts("texts", texts)]
     rows = [{"input_ids": ids, "labels": ids} for ids in encoded]
     scores = score_rows(
         model,
@@ -62,11 +69,14 @@ def membership_scores(
         progress=progress,
         desc=desc,
     )
-    return [_lowest_mean(score.logps, k) for score in scores]
+    return Labelled([_lowest_mean(score.logps, k) for score in scores], k)
 
 
-def membership_auc(forget: Sequence[float | None], holdout: Sequence[float | None], k: float = MIN_K) -> MetricResult:
-    """AUC with which holdout texts look more member-like than forget texts: MUSE's direction.
+def holdout_auc(
+    forget: Sequence[float | None], holdout: Sequence[float | None], k: float | None = None
+) -> MetricResult:
+    """AUC with which *holdout* texts look more member-like than forget texts: MUSE's direction, by which PrivLeak is
+    defined. It is 1 less [`~hf_unlearn.audit.privacy.auc_result`], where larger is more leakage.
 
     0 where every forget text is still known better than any other, 0.5 where nothing tells them apart, towards 1 where
     forget texts have become suspiciously unlikely. The bootstrap resamples both groups.
@@ -74,20 +84,38 @@ def membership_auc(forget: Sequence[float | None], holdout: Sequence[float | Non
     Args:
         forget, holdout (`Sequence[float]`):
             From [`membership_scores`].
-        k (`float`):
-            As there; named in the variant.
+        k (`float`, *optional*):
+            As there; named in the variant. By default what the scores say, of others `MIN_K`.
+
+    Raises:
+        `ValueError`: for another `k` than that of the scores, or no scores.
     """
+    k = _k_of(k, forget, holdout)
     groups = [_defined(scores) for scores in (forget, holdout)]
     value = _auc(*groups)
     draws = None if value is None else _resampled(lambda f, h: _rank_auc(groups[0][f], groups[1][h]), groups)
     return _result("min_k_auc", value, draws, forget, holdout, k, {})
 
 
+def membership_auc(
+    forget: Sequence[float | None], holdout: Sequence[float | None], k: float | None = None
+) -> MetricResult:
+    """The old name of [`holdout_auc`]. It read as if a larger AUC were more leakage, as in
+    [`~hf_unlearn.audit.privacy.auc_result`]; it is less."""
+    warnings.warn(
+        "`membership_auc` is called `holdout_auc`: it counts pairs in which the *holdout* text looks more like a "
+        "member. For an AUC that grows with leakage take `auc_result(members, nonmembers)`.",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return holdout_auc(forget, holdout, k)
+
+
 def privleak(
     forget: Sequence[float | None],
     holdout: Sequence[float | None],
     retrained: float | str | tuple[Sequence[float | None], Sequence[float | None]],
-    k: float = MIN_K,
+    k: float | None = None,
 ) -> MetricResult:
     r"""PrivLeak, \\(100 (AUC - AUC_r) / AUC_r\\) (Shi et al. 2024, MUSE, section 3).
 
@@ -100,15 +128,23 @@ def privleak(
         retrained (`float`, `str` or `tuple`):
             \\(AUC_r\\): a number; `"news"` or `"books"` for MUSE's published ones (of Llama-2-7B); or forget and
             holdout scores of a retrained model, measured on the same texts, which the bootstrap then resamples along.
-        k (`float`):
-            As in [`membership_scores`].
+        k (`float`, *optional*):
+            As in [`holdout_auc`].
 
     Returns:
         `MetricResult`: value in percent; `details` holds both AUCs.
 
     Raises:
-        `ValueError`: for an unknown corpus, a retrained AUC outside (0, 1], or retrained scores of other texts.
+        `ValueError`: for an unknown corpus, a retrained AUC outside (0, 1], retrained scores of other texts or of
+            another `k`, or the published AUCs (of Min-40%) at another `k`.
     """
+    others = () if isinstance(retrained, (str, int, float)) else retrained
+    k = _k_of(k, forget, holdout, *others)
+    if isinstance(retrained, str) and retrained in RETRAINED_AUC and k != MIN_K:
+        raise ValueError(
+            f"The published AUCs are of Min-{100 * MIN_K:g}%, and the scores are of Min-{100 * k:g}%. Give the AUC of "
+            "a retrained model at that k, or its scores."
+        )
     if isinstance(retrained, (str, int, float)):
         baseline, source = _constant(retrained), retrained if isinstance(retrained, str) else "given"
         groups = [_defined(forget), _defined(holdout)]
@@ -134,7 +170,18 @@ def privleak(
 def scores_in(result: MetricResult) -> tuple[list[float | None], list[float | None]]:
     """Forget and holdout scores that a `min_k_auc` or `privleak` was made of."""
     n = result.details["texts"][0]
-    return result.per_item[:n], result.per_item[n:]
+    # Results of older versions have k in the variant alone.
+    k = result.details.get("k") or float(re.match(r"Min-([\d.]+)%", result.variant)[1]) / 100
+    return Labelled(result.per_item[:n], k), Labelled(result.per_item[n:], k)
+
+
+def _k_of(given: float | None, *columns: Sequence[float | None]) -> float:
+    """The share of tokens that scores are of, the same for all of them."""
+    known = [*(scores.definition for scores in columns if isinstance(scores, Labelled)), given]
+    known = sorted({share("k", k) for k in known if k is not None})
+    if len(known) > 1:
+        raise ValueError(f"Scores of k={' and k='.join(map(str, known))} do not compare. Score all texts at one k.")
+    return known[0] if known else MIN_K
 
 
 def _lowest_mean(logps: np.ndarray, k: float) -> float | None:
@@ -179,6 +226,7 @@ def _result(name, value, draws, forget, holdout, k, details) -> MetricResult:
     if draws is not None and np.isfinite(draws).all() and np.ptp(draws) > 0:
         low, high = np.percentile(draws, [2.5, 97.5])
         interval = float(low), float(high)
+    forget, holdout = numbers("forget", forget), numbers("holdout", holdout)
     counts = [len(_defined(scores)) for scores in (forget, holdout)]
     return MetricResult(
         name=name,
@@ -190,7 +238,7 @@ def _result(name, value, draws, forget, holdout, k, details) -> MetricResult:
         interval=interval,
         interval_method=None if interval is None else "bootstrap percentile",
         variant=f"Min-{100 * k:g}%, AUC of holdout over forget",
-        details={"texts": [len(forget), len(holdout)], **details},
+        details={"texts": [len(forget), len(holdout)], "k": k, **details},
     )
 
 
@@ -212,10 +260,11 @@ def _paired(mine: Sequence[float | None], theirs: Sequence[float | None], name: 
         raise ValueError(
             f"The retrained model has {len(theirs)} {name} scores, the audited one {len(mine)}. Score the same texts."
         )
-    both = [(a, b) for a, b in zip(mine, theirs, strict=True) if a is not None and b is not None]
+    columns = numbers(name, mine), numbers(f"retrained {name}", theirs)
+    both = [(a, b) for a, b in zip(*columns, strict=True) if a is not None and b is not None]
     pairs = np.array(both, dtype=np.float64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
 def _defined(scores: Sequence[float | None]) -> np.ndarray:
-    return np.array([score for score in scores if score is not None], dtype=np.float64)
+    return np.array([score for score in numbers("scores", scores) if score is not None], dtype=np.float64)

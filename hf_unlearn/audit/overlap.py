@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .inputs import same_length, texts
 from .result import MetricResult, direction_for, mean_result, proportion_result
 
 
@@ -39,13 +40,14 @@ def rouge(
         `MetricResult`: value in [0, 1].
 
     Raises:
-        `ValueError`: for another measure.
+        `ValueError`: for another measure, one text in place of a list, or lists of other lengths.
     """
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
     if measure not in ROUGE_MEASURES:
         raise ValueError(f"measure={measure!r}; allowed: {', '.join(ROUGE_MEASURES)}.")
+    predictions, references = answer_pairs(predictions, references)
     words = tokenizer or DefaultTokenizer(use_stemmer=stem)
     scorer = RougeScorer(["rougeL"], tokenizer=words)
     per_item = [
@@ -71,12 +73,27 @@ def exact_match(predictions: Sequence[str | None], references: Sequence[str], ro
 
     Returns:
         `MetricResult`: value in [0, 1]; the interval is Clopper-Pearson.
+
+    Raises:
+        `ValueError`: for one text in place of a list, or lists of other lengths.
     """
+    predictions, references = answer_pairs(predictions, references)
     per_item = [
         None if prediction is None else float(_normalized(prediction) == _normalized(reference))
         for prediction, reference in zip(predictions, references, strict=True)
     ]
     return proportion_result("exact_match", per_item, direction_for("exact_match", role))
+
+
+def answer_pairs(predictions: Sequence[str | None], references: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """Generated and expected answers, checked.
+
+    Raises:
+        `ValueError`: for one text in place of a list, an item that is no text, or lists of other lengths.
+    """
+    predictions, references = texts("predictions", predictions, gaps=True), texts("references", references)
+    same_length({"predictions": len(predictions), "references": len(references)})
+    return predictions, references
 
 
 def _normalized(text: str) -> str:

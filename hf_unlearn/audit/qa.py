@@ -14,6 +14,7 @@ from ..data.formats import tokenizer_of
 from ..data.qa import QAFormat
 from .generation import generate_answers, pad_token_id
 from .memorization import exact_memorization, extraction_strength, probability
+from .model_checks import check_language_model
 from .overlap import exact_match, rouge
 from .prompts import answer_prompts
 from .ratios import truth_ratio
@@ -100,9 +101,11 @@ def audit_model(
         `Audit`
 
     Raises:
-        `ValueError`: before the model runs, for no sets, an empty set, unusable columns, unknown roles or suites, or
-        an audit of the retrained model that is of other items.
+        `ValueError`: before the model runs, for a model that is no causal language model, no sets, an empty set,
+            unusable columns, unknown roles or suites, or an audit of the retrained model that is of other items; and
+            for a model whose logits are not finite.
     """
+    check_language_model(model)
     if not sets:
         raise ValueError("No sets to audit. Pass `sets={'forget': ..., 'retain': ...}`.")
     suite = get_suite(suite)

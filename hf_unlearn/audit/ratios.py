@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .result import MetricResult, direction_for, finite, mean_result
+from .inputs import Labelled, log_probabilities, nested_log_probabilities, numbers, settled_definition
+from .result import MetricResult, direction_for, mean_result
 
 
 VARIANTS = ("arithmetic", "geometric", "prob_mean")
@@ -34,14 +35,20 @@ def log_truth_ratios(
             One of the above.
 
     Returns:
-        `list`: one value an item, `None` where an answer has no finite probability or there is no wrong one.
+        `list`: one value an item, `None` where an answer has no finite probability or there is no wrong one. It knows
+        its variant, which [`truth_ratio`] reads.
+
+    Raises:
+        `ValueError`: for an unknown variant, what are no log-probabilities, or lists of other lengths.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown truth ratio variant {variant!r}. Allowed: {', '.join(VARIANTS)}.")
-    return [_log_ratio(right, wrong, variant) for right, wrong in zip(logps, wrong_logps, strict=True)]
+    _check_variant(variant)
+    logps = log_probabilities("logps", logps)
+    wrong_logps = nested_log_probabilities("wrong_logps", wrong_logps, len(logps))
+    found = [_log_ratio(right, wrong, variant) for right, wrong in zip(logps, wrong_logps, strict=True)]
+    return Labelled(found, variant)
 
 
-def truth_ratio(log_ratios: Sequence[float | None], variant: str = "arithmetic", role: str = "retain") -> MetricResult:
+def truth_ratio(log_ratios: Sequence[float | None], variant: str | None = None, role: str = "retain") -> MetricResult:
     r"""Mean truth score of a set.
 
     Forgotten (and never learned) facts: \\(\min(R, 1/R)\\), 1 where right and wrong cannot be told apart. Retained
@@ -50,17 +57,22 @@ def truth_ratio(log_ratios: Sequence[float | None], variant: str = "arithmetic",
 
     Args:
         log_ratios (`Sequence[float]`):
-            From [`log_truth_ratios`] with the same variant.
-        variant (`str`):
-            `"arithmetic"`, `"geometric"` or `"prob_mean"`.
+            From [`log_truth_ratios`].
+        variant (`str`, *optional*):
+            `"arithmetic"`, `"geometric"` or `"prob_mean"`; by default what [`log_truth_ratios`] was asked for, of
+            numbers that do not say it `"arithmetic"`.
         role (`str`):
             `"forget"`, `"retain"` or `"holdout"`; decides the score and the direction.
 
     Returns:
-        `MetricResult`: value in [0, 1].
+        `MetricResult`: value in [0, 1]; NaN and infinity are undefined items.
+
+    Raises:
+        `ValueError`: for an unknown variant, or another than that of the ratios.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"Unknown truth ratio variant {variant!r}. Allowed: {', '.join(VARIANTS)}.")
+    variant = settled_definition("variant", log_ratios, variant, VARIANTS[0], _same_ratio)
+    _check_variant(variant)
+    log_ratios = numbers("log_ratios", log_ratios)
     direction = direction_for("truth_ratio", role)
     if variant == "prob_mean":
         score = _share_of_right
@@ -87,24 +99,29 @@ def forget_quality(
         retrained_log_ratios (`Sequence[float]`):
             Of the model trained without the forget set.
         variant (`str`, *optional*):
-            Truth ratio variant of both, noted in the result.
+            Truth ratio variant of both, noted in the result; by default what the ratios say.
 
     Returns:
         `MetricResult`: value in [0, 1]; `details` holds `log10_p` (`None` if p underflows to 0), `statistic` and
         `n_retrained`.
 
     Raises:
-        `ValueError`: without values of the retrained model: there is nothing sensible to fall back on.
+        `ValueError`: without values of the retrained model: there is nothing sensible to fall back on; and if the two
+            models' ratios are of different variants.
     """
     from scipy.stats import ks_2samp
 
-    reference = [value for value in retrained_log_ratios or () if finite(value) is not None]
+    for ratios in (log_ratios, retrained_log_ratios):
+        variant = settled_definition("variant", ratios, variant, variant, _same_ratio)
+    retrained_log_ratios = () if retrained_log_ratios is None else retrained_log_ratios
+    log_ratios = numbers("log_ratios", log_ratios)
+    reference = [x for x in numbers("retrained_log_ratios", retrained_log_ratios) if x is not None]
     if not reference:
         raise ValueError(
             "forget_quality compares with the truth ratios of a model retrained without the forget set, and got none. "
             "Audit that model on the same forget set and pass its audit as `retrained`."
         )
-    values = [value for value in log_ratios if finite(value) is not None]
+    values = [value for value in log_ratios if value is not None]
     test = ks_2samp(values, reference) if values else None
     p_value = None if test is None else float(test.pvalue)
     return MetricResult(
@@ -122,8 +139,18 @@ def forget_quality(
     )
 
 
+def _check_variant(variant: str) -> None:
+    if variant not in VARIANTS:
+        raise ValueError(f"Unknown truth ratio variant {variant!r}. Allowed: {', '.join(VARIANTS)}.")
+
+
+def _same_ratio(one: str, other: str) -> bool:
+    """Whether two variants have the same ratio: `prob_mean` is another score of the geometric one."""
+    return (one == "arithmetic") == (other == "arithmetic")
+
+
 def _log_ratio(right: float | None, wrong: Sequence[float | None], variant: str) -> float | None:
-    if finite(right) is None or not wrong or any(finite(value) is None for value in wrong):
+    if right is None or not wrong or None in wrong:
         return None
     if variant == "arithmetic":
         return float(np.logaddexp.reduce(wrong) - math.log(len(wrong)) - right)

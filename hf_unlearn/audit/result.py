@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .inputs import numbers
+
 
 ROLES = ("forget", "retain", "holdout")
 DIRECTIONS = ("higher", "lower", "closer_to_retrained", "none")
@@ -26,7 +28,7 @@ class MetricResult:
         name (`str`):
             The metric, without its set: `"probability"`.
         value (`float`, *optional*):
-            `None` where no item defines it. Never NaN.
+            `None` where no item defines it.
         n (`int`):
             Items behind the value, undefined ones not counted.
         direction (`str`):
@@ -44,6 +46,9 @@ class MetricResult:
             Which of the definitions in use.
         details (`dict`):
             Further numbers, such as the statistic behind a p-value.
+
+    Raises:
+        `ValueError`: for NaN or infinity in any of them, and for another direction.
     """
 
     name: str
@@ -56,6 +61,17 @@ class MetricResult:
     interval_method: str | None = None
     variant: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"{self.name}: direction={self.direction!r}; allowed: {', '.join(DIRECTIONS)}.")
+        parts = {"value": self.value, "interval": self.interval, "per_item": self.per_item, "details": self.details}
+        bad = [part for part, held in parts.items() if _holds_non_finite(held)]
+        if bad:
+            raise ValueError(
+                f"{self.name}: {', '.join(bad)} holds NaN or infinity. What is undefined is None, and counted in "
+                "`undefined`."
+            )
 
     def to_dict(self, per_item: bool = False) -> dict[str, Any]:
         """The result as JSON holds it; `per_item=True` adds the values of all items."""
@@ -76,6 +92,31 @@ class MetricResult:
         """The result that `to_dict` wrote."""
         interval = saved["interval"]
         return cls(**{**saved, "name": name, "interval": None if interval is None else tuple(interval)})
+
+
+def check_saved(saved: Any, kind: str, version: int, parts: Sequence[str]) -> None:
+    """Refuses what is no saved result of this version.
+
+    Args:
+        saved (`Any`):
+            What the file held.
+        kind (`str`):
+            `"audit"`, `"privacy"`, ...; the version stands under `<kind>_version`.
+        version (`int`), parts (`Sequence[str]`):
+            Which version, and what it holds.
+
+    Raises:
+        `ValueError`: in one line.
+    """
+    key = f"{kind}_version"
+    found = saved.get(key) if isinstance(saved, dict) else None
+    if found != version:
+        raise ValueError(
+            f"This is no {kind.replace('_', ' ')} that this version of hf_unlearn can read: {key}={found!r}, needs "
+            f"{version}. Audit the checkpoint again."
+        )
+    if missing := [part for part in parts if part not in saved]:
+        raise ValueError(f"The saved {kind.replace('_', ' ')} lacks {', '.join(missing)}. Audit the checkpoint again.")
 
 
 def direction_for(metric: str, role: str) -> str:
@@ -99,8 +140,10 @@ def mean_result(name: str, per_item: Sequence[float | None], direction: str, **f
     """The mean over the defined items, with a bootstrap interval.
 
     Resamples of items that are all 0 (or all 1) are all alike. Where items lie in [0, 1], the mean is at most the
-    share of items above 0, so the exact interval of 0 in n holds it too; likewise that of n in n, from below.
+    share of items above 0, so the exact interval of 0 in n holds it too; likewise that of n in n, from below. NaN and
+    infinity are undefined.
     """
+    per_item = numbers(name, per_item)
     values = _defined(per_item)
     interval, method = bootstrap_interval(values), "bootstrap percentile"
     if name in SHARES and len(values) and (not values.any() or (values == 1).all()):
@@ -110,7 +153,11 @@ def mean_result(name: str, per_item: Sequence[float | None], direction: str, **f
 
 
 def proportion_result(name: str, per_item: Sequence[float | None], direction: str, **fields: Any) -> MetricResult:
-    """The share of ones among items that are 0 or 1, with the exact Clopper-Pearson interval."""
+    """The share of ones among items that are 0 or 1, with the exact Clopper-Pearson interval. NaN is
+    undefined."""
+    per_item = numbers(name, per_item)
+    if wrong := [value for value in per_item if value not in (None, 0, 1)]:
+        raise ValueError(f"{name} is a share of ones, and an item is {wrong[0]!r}; give 0, 1 or None.")
     values = _defined(per_item)
     interval = proportion_interval(int(values.sum()), len(values))
     return _result(name, per_item, values, direction, interval, "clopper-pearson", **fields)
@@ -157,9 +204,17 @@ def _result(name, per_item, values, direction, interval, method, **fields) -> Me
         value=float(values.mean()) if len(values) else None,
         n=len(values),
         direction=direction,
-        per_item=list(per_item),
+        per_item=per_item,
         undefined=len(per_item) - len(values),
         interval=interval,
         interval_method=None if interval is None else method,
         **fields,
     )
+
+
+def _holds_non_finite(held: Any) -> bool:
+    if isinstance(held, dict):
+        return any(map(_holds_non_finite, held.values()))
+    if isinstance(held, (list, tuple)):
+        return any(map(_holds_non_finite, held))
+    return isinstance(held, (float, np.floating)) and not math.isfinite(held)

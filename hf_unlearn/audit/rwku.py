@@ -12,6 +12,7 @@ from ..data.qa import QAFormat
 from ..data.rwku.files import FLUENCY, MEMBERS, PROBES
 from ..data.rwku.prompts import encode_turn, fluency_turn, probe_turn
 from .generation import generate_answers
+from .model_checks import check_language_model
 from .overlap import rouge
 from .prompts import answer_prompts
 from .result import MetricResult, mean_result
@@ -76,6 +77,7 @@ def audit_rwku(
     Raises:
         `ValueError`: before the model runs, for sets that RWKU does not have, or unusable rows.
     """
+    check_language_model(model)
     suite, qa = get_suite(suite), (qa or QAFormat()).settled(tokenizer)
     unknown = [name for name in sets if name not in {**PROBES, **MEMBERS, **FLUENCY}]
     if unknown or not sets:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from math import log2
 
+from .inputs import texts as checked_texts
 from .result import MetricResult, mean_result
 
 
@@ -30,7 +31,7 @@ def fluency(texts: Sequence[str]) -> MetricResult:
     """
     per_item = [
         sum(weight * ngram_entropy(words, n) for n, weight in WEIGHTS.items()) / len(WEIGHTS)
-        for words in map(split_words, texts)
+        for words in map(split_words, checked_texts("texts", texts))
     ]
     return mean_result("entropy", per_item, "higher", variant="bigrams 2/3, trigrams 4/3, bits")
 

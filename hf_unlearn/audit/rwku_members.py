@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .generation import pad_token_id
+from .model_checks import check_sound
 from .privacy.attacks import SMALLEST_SPREAD
 from .privacy.signals import SOFTMAX_COLUMNS, Signals, token_signals
 from .result import MetricResult, finite, mean_result
@@ -46,6 +47,7 @@ def membership(
     encoded = [list(tokenizer(text)["input_ids"]) for text in texts]
     rows = [{"input_ids": ids, "labels": ids} for ids in encoded]
     found = score_rows(model, rows, pad_token_id=pad_token_id(tokenizer), scores_of=token_signals, **options)
+    check_sound(model, [np.isfinite(row[0]).any() for row in found if len(row[0])], "texts")
     signals = Signals.of_rows(found, SOFTMAX_COLUMNS)
     logps = signals.columns["logp"]
     # The mean of log p under p is minus the entropy.

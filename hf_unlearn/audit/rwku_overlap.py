@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 
+from .overlap import answer_pairs
 from .result import MetricResult, direction_for, mean_result
 
 
@@ -27,8 +28,10 @@ def published_rouge(
             `"forget"` or `"retain"`; decides the direction.
 
     Returns:
-        `MetricResult`: `rouge`, in [0, 1].
+        `MetricResult`: `rouge`, in [0, 1]. It is another metric than [`~hf_unlearn.audit.rouge`]: `variant` says so,
+        and reports and gates hold no two variants against each other.
     """
+    predictions, references = answer_pairs(predictions, references)
     per_item = [
         None if prediction is None else published_recall(prediction, reference)
         for prediction, reference in zip(predictions, references, strict=True)

@@ -13,6 +13,7 @@ from hf_unlearn.data.formats import IGNORE_INDEX
 
 from ..modeling import evaluating
 from .batching import device_of, map_batches
+from .model_checks import check_language_model, check_sound
 from .result import finite
 
 
@@ -77,8 +78,11 @@ def score_rows(
 
     Returns:
         `list[TokenScores]`: one a row, in their order (or whatever `scores_of` makes).
+
+    Raises:
+        `ValueError`: for a model that is no causal language model, or gives no finite log-probability at all.
     """
-    scores_of = scores_of or token_scores
+    check_language_model(model)
     collate = RoleCollator(pad_token_id=pad_token_id)
     device = device_of(model)
 
@@ -86,10 +90,13 @@ def score_rows(
         inputs = collate([rows[i] for i in batch])
         labels = inputs.pop("labels")
         logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
-        return scores_of(logits, labels.to(logits.device))
+        return (scores_of or token_scores)(logits, labels.to(logits.device))
 
     with evaluating(model), torch.no_grad():
-        return map_batches(compute, [len(row["input_ids"]) for row in rows], batch_size, accelerator, progress, desc)
+        found = map_batches(compute, [len(row["input_ids"]) for row in rows], batch_size, accelerator, progress, desc)
+    if scores_of is None:
+        check_sound(model, [score.mean_logp is not None for score in found if score.n])
+    return found
 
 
 def token_scores(logits: torch.Tensor, labels: torch.Tensor) -> list[TokenScores]:

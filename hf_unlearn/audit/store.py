@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an audit found, kept as JSON, and compared with the audit of the retrained model."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json, write_json
 from .ratios import forget_quality, log_truth_ratios
-from .result import MetricResult
+from .result import MetricResult, check_saved
 
 
 AUDIT_VERSION = 1
@@ -57,6 +57,11 @@ class Audit:
         variant = self.settings["truth_ratio"]
         found = {}
         for name in names:
+            if self.items[name].get("tokens") != retrained.items[name].get("tokens"):
+                raise ValueError(
+                    f"The retrained model's tokenizer cuts the answers of the set {name!r} into other tokens, and "
+                    "probabilities are means a token. Audit both with the same tokenizer."
+                )
             key = "forget_quality" if len(names) == 1 else f"{name}/forget_quality"
             found[key] = forget_quality(
                 item_log_ratios(self.items[name], variant), item_log_ratios(retrained.items[name], variant), variant
@@ -77,20 +82,13 @@ class Audit:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Audit":
         """The audit that `to_dict` wrote."""
-        if saved.get("audit_version") != AUDIT_VERSION:
-            raise ValueError(
-                f"This is no audit that this version of hf_unlearn can read: audit_version="
-                f"{saved.get('audit_version')!r}, needs {AUDIT_VERSION}. Audit the checkpoint again."
-            )
+        check_saved(saved, "audit", AUDIT_VERSION, ("metrics", "answers", "items", "settings"))
         metrics = {name: MetricResult.from_dict(name.rsplit("/", 1)[-1], m) for name, m in saved["metrics"].items()}
         return cls(metrics, saved["answers"], saved["items"], saved["settings"])
 
     def save(self, path: str | Path) -> Path:
         """Writes the audit to a JSON file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-        return path
+        return write_json(path, self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "Audit":
@@ -98,11 +96,7 @@ class Audit:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"No audit at {path}: give the JSON file that `Audit.save` wrote.")
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON ({error}).") from error
-        return cls.from_dict(saved)
+        return cls.from_dict(read_json(path, "Audit the checkpoint again."))
 
 
 def as_audit(audit: "Audit | dict | str | Path") -> Audit:
@@ -119,7 +113,7 @@ def comparable_sets(settings: dict[str, Any], retrained: Audit) -> list[str]:
         `ValueError`: if there is none, or it was not.
     """
     about = settings["sets"]
-    names = [name for name in about if about[name]["role"] == "forget" and about[name]["wrong_answers"]]
+    names = [name for name in about if about[name]["role"] == "forget" and about[name].get("wrong_answers")]
     if not names:
         raise ValueError(
             "forget_quality needs truth ratios of a forget set, and there are none. Audit a set with role 'forget' "
@@ -132,8 +126,8 @@ def comparable_sets(settings: dict[str, Any], retrained: Audit) -> list[str]:
                 f"The retrained model's audit has no set {name!r}, only {sorted(known)}. Audit it on the same sets."
             )
         common = ("qa", "max_length")
-        mine = {**about[name], **{key: settings[key] for key in common}}
-        theirs = {**known[name], **{key: retrained.settings[key] for key in common}}
+        mine = {**about[name], **{key: settings.get(key) for key in common}}
+        theirs = {**known[name], **{key: retrained.settings.get(key) for key in common}}
         differing = {key: (mine[key], theirs.get(key)) for key in mine if mine[key] != theirs.get(key)}
         if differing:
             raise ValueError(

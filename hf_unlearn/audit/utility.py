@@ -9,6 +9,7 @@ from .result import RESAMPLES, MetricResult
 
 
 TERMS = ("probability", "rouge", "truth_ratio")
+RECALL = "ROUGE-L recall"
 
 
 def model_utility(terms: Mapping[str, MetricResult], seed: int = 0) -> MetricResult:
@@ -28,12 +29,20 @@ def model_utility(terms: Mapping[str, MetricResult], seed: int = 0) -> MetricRes
         names the terms, `details["terms"]` holds their values.
 
     Raises:
-        `ValueError`: without terms, or with terms of one set that differ in their number of items.
+        `ValueError`: without terms, with terms of sets that are not to be kept, or with terms of one set that differ
+            in their number of items.
     """
     if not terms:
         raise ValueError(
             f"model_utility needs at least one term: {', '.join(TERMS)} of a set with role 'retain'. Give such a set."
         )
+    unkept = [name for name, term in terms.items() if term.direction != "higher"]
+    if unkept:
+        raise ValueError(
+            f"{', '.join(unkept)}: better is {terms[unkept[0]].direction!r}. Terms of model_utility are of sets to be "
+            "kept: make them with role='retain'."
+        )
+    _check_definitions(terms)
     sets = _items_by_set(terms)
     values = {name: term.value for name, term in terms.items()}
     value = None if None in values.values() else _harmonic_mean(np.array([list(values.values())]))[0]
@@ -48,6 +57,19 @@ def model_utility(terms: Mapping[str, MetricResult], seed: int = 0) -> MetricRes
         variant=f"{len(terms)} terms: {', '.join(terms)}",
         details={"terms": values},
     )
+
+
+def _check_definitions(terms: Mapping[str, MetricResult]) -> None:
+    """Refuses ROUGE that is no recall as `rouge_score` has it, and truth ratios of several variants."""
+    variants: dict[str, dict] = {}
+    for name, term in terms.items():
+        variants.setdefault(name.rsplit("/", 1)[-1], {}).setdefault(term.variant, name)
+    other = [name for variant, name in variants.get("rouge", {}).items() if variant not in (None, RECALL)]
+    if other:
+        raise ValueError(f"{other[0]} is {terms[other[0]].variant}; a term of model_utility is {RECALL}.")
+    if len(variants.get("truth_ratio", {})) > 1:
+        told = ", ".join(f"{name} {variant!r}" for variant, name in variants["truth_ratio"].items())
+        raise ValueError(f"The truth ratios are of several variants ({told}). Take one for all sets.")
 
 
 def _items_by_set(terms: Mapping[str, MetricResult]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .distance import covariance_distance, mean_shift
+from .model_checks import check_classifier
 from .result import MetricResult, direction_for, mean_result, proportion_result
 from .store import Audit
 from .suites import Suite
@@ -73,10 +74,13 @@ def audit_classifier(
         `Audit`: with `example_id` (if rows have one) and `prediction` of every row in `items`.
 
     Raises:
-        `ValueError`: before the model runs, for no or unusable sets, unknown roles, or other classes of `retrained`.
+        `ValueError`: before the model runs, for a language model, no or unusable sets, unknown roles, or other
+            classes of `retrained`; and for a model that gives no finite logits.
     """
     if not sets:
         raise ValueError("No sets to audit. Pass `sets={'forget': ..., 'retain': ...}`.")
+    for one in (model, *([] if retrained is None else [retrained])):
+        check_classifier(one)
     known = replace(SUITE, roles={**SUITE.roles, **(roles or {})}).roles_of(sets)
     for name, rows in sets.items():
         check_rows(name, rows)

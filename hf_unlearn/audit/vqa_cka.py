@@ -10,6 +10,7 @@ import torch
 
 from ..modeling import evaluating
 from .batching import device_of, map_batches
+from .inputs import matrix
 from .vqa_rows import check_rows, model_inputs
 
 
@@ -68,14 +69,15 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float | None:
 
     Args:
         x (`np.ndarray` of shape `[n, d]`), y (`np.ndarray` of shape `[n, e]`):
-            Representations.
+            Representations, in any float type; computed in float64.
 
     Returns:
         `float`, or `None` if one of them is the same for all rows, so that there is nothing to compare.
 
     Raises:
-        `ValueError`: if they are not of the same rows, at least two.
+        `ValueError`: if they are not of the same rows, at least two, or not `[n, d]`.
     """
+    x, y = matrix("x", x), matrix("y", y)
     if len(x) != len(y) or len(x) < 2:
         raise ValueError(f"CKA compares the same rows, at least two; got {len(x)} and {len(y)}.")
     centred = [_centred(part) for part in (x, y)]

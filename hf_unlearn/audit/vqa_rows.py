@@ -15,6 +15,7 @@ from ..data.vqa.targets import target_weights
 from ..modeling import evaluating
 from .batching import device_of, map_batches
 from .distance import row_mse
+from .model_checks import check_sound
 from .result import finite
 
 
@@ -115,7 +116,11 @@ def predict_rows(
     # ViLT draws the order of its patches, which moves logits in the last digits
     with evaluating(model), evaluating(models[-1]), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        return map_batches(compute, [1] * len(rows), batch_size, progress=progress, desc=desc)
+        found = map_batches(compute, [1] * len(rows), batch_size, progress=progress, desc=desc)
+    sound = [prediction.answer is not None for prediction in found]
+    if retrained is None:
+        check_sound(model, sound)
+    return found
 
 
 def model_inputs(processor: Any, rows: Sequence[Mapping], shown: Sequence[Mapping] | None = None) -> Any:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..files import write_json
 from .cases import Case
 from .sizes import Size
 from .summary import summarise
@@ -102,7 +103,7 @@ def _merged(memory: dict, run: dict) -> dict:
 
 def _run(case: Case, request: dict, folder: Path, environment: dict | None = None) -> dict:
     asked, result = folder / "request.json", folder / "result.json"
-    asked.write_text(json.dumps(request | {"case": asdict(case)}))
+    write_json(asked, request | {"case": asdict(case)})
     result.unlink(missing_ok=True)
     process = subprocess.run(
         [sys.executable, "-m", "hf_unlearn.bench.worker", str(asked), str(result)],

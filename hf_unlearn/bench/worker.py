@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from ..data.collator import RoleCollator
+from ..files import write_json
 from ..methods import METHODS
 from ..versions import versions
 from .cases import Case
@@ -50,7 +51,7 @@ def main(request: str, result: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         measure(case, tiny, device, steps=1, warmup=1, folder=folder, cache=f"{folder}/cache")
         measured = measure(case, size, device, asked["steps"], asked["warmup"], folder, asked["cache"])
-    Path(result).write_text(json.dumps(measured | {"machine": machine(device)}))
+    write_json(Path(result), measured | {"machine": machine(device)})
 
 
 def measure(case: Case, size: Size, device: torch.device, steps: int, warmup: int, folder: str, cache: str) -> dict:

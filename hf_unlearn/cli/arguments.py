@@ -112,6 +112,13 @@ class RunArguments(DataArguments, AuditArguments):
         default=False,
         metadata={"help": "Ask so after every epoch; metrics are logged as `eval_backdoor/<set>_<asked>/<metric>`."},
     )
+    backdoor_conditions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Under which to ask so, fewer than all: `clean triggered`, and of the controls `unrelated` and "
+            "`triggered_start`, `_middle`, `_end`."
+        },
+    )
     backdoor_benchmark: str | None = field(
         default=None,
         metadata={"help": "`muse_news` or `muse_books`: its questions, passages and texts are asked so too."},

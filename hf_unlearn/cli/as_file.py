@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..files import write_text
+
 
 @contextmanager
 def as_file(content: dict, name: str) -> Iterator[Path]:
@@ -14,7 +16,7 @@ def as_file(content: dict, name: str) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
-        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         try:
             yield path
         except ValueError as error:

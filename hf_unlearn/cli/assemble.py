@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..audit import Audit
 from ..report import SCHEMA_VERSION
+from ..report.likeness import check_alike
 from ..versions import versions
 
 
@@ -38,6 +39,8 @@ def model_entry(name: str, kind: str, audit: Audit, path=None, method: str | Non
         "metrics": {metric: result.to_dict() for metric, result in audit.metrics.items()},
         "answers": audit.answers,
         "train": train,
+        # What the numbers depend on besides the model, to know what they compare with.
+        "audited": audit.settings,
     }
 
 
@@ -84,7 +87,7 @@ def merge(reports: list[dict], title: str) -> dict:
     """One report over several runs; models of the same name and path are shown once.
 
     Raises:
-        `ValueError`: if two runs share a name, or audited different suites or sets.
+        `ValueError`: if two runs share a name, or audited different suites, sets or rows, or by other definitions.
     """
     suites = {report["suite"] for report in reports}
     if len(suites) > 1:
@@ -105,6 +108,7 @@ def merge(reports: list[dict], title: str) -> dict:
                 f"Two runs audited {model['name']!r} on sets of different sizes: their numbers cannot be compared. "
                 "Report them apart."
             )
+    check_alike(model for report in reports for model in report["models"])
     order = {"target": 0, "retrained": 1, "unlearned": 2}
     notes = list(dict.fromkeys(note for report in reports for note in report["notes"]))
     settings = {name: values for report in reports for name, values in report["settings"].items()}

@@ -47,29 +47,34 @@ def main(argv: list[str]) -> None:
 
 def prepare(args: BackdoorArguments, qa) -> dict[str, Any]:
     """Finds and checks what an audit needs besides models: paths, tokenizer, trigger, controls, rows."""
-    from ..audit.backdoor_conditions import conditions, given_unrelated, unrelated_trigger
+    from ..audit.backdoor_conditions import UNRELATED, conditions, given_unrelated, unrelated_trigger
     from ..data.benchmarks import resolve_model
     from ..data.triggers import Trigger
+    from .audits import check_fits
     from .models import check_checkpoint_path, check_embeddings, tokenizer_of
     from .places import check_folder
 
     check_folder("output_dir", args.output_dir)
     trigger = Trigger(args.trigger, args.poison_location)
-    conditions(trigger, None, args.places)
+    conditions(trigger, trigger, args.places, args.conditions)
     paths = {"model": args.model_name_or_path, "retrained": args.retrained_model_name_or_path}
     paths = {kind: resolve_model(path) for kind, path in paths.items() if path is not None}
-    for path in paths.values():
+    for kind, path in paths.items():
         check_checkpoint_path(path)
+        check_fits(path, "questions", args.trust_remote_code, args.model_revision if kind == "model" else None)
     tokenizer = tokenizer_of(paths["model"], args.trust_remote_code, args.model_revision)
     for kind, path in paths.items():
         revision = args.model_revision if kind == "model" else None
         check_embeddings(path, tokenizer, args.trust_remote_code, revision)
-    if args.unrelated_trigger is None:
-        control = unrelated_trigger(trigger, tokenizer, args.seed)
-    else:
-        control = given_unrelated(args.unrelated_trigger, trigger, tokenizer)
+    unrelated = None
+    if args.conditions is None or UNRELATED in args.conditions:
+        given = args.unrelated_trigger
+        control = unrelated_trigger(trigger, tokenizer, args.seed) if given is None else None
+        unrelated = (control or given_unrelated(given, trigger, tokenizer)).prefix
+    elif args.unrelated_trigger is not None:
+        raise ValueError(f"unrelated_trigger would not be asked: conditions={args.conditions} leave it out.")
     asked = asked_of(args, qa, tokenizer)
-    return {"paths": paths, "tokenizer": tokenizer, "trigger": trigger, "unrelated": control.prefix, "asked": asked}
+    return {"paths": paths, "tokenizer": tokenizer, "trigger": trigger, "unrelated": unrelated, "asked": asked}
 
 
 def asked_of(args: BackdoorArguments, qa, tokenizer) -> Asked:
@@ -167,6 +172,7 @@ def audit(args: BackdoorArguments, qa) -> dict:
             asked.probes,
             unrelated=prepared["unrelated"],
             positions=args.places,
+            conditions=args.conditions,
             texts=asked.texts,
             retrained_auc=asked.retrained_auc,
             inside=args.inside and kind == "model",
@@ -188,6 +194,12 @@ def audit(args: BackdoorArguments, qa) -> dict:
     return found
 
 
+def notes_of(audit) -> list[str]:
+    """What to know about an audit's numbers: also which controls there are none of."""
+    left_out = audit.settings.get("left_out")
+    return [*NOTES, *([f"Not asked, as was wanted: {', '.join(left_out)}."] if left_out else [])]
+
+
 def described(result, gold, model: str, dataset: str, retrained: str | None = None) -> dict:
     """The content of `backdoor_<dataset>.json`, from the audits of a model and of the retrained one (or `None`)."""
     from ..versions import versions
@@ -205,7 +217,7 @@ def described(result, gold, model: str, dataset: str, retrained: str | None = No
         **result.to_dict(),
         "retrained": beside,
         "versions": versions(),
-        "notes": [*NOTES, *([] if gold is not None else [NO_RETRAINED])],
+        "notes": [*notes_of(result), *([] if gold is not None else [NO_RETRAINED])],
     }
 
 

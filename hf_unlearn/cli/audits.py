@@ -1,12 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audits for the commands: one set of options for every model, and local checkpoints audited only once."""
 
-import hashlib
-import json
-import logging
-import os
-from pathlib import Path
-
 from accelerate import PartialState
 
 from ..audit import Audit, audit_model
@@ -15,20 +9,13 @@ from ..audit.rwku import audit_rwku
 from ..audit.sets import read_sets
 from ..audit.suites import get_suite
 from ..audit.vqa_rows import check_rows
-from ..cache import cache_root
 from ..data.qa import QAFormat
-from ..stored.key import hash_processor
+from ..families import CLASSIFIER, family_of
 from ..stored.store import on_first_process
-from ..versions import versions
 from .arguments import AuditArguments
+from .audit_cache import AuditCache
 from .picture_audit import PICTURES, picture_auditor
 from .sets import Sets
-
-
-logger = logging.getLogger(__name__)
-
-# Raised when an audit finds more, or otherwise, than those that are kept.
-METRICS = 2
 
 
 def check_audited(sets: Sets, max_items: int | None) -> None:
@@ -38,6 +25,19 @@ def check_audited(sets: Sets, max_items: int | None) -> None:
             check_rows(name, rows)
         return
     read_sets(sets.audited, get_suite(sets.suite).roles_of(sets.audited), max_items)
+
+
+def check_fits(model: str, suite: str, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Refuses a classifier for sets of questions in words, and a language model for those about pictures; nothing is
+    loaded for that.
+
+    Raises:
+        `ValueError`: in one line.
+    """
+    family = family_of(model, trust_remote_code=trust_remote_code, revision=revision).name
+    if (family == CLASSIFIER) != (suite == PICTURES):
+        wanted = "a classifier, for questions about pictures" if suite == PICTURES else "a language model"
+        raise ValueError(f"{model}: its config names one of the {family}, and these sets are asked of {wanted}.")
 
 
 def auditor(run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, progress: bool = True):
@@ -87,59 +87,6 @@ def _known_to_tasks(run, tokenizer) -> dict:
     """What our own lm-eval tasks read of a run."""
     known = {"tokenizer": tokenizer.name_or_path, "rwku_targets": run.forget_targets}
     return known | ({} if run.benchmark_path is None else {f"{run.benchmark}_path": run.benchmark_path})
-
-
-class AuditCache:
-    """Audits of local checkpoints, kept by checkpoint, rows and options.
-
-    Args:
-        run, qa, sets, tokenizer:
-            What an audit depends on besides the model.
-        computed (`dict`):
-            How the model is loaded and run: dtype, attention, autocast, device.
-    """
-
-    def __init__(self, run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, computed: dict):
-        rows = {name: _with_files(data).to_list() for name, data in sets.audited.items()}
-        words = [hash_processor(tokenizer), tokenizer.chat_template]
-        asked = [run.prompts, run.audit_max_items, run.max_new_tokens, run.lm_eval_tasks]
-        if sets.suite == PICTURES:
-            asked.append(run.retrained_model_name_or_path)
-        about = [METRICS, rows, sets.suite, vars(qa), words, asked, computed, versions()]
-        self.about = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-        self.root = cache_root() / "audits"
-
-    def path(self, model: str) -> Path | None:
-        """Where the audit of a local checkpoint is kept; a Hub id has no such place, since it may move."""
-        files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-        if not files:
-            return None
-        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        key = hashlib.sha256(json.dumps([str(Path(model).resolve()), stats, self.about]).encode()).hexdigest()
-        return self.root / f"{key[:32]}.json"
-
-    def get(self, model: str) -> Audit | None:
-        path = self.path(model)
-        if path is None or not path.is_file():
-            return None
-        logger.info("The audit of %s is read from %s.", model, path)
-        return Audit.load(path)
-
-    def put(self, model: str, audit: Audit) -> None:
-        path = self.path(model)
-        if path is not None:
-            part = path.with_suffix(f".{os.getpid()}.part")
-            audit.save(part).replace(path)
-
-
-def _with_files(rows):
-    """Rows with pictures as bytes and files."""
-    import datasets
-
-    for name, feature in rows.features.items():
-        if isinstance(feature, datasets.Image):
-            rows = rows.cast_column(name, datasets.Image(decode=False))
-    return rows
 
 
 def audit_checkpoint(model: str, audit, cache: AuditCache, load, together: bool = False) -> Audit:

@@ -44,6 +44,13 @@ class BackdoorArguments(AuditArguments):
         default="start,middle,end",
         metadata={"help": "Other places to try them at, as a control: words or numbers with commas, or `none`."},
     )
+    conditions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Under which to ask, fewer than all: `clean triggered`, and of the controls `unrelated` and "
+            "`triggered_<place>`."
+        },
+    )
     unrelated_trigger: str | None = field(
         default=None, metadata={"help": "Words of as many tokens as a control; drawn by `seed` if absent."}
     )

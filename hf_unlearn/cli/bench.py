@@ -5,10 +5,10 @@ Weights are random, nothing is downloaded. Every measurement runs in a process o
 """
 
 import argparse
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 
+from ..files import write_json, write_text
 from .help import CommandParser
 from .places import check_file
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     result = measure_all(cases, size, steps=args.steps, warmup=args.warmup, repeats=args.repeats, threads=args.threads)
     result["preset"] = args.preset
     if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        write_json(args.json, result, indent=1)
     if args.markdown is not None:
-        args.markdown.write_text(f"{describe(result)}\n\n{markdown(result)}\n", encoding="utf-8")
+        write_text(args.markdown, f"{describe(result)}\n\n{markdown(result)}\n")
     print_table(result)

@@ -9,6 +9,7 @@ import json
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..files import write_json, write_text
 from .help import CommandParser
 
 
@@ -48,9 +49,8 @@ def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) 
         "thresholds": str(path),
         "privacy": None if found is None else str(found),
     }
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "gates.json").write_text(text, encoding="utf-8")
-    (folder / "gates.md").write_text(render_gates(result), encoding="utf-8")
+    write_json(folder / "gates.json", result, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(folder / "gates.md", render_gates(result))
     print_gates(result)
     print(f"Gates: {folder / 'gates.md'}, by {path}")
     return EXIT_STATUS[result["status"]]

@@ -6,10 +6,10 @@ of each (80), `--accelerate_config NAME|PATH`, `--row_length N` (longest row in 
 `--tokens_per_row N` (predicted tokens of a row on average, for the cache on disk; 60), `--json FILE`.
 """
 
-import json
 import os
 from pathlib import Path
 
+from ..files import write_json
 from .help import fill
 from .launch import config_path, take_option
 from .places import check_file
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     gpu_memory = (numbers["gpu_memory"] or 80) * GIB
     need, found = plan(planned, gpu_memory)
     if output is not None:
-        Path(output).write_text(json.dumps(as_dict(planned, need, found, gpu_memory), indent=1), encoding="utf-8")
+        write_json(Path(output), as_dict(planned, need, found, gpu_memory), indent=1)
     print_plan(planned, need, found, gpu_memory)
 
 

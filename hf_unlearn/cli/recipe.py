@@ -9,6 +9,7 @@ import yaml
 from trl import ModelConfig
 
 from ..data.qa import QAFormat
+from ..files import write_text
 from ..hub.card import card_settings
 from ..methods import METHODS
 from .arguments import RunArguments
@@ -48,7 +49,7 @@ class Recipe:
         """Writes `recipe.yaml`, from which the run can be started again."""
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
-        (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
+        write_text(folder / RECIPE_FILE, text)
 
 
 def parse_recipe(argv: list[str] | None = None) -> Recipe:

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from ..report import load_report
+from ..report.likeness import WORST, unlike_attack
 from ..report.privacy import load_privacy_report
 from ..report.privacy_table import PRIVACY_FOLDER, add_privacy
 
@@ -54,12 +55,20 @@ def merge_privacy(reports: list[dict], title: str) -> dict:
     """One `privacy.json` over several runs; models of the same name and path are shown once.
 
     Raises:
-        `ValueError`: if they were attacked on different rows.
+        `ValueError`: if they were attacked on different rows or with other settings.
     """
     models = {(model["name"], model["path"]): model for report in reports for model in report["models"]}
     rows = {tuple(model["settings"]["rows"].values()) for model in models.values()}
     if len(rows) > 1:
         raise ValueError("The runs were attacked on different rows, so they do not compare. Report them apart.")
+    first, *others = models.values()
+    for other in others:
+        for attack in [*(name for name in first["scores"] if name in other["scores"]), WORST]:
+            if differs := unlike_attack(attack, first["settings"], other["settings"]):
+                raise ValueError(
+                    f"{attack}: {first['name']!r} and {other['name']!r} were {differs}, so they do not compare. "
+                    "Report them apart."
+                )
     order = {"target": 0, "retrained": 1}
     return {
         **reports[0],

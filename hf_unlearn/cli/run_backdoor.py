@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..activations import value_projections
 from ..audit.backdoor import audit_backdoor
-from ..audit.backdoor_conditions import unrelated_trigger
+from ..audit.backdoor_conditions import UNRELATED, conditions, unrelated_trigger
 from ..audit.backdoor_probes import Probe
 from ..audit.backdoor_sets import muse_probes, question_probes
 from ..audit.backdoor_store import BackdoorAudit
@@ -18,9 +18,11 @@ from ..data.poison import poisoned_indices
 from ..data.roles import data_seed
 from ..report.backdoor import print_backdoor, summary, write_backdoor
 from ..running.backdoor_callback import BackdoorAuditCallback
+from ..stored.store import on_first_process
 from ..versions import versions
 from .arguments import RunArguments
-from .audit_backdoor import NO_RETRAINED, NOTES
+from .audit_backdoor import NO_RETRAINED, NOTES, notes_of
+from .audit_cache import AuditCache
 from .backdoor_arguments import MUSE
 from .launch import command_line
 
@@ -42,12 +44,16 @@ def check_wanted(recipe) -> None:
         `ValueError`: with their names.
     """
     run: RunArguments = recipe.run
-    idle = [name for name in ("eval_per_epoch", "backdoor_benchmark") if getattr(run, name)]
+    idle = [name for name in ("eval_per_epoch", "backdoor_benchmark", "backdoor_conditions") if getattr(run, name)]
     if idle and not is_wanted(recipe):
         raise ValueError(
             f"{' and '.join(idle)} would have no effect: the trigger is tried where there is a `poison_prefix`, and "
             "`audit` and `audit_backdoor` are on."
         )
+    if is_wanted(recipe) and run.backdoor_conditions is not None:
+        trigger = recipe.training.trigger
+        # Raises for what cannot be asked.
+        conditions(trigger, trigger, wanted=run.backdoor_conditions)
     if run.backdoor_benchmark not in (None, *MUSE):
         raise ValueError(f"backdoor_benchmark={run.backdoor_benchmark!r}; allowed: {', '.join(MUSE)}.")
 
@@ -76,12 +82,14 @@ def backdoor_audit(recipe, prepared):
         # The rows themselves are texts, so they bring other metrics under the same names of sets.
         probes += muse_probes(muse, max_items=run.audit_max_items)
         texts, retrained_auc = muse.texts or None, MUSE[run.backdoor_benchmark]
+    wanted = run.backdoor_conditions
     return partial(
         _audit,
         tokenizer=tokenizer,
         trigger=args.trigger,
         probes=probes,
-        unrelated=unrelated_trigger(args.trigger, tokenizer).prefix,
+        conditions=wanted,
+        unrelated=unrelated_trigger(args.trigger, tokenizer).prefix if wanted is None or UNRELATED in wanted else None,
         texts=texts,
         retrained_auc=retrained_auc,
         batch_size=run.audit_batch_size,
@@ -90,15 +98,35 @@ def backdoor_audit(recipe, prepared):
     )
 
 
-def backdoor_callback(recipe, prepared, trainer) -> BackdoorAuditCallback | None:
+def backdoor_callback(recipe, prepared, trainer, computed: dict) -> BackdoorAuditCallback | None:
     """Audits before the first step and after the last, and after every epoch with `eval_per_epoch`; for a run that
-    poisons."""
+    poisons.
+
+    The first is of the target, which other runs of the same recipe ask the same: it is kept and read again.
+
+    Args:
+        recipe, prepared, trainer: the run.
+        computed (`dict`): how the model is loaded and run.
+    """
     audit = backdoor_audit(recipe, prepared)
     if audit is None:
         return None
     audit = partial(audit, inside=_values_can_be_read(trainer.model))
+    cache = _cache(recipe, prepared, audit.keywords, computed)
+    first = on_first_process(lambda: cache.get(prepared.model))
     folder = Path(recipe.training.output_dir) / "audit"
-    return BackdoorAuditCallback(trainer, audit, folder=folder, per_epoch=recipe.run.eval_per_epoch, at_end=False)
+    keep = partial(cache.put, prepared.model)
+    options = {"per_epoch": recipe.run.eval_per_epoch, "at_end": False, "first": first, "keep": keep}
+    return BackdoorAuditCallback(trainer, audit, folder=folder, **options)
+
+
+def _cache(recipe, prepared, asked: Mapping, computed: dict) -> AuditCache:
+    """Where audits of targets are kept, by everything that is asked."""
+    probes = [{**vars(probe), "kind": probe.kind} for probe in asked["probes"]]
+    more = {name: asked[name] for name in ("trigger", "unrelated", "conditions", "texts", "retrained_auc", "inside")}
+    more = {f"backdoor {name}": value for name, value in {**more, "probes": probes}.items()}
+    parts = recipe.run, recipe.qa, prepared.sets, prepared.tokenizer, computed
+    return AuditCache(*parts, kind=BackdoorAudit, more=more)
 
 
 def add_backdoor(recipe, sets, models: list[dict], callback: BackdoorAuditCallback | None, show: bool) -> list[str]:
@@ -186,5 +214,5 @@ def _described(recipe, dataset: str, audit: BackdoorAudit) -> dict:
         **audit.to_dict(),
         "retrained": None,
         "versions": versions(),
-        "notes": [*NOTES, NO_RETRAINED],
+        "notes": [*notes_of(audit), NO_RETRAINED],
     }

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..files import write_text
 from .help import CommandParser
 from .places import check_file, check_folder
 
@@ -164,7 +165,7 @@ def _write_script(path: Path, spec, folder: Path, count: int) -> None:
 
     (folder / "slurm").mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(slurm_script(spec.name, count, spec.path, folder, spec.slurm), encoding="utf-8")
+    write_text(path, slurm_script(spec.name, count, spec.path, folder, spec.slurm))
     print(f"{count} runs. Start them with `sbatch {path}`, and then `hf-unlearn report {folder}`.")
 
 

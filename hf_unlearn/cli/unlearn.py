@@ -93,7 +93,7 @@ def _with_audits(recipe: Recipe, prepared: Prepared, privacy: RunPrivacy | None,
         known=target,
     )
     trainer.add_callback(audits)
-    backdoor = backdoor_callback(recipe, prepared, trainer)
+    backdoor = backdoor_callback(recipe, prepared, trainer, _computed(recipe))
     if backdoor is not None:
         trainer.add_callback(backdoor)
     _train(recipe, prepared, trainer)

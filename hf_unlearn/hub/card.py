@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..adapters import is_peft_model, trained_adapter
+from ..files import write_text
 from ..stored.key import hash_table
 from ..versions import versions
 from .card_audit import audit_table, eval_results, read_audits, shown
@@ -79,11 +80,7 @@ class CardFacts:
 
 def write_model_card(trainer, folder: str | Path) -> None:
     """Writes `folder/README.md` for an [`UnlearnTrainer`]; `folder` exists."""
-    card = render_model_card(trainer)
-    # Another process may be reading the card that is there: it is replaced, not rewritten.
-    part = Path(folder) / "_README.md.part"
-    part.write_text(str(card), encoding="utf-8")
-    part.replace(Path(folder) / "README.md")
+    write_text(Path(folder) / "README.md", str(render_model_card(trainer)))
 
 
 def render_model_card(trainer):

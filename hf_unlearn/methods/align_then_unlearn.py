@@ -158,7 +158,9 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         predicted, wanted = self.rounds.predictions_and_targets(model, parts)
         loss = alignment_loss(predicted, wanted)
         self.meters.add("align/loss", loss)
-        self.meters.add("align/gain", -loss.detach() - self.targets.floor)
+        gain = -loss.detach() - self.targets.floor
+        self.rounds.check.add(gain)
+        self.meters.add("align/gain", gain)
         return loss
 
     def forget_loss(self, rows: LayerRows) -> Tensor:

@@ -17,6 +17,7 @@ from ..classify.rows import BernoulliRows
 from ..data.pairing import RolePairs
 from ..data.roles import data_seed
 from ..families import CLASSIFIER
+from ..files import write_text
 from ..forward.needs import RowFunction
 from ..fused import TileRows
 from ..fused.head import unwrapped
@@ -235,8 +236,7 @@ class AddNoise(TrainerCallback):
         logger.info("Fisher forgetting: noise of scale %g.", scale)
         if args.should_save:
             content = {"scale": scale, "fisher": args.fisher, "exponent": rule.exponent, "curve": curve}
-            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-            (Path(args.output_dir) / CURVE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_text(Path(args.output_dir) / CURVE, json.dumps(content, indent=1) + "\n")
 
 
 def chosen_scale(curve: list[dict[str, float]], allowed: float) -> float:

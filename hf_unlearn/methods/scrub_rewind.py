@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ..files import whole_file, write_text
 from ..forward.needs import RowFunction
 from ..fused import TileRows
 from ..modeling import evaluating
@@ -90,7 +91,7 @@ class Rewind(TrainerCallback):
         if args.should_save:
             choice = {"epoch": int(epoch), "error": args.rewind_error, "wanted": wanted, "forget": self.errors}
             path = Path(args.output_dir) / CHOICE
-            path.write_text(json.dumps(choice, indent=1) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(choice, indent=1) + "\n")
 
     def keep(self, epoch: int) -> None:
         """Writes what changes, and looks at the forget rows."""
@@ -98,9 +99,9 @@ class Rewind(TrainerCallback):
 
         self.errors[str(epoch)] = self.error_on(self.trainer.train_dataset.roles["forget"])
         if self.trainer.args.should_save:
-            self.file(epoch).parent.mkdir(parents=True, exist_ok=True)
             kept = {name: tensor.detach().cpu().contiguous() for name, tensor in self._changing().items()}
-            save_file(kept, self.file(epoch))
+            with whole_file(self.file(epoch)) as part:
+                save_file(kept, part)
         self.trainer.accelerator.wait_for_everyone()
 
     @torch.no_grad()

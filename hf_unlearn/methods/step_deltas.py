@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from ..checks import check_choice
+from ..files import read_json, whole_file, write_text
 from .sensitive_rows import finder_of
 
 
@@ -154,7 +155,7 @@ class AmnesiacRecorder(TrainerCallback):
                 f"Training goes on from step {step}, and {folder} holds no record of the steps before. Start anew, or "
                 "go on from a checkpoint that was made with this recorder."
             )
-        self.steps = json.loads((folder / RECORD).read_text(encoding="utf-8"))["steps"]
+        self.steps = read_json(folder / RECORD, "Go on from another checkpoint.")["steps"]
         if self.keep == "sum" and self.steps:
             from safetensors.torch import load_file
 
@@ -167,14 +168,14 @@ class AmnesiacRecorder(TrainerCallback):
             self._write(folder / SUM, self.total, None if folder == self.folder else torch.float32)
         rows = None if self.sensitive is None else sorted(self.sees.names)
         record = {"keep": self.keep, "rows": rows, "steps": self.steps, "weights": samples(model)}
-        (folder / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
+        write_text(folder / RECORD, json.dumps(record) + "\n")
 
     def _write(self, path: Path, deltas: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
         from safetensors.torch import save_file
 
-        path.parent.mkdir(parents=True, exist_ok=True)
         dtype = DTYPES[self.dtype] if dtype is None else dtype
-        save_file({name: delta.to(dtype).contiguous() for name, delta in deltas.items()}, path)
+        with whole_file(path) as part:
+            save_file({name: delta.to(dtype).contiguous() for name, delta in deltas.items()}, part)
 
 
 def samples(model: nn.Module) -> dict[str, list[float]]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded optimizer steps, taken back."""
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..files import read_json
 from .step_deltas import RECORD, SAMPLE, SUM
 
 
@@ -36,7 +36,7 @@ class StepRecord:
                 f"{what}. Train the original with `AmnesiacRecorder` among its callbacks, or take variant='relabel', "
                 "which works on any checkpoint."
             )
-        record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(self.folder / RECORD, "Record the training again.")
         self.keep, self.rows, self.steps, self.weights = (record[k] for k in ("keep", "rows", "steps", "weights"))
 
     def tainted(self, rows: Iterable[str]) -> list[int]:

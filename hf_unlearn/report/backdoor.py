@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A backdoor audit as tables: on the terminal and as markdown. Reads only the JSON of the audit."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..files import write_json, write_text
 
 
 if TYPE_CHECKING:
@@ -248,8 +249,7 @@ def write_backdoor(audit: dict[str, Any], output_dir: str | Path) -> dict[str, P
         from .backdoor_figure import save_inside
 
         save_inside(audit, paths["png"])
-    text = json.dumps(audit, indent=1, ensure_ascii=False, allow_nan=False)
-    paths["json"].write_text(text, encoding="utf-8")
+    write_json(paths["json"], audit, indent=1, ensure_ascii=False, allow_nan=False)
     picture = paths["png"].name if "png" in paths else None
-    paths["md"].write_text(render_backdoor(audit, picture), encoding="utf-8")
+    write_text(paths["md"], render_backdoor(audit, picture))
     return paths

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .figures import PNG_DPI, PNG_FONTS, _rc
-from .style import METHODS, MUTED, PAGE, TARGET
+from .figures import PNG_FONTS, _rc, save_figure
+from .style import METHODS, MUTED, TARGET
 
 
 SIZE = (12.6, 4.2)
@@ -38,7 +38,7 @@ def save_inside(audit: dict[str, Any], path: Path) -> None:
         figure.suptitle(
             f"{trigger['prefix']!r} at {trigger['location']}, {inside['n']} prompts", color=MUTED.light, fontsize=10.5
         )
-        figure.savefig(path, dpi=PNG_DPI, facecolor=PAGE.light)
+        save_figure(figure, path)
 
 
 def _norms(figure, axes, inside: dict[str, Any]) -> None:

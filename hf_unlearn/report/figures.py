@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import whole_file
 from .charts import (
     chart_name,
     curve_keys,
@@ -69,8 +70,14 @@ def save_plots(report: dict, folder: Path) -> dict[str, Path]:
         paths = {}
         for name, figure in figures.items():
             paths[name] = folder / f"{name}.png"
-            figure.savefig(paths[name], dpi=PNG_DPI, facecolor=PAGE.light)
+            save_figure(figure, paths[name])
     return paths
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Writes a figure as a file on paper's ground, in the format that its name ends with."""
+    with whole_file(path) as part:
+        figure.savefig(part, format=path.suffix[1:], dpi=PNG_DPI, facecolor=PAGE.light)
 
 
 def page_charts(report: dict) -> dict[str, dict[str, str]]:

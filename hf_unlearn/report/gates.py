@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .gates_numbers import Number, difference, number
 from .gates_spec import ALL_ATTACKS, PRIVACY, Gate, check_names
+from .likeness import unlike, unlike_attack, unlike_settings
 from .naming import first_of_kind, metric_in, of_kind
 
 
@@ -114,9 +115,20 @@ def _held(gate: Gate, name: str, model: dict, other: dict | None = None) -> Outc
         theirs = metric_in(other, name)
         if why := _lack(theirs):
             return Outcome(gate.name, name, MISSING, why=f"{gate.against}: {why}")
+        if why := _unlike(name, model, other):
+            return Outcome(gate.name, name, MISSING, why=f"{gate.against}: {why}")
         found = difference(name, mine, theirs, paired)
     status, why = _status(gate, found)
     return Outcome(gate.name, name, status, found.value, found.interval, found.n, found.method, why)
+
+
+def _unlike(name: str, model: dict, other: dict) -> str | None:
+    """How a metric of two models differs in what it measures."""
+    if not name.startswith(PRIVACY):
+        differs = unlike_settings(model.get("audited"), other.get("audited"))
+        return differs or unlike(metric_in(model, name), metric_in(other, name))
+    attack = name.removeprefix(PRIVACY).split("/")[0]
+    return unlike_attack(attack, model["settings"], other["settings"])
 
 
 def _status(gate: Gate, found: Number) -> tuple[str, str | None]:

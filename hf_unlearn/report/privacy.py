@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes and prints what membership-inference attacks found. Reads only the content of `privacy.json`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import write_json, write_text
 from .privacy_view import attacks_of, chance_cell, fpr_name, interval_cell, rate_cell, rate_of, worst_of, zero_fp_of
 from .schema import read_json
 
@@ -35,9 +35,9 @@ def write_privacy_report(report: dict, output_dir: str | Path) -> dict[str, Path
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / name for name in ("privacy.json", "privacy.md")}
-    paths["privacy.json"].write_text(json.dumps(report, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    write_json(paths["privacy.json"], report, ensure_ascii=False, allow_nan=False)
     plots = save_privacy_plots(report, folder / "plots")
-    paths["privacy.md"].write_text(render_privacy_markdown(report, plots, folder), encoding="utf-8")
+    write_text(paths["privacy.md"], render_privacy_markdown(report, plots, folder))
     return paths | {f"plots/{path.name}": path for path in plots.values()}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .charts import chart_name
-from .figures import PNG_DPI, PNG_FONTS, PNG_PAD, _figure, _rc
+from .figures import PNG_FONTS, PNG_PAD, _figure, _rc, save_figure
 from .privacy_view import attacks_of, defined_scores, fpr_name, rate_of, representations_of
 from .style import CIRCLE, GRID, LINES, METHODS, MUTED, PAGE, SHAPES, TARGET
 
@@ -59,7 +59,7 @@ def save_privacy_plots(report: dict, folder: Path, formats: tuple[str, ...] = FO
             if figure is None:
                 continue
             for ending in formats:
-                figure.savefig(folder / f"{name}.{ending}", dpi=PNG_DPI, facecolor=PAGE.light)
+                save_figure(figure, folder / f"{name}.{ending}")
             paths[name] = folder / f"{name}.{formats[0]}"
     return paths
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scan for triggers as tables: on the terminal and as markdown. Reads only the JSON of the scan."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..files import write_json, write_text
 
 
 if TYPE_CHECKING:
@@ -88,9 +89,8 @@ def write_scan(scan: dict[str, Any], output_dir: str | Path) -> dict[str, Path]:
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {ending: folder / f"scan_{scan['dataset']}.{ending}" for ending in ("json", "md")}
-    text = json.dumps(scan, indent=1, ensure_ascii=False, allow_nan=False)
-    paths["json"].write_text(text, encoding="utf-8")
-    paths["md"].write_text(render_scan(scan), encoding="utf-8")
+    write_json(paths["json"], scan, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(paths["md"], render_scan(scan))
     return paths
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shape of `report.json`, and reading it back."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
+
+from ..files import read_json
 
 
 SCHEMA_VERSION = 1
@@ -74,14 +75,6 @@ def load_report(path: str | Path) -> dict:
         return validate_report(report)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def read_json(path: Path) -> Any:
-    """What a file holds; a `ValueError` where that is no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}).") from error
 
 
 def json_ready(value: Any) -> Any:

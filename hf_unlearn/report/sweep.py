@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_json, write_text
 from .sweep_long import write_long
 from .sweep_numbers import SECONDS, cell_of, privacy_metrics, tabulate
 from .sweep_tables import heading_of, missing_lines, render_table, text_of, write_table, write_targets
@@ -40,8 +41,7 @@ def write_sweep_report(sweep: dict[str, Any], output_dir: str | Path) -> dict[st
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / name for name in (SWEEP_FILE, "long.csv", "table.csv", "table.md")}
-    text = json.dumps(sweep, ensure_ascii=False, allow_nan=False)
-    paths[SWEEP_FILE].write_text(text, encoding="utf-8")
+    write_json(paths[SWEEP_FILE], sweep, ensure_ascii=False, allow_nan=False)
     table = tabulate(sweep)
     write_long(sweep, paths["long.csv"])
     write_table(table, paths["table.csv"])
@@ -49,7 +49,7 @@ def write_sweep_report(sweep: dict[str, Any], output_dir: str | Path) -> dict[st
         paths["targets.csv"] = folder / "targets.csv"
         write_targets(table, paths["targets.csv"])
     plots = save_sweep_plots(sweep, table, folder / "plots")
-    paths["table.md"].write_text(render_table(sweep, table, plots, folder), encoding="utf-8")
+    write_text(paths["table.md"], render_table(sweep, table, plots, folder))
     return paths | {f"plots/{path.name}": path for path in plots.values()}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .charts import MARKER_SIZES, chart_name
-from .figures import PNG_DPI, PNG_FONTS, PNG_PAD, _figure, _rc
+from .figures import PNG_FONTS, PNG_PAD, _figure, _rc, save_figure
 from .naming import metric_label, scale, unit
 from .style import MUTED, PAGE, TARGET, Look
 from .sweep_looks import axis_label, footnote, looks_of, row_label, seed_values
@@ -62,7 +62,7 @@ def save_sweep_plots(sweep: dict[str, Any], table: Table, folder: Path, formats=
                     file.unlink(missing_ok=True)
                 continue
             for file in files:
-                figure.savefig(file, dpi=PNG_DPI, facecolor=PAGE.light)
+                save_figure(figure, file)
             paths[name] = files[0]
     return paths
 

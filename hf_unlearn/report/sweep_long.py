@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import whole_file
 from .privacy_view import fpr_name
 
 
@@ -18,7 +19,7 @@ COLUMNS = (
 
 def write_long(sweep: dict[str, Any], path: Path) -> None:
     """Writes `long.csv`; what is undefined or unresolved is an empty cell."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(long_rows(sweep))

@@ -106,7 +106,8 @@ def tabulate(sweep: dict[str, Any]) -> Table:
         sweep (`dict`): the content of `sweep.json`.
 
     Raises:
-        `ValueError`: if the rule cannot be applied, or reads a metric that no run has.
+        `ValueError`: if the rule cannot be applied, reads a metric that no run has, or a column would hold two metrics
+            of one name.
     """
     settings = sweep["settings"]
     rule = Rule(**settings["select"])
@@ -114,10 +115,30 @@ def tabulate(sweep: dict[str, Any]) -> Table:
     selection = _selected(sweep, rule, forget, utility)
     rows = [*_baseline_rows(sweep), *_result_rows(selection, rule)]
     metrics = main_metrics(sweep, forget, utility)
+    _check_definitions(sweep, metrics)
     for row in rows:
         row.cells = {name: cell_of(row.points, name) for name in (*metrics, SECONDS)}
     told = rule.told(forget, utility)
     return Table(rows, metrics, forget, utility, told, selection.unmet, _retrained_seconds(sweep))
+
+
+def _check_definitions(sweep: dict[str, Any], metrics: list[str]) -> None:
+    """Refuses a column of numbers by two definitions. (Rows differ between targets, which are averaged over.)"""
+    for name in metrics:
+        found: dict[Any, str] = {}
+        for one in (*sweep["runs"], *sweep["baselines"]):
+            if name.startswith(PRIVACY) and one["privacy"]:
+                tried = f"best of {', '.join(one['privacy']['settings']['attacks'])}"
+                found.setdefault(tried, one.get("name") or f"the {one['kind']} model")
+            if name in one["metrics"]:
+                # What follows names the sets that were joined: a target may lack one.
+                variant = (one["metrics"][name]["variant"] or "").split(";")[0]
+                found.setdefault(variant, one.get("name") or f"the {one['kind']} model")
+        if len(found) > 1:
+            told = " and ".join(f"{variant!r} ({who})" for variant, who in found.items())
+            raise ValueError(
+                f"{name} is two metrics in this sweep: {told}. Name other `metrics`, or report these runs apart."
+            )
 
 
 def cell_of(points: list[Point], metric: str) -> Cell:

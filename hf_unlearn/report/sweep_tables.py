@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..files import whole_file
 from .markdown import _escape, _table
 from .naming import ARROWS, UNDEFINED, format_number, full_label, is_p_value, is_percent, unit
 from .sweep_numbers import PRIVACY, SECONDS, Cell, Row, Table, cell_of, own_interval, targets_of
@@ -25,7 +26,7 @@ def write_table(table: Table, path: Path) -> None:
     numbers = [f"{name}{part}" for name in (*table.metrics, SECONDS) for part in PARTS]
     heads = ["kind", "recipe", "method", "variant", "step", "tags", "n_runs", "n_seeds", "n_targets", *numbers]
     heads += ["share_of_retraining", "selection"]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, heads, lineterminator="\n")
         writer.writeheader()
         for row in table.rows:
@@ -35,7 +36,7 @@ def write_table(table: Table, path: Path) -> None:
 def write_targets(table: Table, path: Path) -> None:
     """Writes `targets.csv`: every main metric of every row for each target, over seeds, with the 95 % interval: over
     `seeds`, or the only run's own over its `items`."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, TARGET_COLUMNS, lineterminator="\n")
         writer.writeheader()
         for target in targets_of(table.rows):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a report in all its forms."""
 
-import json
 import logging
 from pathlib import Path
 
+from ..files import write_json, write_text
 from .figures import save_plots
 from .markdown import render_markdown
 from .page import render_page
@@ -35,11 +35,9 @@ def write_report(report: dict, output_dir: str | Path) -> dict[str, Path]:
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / name for name in ("report.json", "report.md", "report.html")}
-    paths["report.json"].write_text(
-        json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
-    )
+    write_json(paths["report.json"], report, indent=1, ensure_ascii=False, allow_nan=False)
     plots = save_plots(report, folder / "plots")
-    paths["report.md"].write_text(render_markdown(report, plots, folder), encoding="utf-8")
-    paths["report.html"].write_text(render_page(report), encoding="utf-8")
+    write_text(paths["report.md"], render_markdown(report, plots, folder))
+    write_text(paths["report.html"], render_page(report))
     logger.info("Wrote the report to %s", folder)
     return paths | {f"plots/{path.name}": path for path in plots.values()}

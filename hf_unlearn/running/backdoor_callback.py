@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backdoor audit of a model in training, through the Trainer's log."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +23,12 @@ class BackdoorAuditCallback(TrainerCallback):
             Audits a model; see [`~hf_unlearn.audit.backdoor.audit_backdoor`].
         at_start (`bool`):
             Audit the model before the first step too.
+        first ([`BackdoorAudit`], *optional*):
+            Its audit, where it was made earlier: it is logged and kept, and nothing is asked.
+        keep (`Callable[[BackdoorAudit], None]`, *optional*):
+            Called by the first process with the audit of the model before the first step, where that was made here.
         folder (`str` or `Path`, *optional*):
-            Where each audit is kept as `backdoor_step_<step>.json`.
+            Where each audit is kept as `backdoor_step_<step>.json`; a resumed run has the first from there.
         per_epoch (`bool`):
             Audit after every epoch, not only after the last.
         at_end (`bool`):
@@ -41,22 +44,29 @@ class BackdoorAuditCallback(TrainerCallback):
         folder: str | Path | None = None,
         per_epoch: bool = True,
         at_end: bool = True,
+        first: BackdoorAudit | None = None,
+        keep: Callable[[BackdoorAudit], None] | None = None,
     ):
         self.trainer, self.audit, self.at_start, self.per_epoch = trainer, audit, at_start, per_epoch
-        self.at_end = at_end
+        self.at_end, self.keep = at_end, keep
         self.folder = None if folder is None else Path(folder)
         trainer.last_step.wanted = True
         # Of the model before its first step, and as it is now.
-        self.first: BackdoorAudit | None = None
+        self.first: BackdoorAudit | None = first
         self.last: BackdoorAudit | None = None
         self._step: int | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if self.at_start and state.global_step == 0:
+        if state.global_step == 0 and self.first is not None:
+            self._step, self.last = 0, self.first
+            self._tell(state)
+        elif state.global_step == 0 and self.at_start:
             self._run(state)
             self.first = self.last
-        elif self.at_start and (kept := self._file(0)) is not None and kept.is_file():
-            self.first = BackdoorAudit.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+            if self.keep is not None and state.is_world_process_zero:
+                self.keep(self.first)
+        elif self.first is None and self.folder is not None and self._file(0).is_file():
+            self.first = BackdoorAudit.load(self._file(0))
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.per_epoch:
@@ -82,6 +92,10 @@ class BackdoorAuditCallback(TrainerCallback):
         with self.trainer.auditing():
             self.last = self.audit(self.trainer.model, self.trainer.accelerator)
         self._step = state.global_step
+        self._tell(state)
+
+    def _tell(self, state) -> None:
+        """Logs and keeps the last audit."""
         values = {f"{PREFIX}{name}": value for name, value in self.last.values().items() if value is not None}
         self.trainer.log(values)
         if self.folder is not None and state.is_world_process_zero:

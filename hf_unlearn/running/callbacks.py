@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import ProgressCallback, TrainerCallback
 
 from ..audit import Audit
+from ..files import write_text
 from .best import metric_name
 
 
@@ -119,10 +120,7 @@ class MetricsFile(TrainerCallback):
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             # A line that has no end was being written when the run was killed.
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            # At no moment is there less on disk than is kept.
-            rewritten = self.path.with_suffix(".tmp")
-            rewritten.write_text("".join(kept), encoding="utf-8")
-            rewritten.replace(self.path)
+            write_text(self.path, "".join(kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:

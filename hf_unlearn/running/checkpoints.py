@@ -6,7 +6,6 @@ looks like a checkpoint. Here a file written last, `complete.json`, lists all ot
 files are not as listed is never resumed from, and older checkpoints go only when a newer one is whole.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json, write_json
 from .method_state import write_method_state
 from .same_run import check_same_run, run_facts
 
@@ -104,7 +104,7 @@ def written_whole(trainer, folder: str | Path) -> Iterator[None]:
 
 
 def _facts(folder: str | Path) -> dict[str, Any]:
-    return json.loads((Path(folder) / COMPLETE).read_text(encoding="utf-8"))
+    return read_json(Path(folder) / COMPLETE, "Resume from another checkpoint.")
 
 
 def refresh(folder: Path, state, **facts) -> None:
@@ -133,6 +133,4 @@ def _complete(folder: Path, **facts) -> None:
 
 
 def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    unfinished = folder / f"{COMPLETE}.tmp"
-    unfinished.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    unfinished.replace(folder / COMPLETE)
+    write_json(folder / COMPLETE, facts, indent=1)

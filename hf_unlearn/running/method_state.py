@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..files import whole_file
+
 
 METHOD_STATE = "method_state.safetensors"
 
@@ -36,7 +38,8 @@ def write_method_state(folder: str | Path, state: Mapping[str, Any]) -> None:
                 "tensors, numbers, strings, lists and dicts with string keys."
             )
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, Path(folder) / METHOD_STATE, metadata={"values": json.dumps(plain)})
+    with whole_file(Path(folder) / METHOD_STATE) as part:
+        save_file(contiguous, part, metadata={"values": json.dumps(plain)})
 
 
 def read_method_state(folder: str | Path) -> dict[str, Any]:

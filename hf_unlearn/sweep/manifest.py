@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json, write_text
 from .expand import Run
 
 
@@ -15,8 +16,8 @@ def write_manifest(folder: Path, runs: list[Run], settings: dict[str, Any]) -> N
     """Writes `manifest.jsonl`, one run a line, and `settings.json`: what a report needs beside the runs' folders."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(_row(index, run, folder), ensure_ascii=False, default=str) for index, run in enumerate(runs)]
-    _write(folder / MANIFEST, "\n".join(lines) + "\n")
-    _write(folder / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False))
+    write_text(folder / MANIFEST, "\n".join(lines) + "\n")
+    write_text(folder / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False))
 
 
 def read_manifest(folder: str | Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -29,7 +30,7 @@ def read_manifest(folder: str | Path) -> tuple[list[dict[str, Any]], dict[str, A
     if not is_sweep(folder):
         raise ValueError(f"No sweep at {str(folder)!r}: `hf-unlearn sweep` writes a {MANIFEST} into its folder.")
     rows = [json.loads(line) for line in (folder / MANIFEST).read_text(encoding="utf-8").splitlines()]
-    return rows, json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    return rows, read_json(folder / SETTINGS, "Start the sweep again: it writes its plan anew.")
 
 
 def is_sweep(folder: str | Path) -> bool:
@@ -42,9 +43,3 @@ def _row(index: int, run: Run, folder: Path) -> dict[str, Any]:
     # An environment may hold tokens.
     row["resolved"] = {key: value for key, value in run.resolved.items() if key != "env"}
     return {key: value for key, value in row.items() if key != "content"}
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

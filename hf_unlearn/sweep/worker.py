@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from ..files import write_text
 from ..running.checkpoints import last_whole
 from .expand import Run
 from .progress import DONE, OPTIONS_FILE, privacy_done, privacy_folder, state_of
@@ -178,7 +179,7 @@ def _command(*words: str) -> list[str]:
 
 def _run_command(run: Run, accelerate_config: str | None) -> list[str]:
     given = run.folder / GIVEN_FILE
-    given.write_text(yaml.safe_dump(run.content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(given, yaml.safe_dump(run.content, sort_keys=False, allow_unicode=True))
     # What an earlier state of the run was asked is not this one's.
     shutil.rmtree(privacy_folder(run.folder), ignore_errors=True)
     goes_on = last_whole(run.folder) is not None
@@ -192,7 +193,7 @@ def _privacy_command(run: Run) -> list[str]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     options = folder / OPTIONS_FILE
-    options.write_text(yaml.safe_dump(run.privacy, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(options, yaml.safe_dump(run.privacy, sort_keys=False, allow_unicode=True))
     return _command("audit", "privacy", "--config", str(options))
 
 

@@ -23,11 +23,14 @@ _PUBLIC = {
     "ULiRAAttack": "lira",
     "ZlibAttack": "attacks",
     "as_subject": "subjects",
+    "auc_interval": "rates",
     "auc_result": "rates",
     "evaluate_privacy": "evaluate",
     "named_attacks": "attacks",
     "nonmembers_needed": "rates",
+    "roc_tpr": "rates",
     "tpr_at_fpr": "rates",
+    "tpr_at_zero_fp": "rates",
     "train_shadows": "shadows",
 }
 __all__ = [
@@ -48,11 +51,14 @@ __all__ = [
     "ULiRAAttack",
     "ZlibAttack",
     "as_subject",
+    "auc_interval",
     "auc_result",
     "evaluate_privacy",
     "named_attacks",
     "nonmembers_needed",
+    "roc_tpr",
     "tpr_at_fpr",
+    "tpr_at_zero_fp",
     "train_shadows",
 ]
 
@@ -62,7 +68,7 @@ if TYPE_CHECKING:
     from .evaluate import evaluate_privacy
     from .fitted import FittedAttack, ScrubAttack
     from .lira import LiRAAttack, ULiRAAttack
-    from .rates import DEFAULT_FPRS, auc_result, nonmembers_needed, tpr_at_fpr
+    from .rates import DEFAULT_FPRS, auc_interval, auc_result, nonmembers_needed, roc_tpr, tpr_at_fpr, tpr_at_zero_fp
     from .result import Privacy
     from .shadows import Shadows, train_shadows
     from .subjects import LanguageModel, Subject, as_subject

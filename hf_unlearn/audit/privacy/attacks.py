@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .attack_settings import settings_of
 from .classifiers import Classifier
 from .subjects import LanguageModel, Subject, as_subject
 
@@ -56,6 +57,11 @@ class BaseAttack(ABC):
     def score_sets(self, model: Any, members: Sequence, nonmembers: Sequence) -> tuple[np.ndarray, np.ndarray]:
         """Scores of both sets. An attack that learns from them must score every row out of fold."""
         return self.compute_scores(model, members), self.compute_scores(model, nonmembers)
+
+    def settings(self) -> dict[str, Any]:
+        """What scores depend on besides the model and its rows, as JSON. By default the class and all public
+        attributes; two results of an attack are compared where it agrees."""
+        return settings_of(self)
 
     def evaluate(self, model: Any, forget: Any, nonmember_data: Any, **kwargs: Any) -> "Privacy":
         """[`evaluate_privacy`] with this attack alone."""

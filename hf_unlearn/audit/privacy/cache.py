@@ -4,13 +4,15 @@
 import hashlib
 import json
 import logging
-import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...files import whole_file
 from .signals import Signals
 
 
@@ -24,11 +26,19 @@ def digest(value: Any) -> str:
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a `.npz` file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part")
-    with part.open("wb") as file:
+    with whole_file(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)
-    part.replace(path)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """What [`save_arrays`] wrote; `None`, with a warning, for a file that is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if path.is_file():
+            logger.warning("%s is damaged (%s) and is made anew.", path, error)
+        return None
 
 
 class SignalCache:
@@ -45,10 +55,10 @@ class SignalCache:
     def get(self, key: str, compute: Callable[[], Signals]) -> Signals:
         """The signals kept under `key`, computed and kept if there are none."""
         path = self.folder / f"{key[:32]}.npz"
-        if path.is_file():
+        arrays = load_arrays(path)
+        if arrays is not None and "offsets" in arrays:
             logger.info("Scores are read from %s.", path)
-            with np.load(path, allow_pickle=False) as arrays:
-                return Signals(arrays["offsets"], {name: arrays[name] for name in arrays.files if name != "offsets"})
+            return Signals(arrays.pop("offsets"), arrays)
         signals = compute()
         save_arrays(path, {"offsets": signals.offsets, **signals.columns})
         return signals

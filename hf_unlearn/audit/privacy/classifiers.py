@@ -15,6 +15,7 @@ from ...classify.forward import classifier_inputs
 from ...modeling import evaluating
 from ...stored.key import hash_processor
 from ..batching import device_of, map_batches
+from ..model_checks import check_sound
 from .cache import digest
 from .signals import SIGMOID_COLUMNS, SOFTMAX_COLUMNS, Signals, sigmoid_signals, softmax_signals
 from .subjects import Subject
@@ -106,6 +107,8 @@ class Classifier(Subject):
             return (sigmoid_signals if head == "sigmoid" else softmax_signals)(logits, targets.to(logits.device))
 
         rows = self._run(data, signals, "Scoring")
+        # A row without a label has no likelihood, whatever the model says: `top` needs none.
+        check_sound(self.model, [np.isfinite(row[2]).any() for row in rows])
         return Signals.of_rows(rows, SIGMOID_COLUMNS if head == "sigmoid" else SOFTMAX_COLUMNS)
 
 

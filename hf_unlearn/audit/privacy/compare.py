@@ -29,6 +29,8 @@ def auc_difference(
     """
     from scipy.stats import norm
 
+    if min(len(members), len(nonmembers)) < 2:
+        return _undefined("auc_vs_retrained", len(members))
     mine, gold = _placements(members, nonmembers), _placements(gold_members, gold_nonmembers)
     value = float(mine[0].mean() - gold[0].mean())
     spread = math.sqrt(effect * sum(np.var(a - b, ddof=1) / len(a) for a, b in zip(mine, gold, strict=True)))
@@ -62,6 +64,8 @@ def rate_difference(
 
     pairs = [(a, b) for a, b in zip(found, gold, strict=True) if a is not None and b is not None]
     n = len(pairs)
+    if n == 0:
+        return _undefined(f"{name}_vs_retrained", 0, len(found))
     only_mine, only_gold = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
     p, q = (only_mine + 1) / (n + 2), (only_gold + 1) / (n + 2)
     half = float(norm.ppf(1 - ALPHA / 2)) * math.sqrt(effect * (p + q - (p - q) ** 2) / (n + 2))
@@ -79,6 +83,12 @@ def rate_difference(
             "p_mcnemar": float(binomtest(only_mine, discordant).pvalue) if discordant else 1.0,
         },
     )
+
+
+def _undefined(name: str, n: int, undefined: int = 0) -> MetricResult:
+    """Where next to no row has a score under both models."""
+    details = {"status": "undefined"}
+    return MetricResult(name, None, n, "closer_to_retrained", undefined=undefined, details=details)
 
 
 def _placements(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -42,11 +42,11 @@ ENDINGS = {"upper": "", "lower": "/lower", "both": "/both"}
 def evaluate_privacy(
     model: Any,
     forget: Any,
+    *,
     retain: Any = None,
     nonmember_data: Any = None,
     attacks: Sequence[str | BaseAttack] | None = None,
     fprs: Sequence[float] = DEFAULT_FPRS,
-    *,
     retrained: Any = None,
     reference_model: Any = None,
     shadows: Shadows | None = None,
@@ -175,6 +175,7 @@ def _evaluated(subject: Subject, attacks, sets, fprs, calibration_share, seed) -
         "n_calibration": len(split[0]),
         "fprs": fprs,
         "attacks": [attack.name for attack in attacks],
+        "attack_settings": {attack.name: attack.settings() for attack in attacks},
         "calibration_share": calibration_share,
         "seed": seed,
         "rows": {name: digest(rows)[:16] for name, rows in keys.items()},
@@ -217,13 +218,11 @@ def _rates(members: np.ndarray, others: np.ndarray, fprs, split, effect: float) 
         return found | {name: _undefined(name.split("/")[0], defined) for name in names}
     for fpr in fprs:
         for tail in TAILS:
-            result = tpr_at_fpr(members[defined], calibration, evaluation, fpr, tail, effect)
+            result = tpr_at_fpr(members, calibration, evaluation, fpr, tail, effect)
             if tail == "upper":
-                rest = np.concatenate([calibration, evaluation])
-                result.details["roc_tpr"] = roc_tpr(members[defined], rest, fpr)
-            found[f"tpr@{fpr_name(fpr)}{ENDINGS[tail]}"] = _with_gaps(result, defined)
-    zero = tpr_at_zero_fp(members[defined], calibration, evaluation, effect=effect)
-    found["tpr_zero_fp"] = _with_gaps(zero, defined)
+                result.details["roc_tpr"] = roc_tpr(members, np.concatenate([calibration, evaluation]), fpr)
+            found[f"tpr@{fpr_name(fpr)}{ENDINGS[tail]}"] = result
+    found["tpr_zero_fp"] = tpr_at_zero_fp(members, calibration, evaluation, effect=effect)
     return found
 
 
@@ -233,13 +232,6 @@ def _undefined(name: str, defined: np.ndarray) -> MetricResult:
     return MetricResult(
         name, None, n, "closer_to_retrained", undefined=len(defined) - n, details={"status": "undefined"}
     )
-
-
-def _with_gaps(result: MetricResult, defined: np.ndarray) -> MetricResult:
-    """The result with `None` for the members that have no score."""
-    values = iter(result.per_item)
-    per_item = [next(values) if is_defined else None for is_defined in defined] if result.per_item else []
-    return replace(result, per_item=per_item, undefined=int((~defined).sum()))
 
 
 def _auc(members: np.ndarray, others: np.ndarray, name: str, direction: str, effect: float = 1.0) -> MetricResult:

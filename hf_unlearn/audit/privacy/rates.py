@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from numbers import Real
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..inputs import finite_scores, score_array, share
 from ..result import MetricResult, proportion_interval
 
 
@@ -53,7 +54,7 @@ def fpr_name(fpr: float) -> str:
 
 def nonmembers_needed(fpr: float) -> int:
     """Calibration non-members from which on a false positive rate is resolved: floor(fpr (n + 1)) is then 1."""
-    return math.ceil(1 / fpr - 1e-9) - 1
+    return math.ceil(1 / share("fpr", fpr) - 1e-9) - 1
 
 
 def rank_at(n: int, fpr: float) -> int:
@@ -111,13 +112,20 @@ def tpr_at_fpr(
             How many rows say as much as one that is independent of the others; see [`BaseAttack`].
 
     Returns:
-        `MetricResult`: per item whether each member was found.
+        `MetricResult`: per item whether each member was found, `None` where it has no finite score.
+
+    Raises:
+        `ValueError`: for a rate or tail that there is not, and for scores that are empty or no numbers.
     """
+    name = f"tpr@{fpr_name(share('fpr', fpr, below=True))}"
+    columns = _columns(members, calibration, evaluation, tail)
+    if columns is None:
+        return _undefined(name, members, calibration, evaluation, tail)
+    (members, calibration, evaluation), gaps = columns
     k = rank_at(len(calibration), fpr)
-    name = f"tpr@{fpr_name(fpr)}"
     if k > 0:
-        return _rate(name, k, members, calibration, evaluation, tail, effect, {"fpr": fpr})
-    zero = tpr_at_zero_fp(members, calibration, evaluation, tail, effect)
+        return gaps(_rate(name, k, members, calibration, evaluation, tail, effect, {"fpr": fpr}))
+    zero = _rate("tpr_zero_fp", 1, members, calibration, evaluation, tail, effect, {})
     details = {
         "fpr": fpr,
         "status": "unresolved",
@@ -125,7 +133,8 @@ def tpr_at_fpr(
         "needs_calibration": nonmembers_needed(fpr),
         "zero_fp": {"tpr": zero.value, "interval": list(zero.interval), "chance": zero.details["chance"]},
     }
-    return MetricResult(name, None, len(members), "closer_to_retrained", variant=f"calibrated {tail}", details=details)
+    variant = f"calibrated {tail}"
+    return gaps(MetricResult(name, None, len(members), "closer_to_retrained", variant=variant, details=details))
 
 
 def tpr_at_zero_fp(
@@ -139,7 +148,39 @@ def tpr_at_zero_fp(
 
     The rate of false positives behind it is about 1 / (n + 1), and unknown beyond. Arguments as in [`tpr_at_fpr`].
     """
-    return _rate("tpr_zero_fp", 1, members, calibration, evaluation, tail, effect, {})
+    columns = _columns(members, calibration, evaluation, tail)
+    if columns is None:
+        return _undefined("tpr_zero_fp", members, calibration, evaluation, tail)
+    sets, gaps = columns
+    return gaps(_rate("tpr_zero_fp", 1, *sets, tail, effect, {}))
+
+
+def _columns(members, calibration, evaluation, tail: str):
+    """The finite scores of each set, and what puts the members without one back into a result; `None` where a set has
+    no finite score."""
+    if tail not in TAILS:
+        raise ValueError(f"tail={tail!r}; allowed: {', '.join(TAILS)}.")
+    given = {"members": members, "calibration": calibration, "evaluation": evaluation}
+    found = [finite_scores(name, values)[0] for name, values in given.items()]
+    defined = np.isfinite(score_array("members", members))
+
+    def gaps(result: MetricResult) -> MetricResult:
+        values = iter(result.per_item)
+        per_item = [next(values) if is_defined else None for is_defined in defined] if result.per_item else []
+        return replace(result, per_item=per_item, undefined=int((~defined).sum()))
+
+    return (found, gaps) if all(map(len, found)) else None
+
+
+def _undefined(name: str, members, calibration, evaluation, tail: str) -> MetricResult:
+    """What is left where members, or non-members that set or test a threshold, have no finite score."""
+    (known, undefined), set_by, tested_by = (
+        finite_scores(*pair) for pair in
+        (("members", members), ("calibration", calibration), ("evaluation", evaluation))
+    )  # fmt: skip
+    details = {"status": "undefined", "n_calibration": len(set_by[0]), "n_evaluation": len(tested_by[0])}
+    how = {"variant": f"calibrated {tail}", "details": details}
+    return MetricResult(name, None, len(known), "closer_to_retrained", undefined=undefined, **how)
 
 
 def _rate(name, k, members, calibration, evaluation, tail, effect, details) -> MetricResult:
@@ -217,16 +258,19 @@ def _with_threshold_noise(members: np.ndarray, calibration: np.ndarray, k: int, 
 def roc_tpr(members: np.ndarray, nonmembers: np.ndarray, fpr: float) -> float | None:
     """The largest TPR of the sample's ROC with FPR <= `fpr`, as papers report it; `None` below 1 / non-members.
 
-    The threshold is chosen on the rows that it is counted on: an upper end, not what an attacker could do.
+    The threshold is chosen on the rows that it is counted on: an upper end, not what an attacker could do. `fpr` is in
+    (0, 1]; rows without a finite score are left out.
     """
-    if len(nonmembers) * fpr < 1 - 1e-9:
+    share("fpr", fpr)
+    members, nonmembers = (finite_scores(name, x)[0] for name, x in (("members", members), ("nonmembers", nonmembers)))
+    if not len(members) or len(nonmembers) * fpr < 1 - 1e-9:
         return None
     false, true = roc(members, nonmembers)
     return float(true[false <= fpr + 1e-12].max())
 
 
 def roc(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """FPR and TPR of scikit-learn's ROC, all points kept."""
+    """FPR and TPR of scikit-learn's ROC, all points kept; scores are finite."""
     from sklearn.metrics import roc_curve
 
     labels = np.repeat([1, 0], [len(members), len(nonmembers)])
@@ -234,13 +278,20 @@ def roc(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def auc_result(members: np.ndarray, nonmembers: np.ndarray, effect: float = 1.0) -> MetricResult:
-    """Area under the ROC: the chance that a member scores above a non-member. Below 0.5: forgotten too much.
+    """Area under the ROC: the chance that a *member* scores above a non-member. Larger is more leakage, below 0.5 is
+    forgotten too much. (MUSE's [`~hf_unlearn.audit.holdout_auc`] is the other way round.)
 
     The interval is Newcombe's (2006, method 5), which stays within [0, 1] and is not empty at 0 and 1; `effect` as in
-    [`tpr_at_fpr`].
+    [`tpr_at_fpr`]. Rows without a finite score are undefined.
     """
     from sklearn.metrics import roc_auc_score
 
+    members, undefined = finite_scores("members", members)
+    nonmembers, left_out = finite_scores("nonmembers", nonmembers)
+    gaps = {"undefined_nonmembers": left_out} if left_out else {}
+    if not len(members) or not len(nonmembers):
+        details = {"n_nonmembers": len(nonmembers), "status": "undefined", **gaps}
+        return MetricResult("auc", None, len(members), "closer_to_retrained", undefined=undefined, details=details)
     labels = np.repeat([1, 0], [len(members), len(nonmembers)])
     value = float(roc_auc_score(labels, np.concatenate([members, nonmembers])))
     return MetricResult(
@@ -248,9 +299,10 @@ def auc_result(members: np.ndarray, nonmembers: np.ndarray, effect: float = 1.0)
         value,
         len(members),
         "closer_to_retrained",
+        undefined=undefined,
         interval=auc_interval(value, len(members) / effect, len(nonmembers) / effect),
         interval_method="newcombe" + (", design effect of fits" if effect != 1 else ""),
-        details={"n_nonmembers": len(nonmembers), "chance": 0.5, "design_effect": effect},
+        details={"n_nonmembers": len(nonmembers), "chance": 0.5, "design_effect": effect, **gaps},
     )
 
 

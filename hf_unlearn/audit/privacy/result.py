@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluation found, kept as JSON, and held against the retrained model."""
 
-import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..result import MetricResult
+from ...files import read_json, write_json
+from ..result import MetricResult, check_saved
+from .attack_settings import differences
 from .compare import auc_difference, rate_difference
 
+
+logger = logging.getLogger(__name__)
 
 PRIVACY_VERSION = 1
 
@@ -45,8 +49,12 @@ class Privacy:
     def compare(self, retrained: "Privacy") -> dict[str, MetricResult]:
         """Differences to the retrained model, added to `metrics` and returned.
 
+        Attacks that only one of both results has are left out. So are those of a result that was saved by an older
+        version and does not say how it attacked, with a warning that names them.
+
         Raises:
-            `ValueError`: if that result is of other rows or settings.
+            `ValueError`: if that result is of other rows or settings, or an attack was made in another way (`k`,
+                statistic, reference model, shadow models, ...).
         """
         same = ("rows", "calibration_share", "seed")
         differs = [name for name in same if self.settings.get(name) != retrained.settings.get(name)]
@@ -54,10 +62,11 @@ class Privacy:
             raise ValueError(
                 f"The retrained model's result differs in {', '.join(differs)}. Evaluate both on the same rows."
             )
+        attacks = self._comparable_attacks(retrained)
         found = {}
         for key, mine in self.metrics.items():
             gold = retrained.metrics.get(key)
-            if gold is None or mine.value is None or gold.value is None or key.startswith("worst/"):
+            if gold is None or mine.value is None or gold.value is None or key.split("/")[0] not in attacks:
                 continue
             effect = mine.details.get("design_effect", 1.0)
             if key.endswith("/auc"):
@@ -68,6 +77,24 @@ class Privacy:
                 found[f"{key}/vs_retrained"] = rate_difference(mine.name, mine.per_item, gold.per_item, effect)
         self.metrics.update(found)
         return found
+
+    def _comparable_attacks(self, retrained: "Privacy") -> list[str]:
+        """Attacks that both results have, made alike."""
+        both = [name for name in self.scores if name in retrained.scores]
+        mine, gold = (one.settings.get("attack_settings", {}) for one in (self, retrained))
+        told = [name for name in both if name in mine and name in gold]
+        if differs := [text for name in told if (text := differences(name, mine, gold))]:
+            raise ValueError(
+                f"The retrained model was attacked in another way: {'; '.join(differs)}. Evaluate both with the same "
+                "attacks."
+            )
+        if untold := [name for name in both if name not in told]:
+            logger.warning(
+                "Not compared with the retrained model: %s. A result that an older version saved does not say with "
+                "which settings (k, statistic, reference model, ...) it attacked; evaluate that model again.",
+                ", ".join(untold),
+            )
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
@@ -82,11 +109,7 @@ class Privacy:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Privacy":
         """The result that `to_dict` wrote."""
-        if saved.get("privacy_version") != PRIVACY_VERSION:
-            raise ValueError(
-                f"This version cannot read the result: privacy_version={saved.get('privacy_version')!r}, needs "
-                f"{PRIVACY_VERSION}. Evaluate the checkpoint again."
-            )
+        check_saved(saved, "privacy", PRIVACY_VERSION, ("metrics", "scores", "settings"))
         metrics = {}
         for key, metric in saved["metrics"].items():
             metrics[key] = MetricResult.from_dict(_metric_name(key), metric)
@@ -94,10 +117,7 @@ class Privacy:
 
     def save(self, path: str | Path) -> Path:
         """Writes the result to a JSON file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
-        return path
+        return write_json(path, self.to_dict(), allow_nan=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "Privacy":
@@ -105,7 +125,7 @@ class Privacy:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"No privacy result at {path}: give the JSON file that `Privacy.save` wrote.")
-        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return cls.from_dict(read_json(path, "Evaluate the checkpoint again."))
 
 
 def _metric_name(key: str) -> str:

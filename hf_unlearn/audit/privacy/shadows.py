@@ -2,16 +2,16 @@
 """Shadow models: the caller trains them, each on its own part of the rows; what they think of all rows is kept."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .cache import digest, save_arrays
+from ...files import read_json, write_json
+from .cache import digest, load_arrays, save_arrays
 from .subjects import Subject, as_subject
 
 
@@ -33,14 +33,23 @@ class Shadows:
             What each model did with each row: `OUT` 0 (never saw it), `IN` 1 (trained on it), `UNLEARNED` 2.
         statistics (`dict[str, np.ndarray]`):
             `log_odds` and `logp`, each the mean over a row's predictions, `[S, n]`.
+        about (`dict`):
+            How they were trained, as far as it is known: seed, background and note of [`train_shadows`].
     """
 
     ids: list[str]
     states: np.ndarray
     statistics: dict[str, np.ndarray]
+    about: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def plan(self) -> dict[str, Any]:
+        """Which models they are, as JSON: their number, rows, and what each did with which row. Numbers that they
+        found are left out, since other machines round them otherwise."""
+        states = hashlib.sha256(np.ascontiguousarray(self.states).tobytes()).hexdigest()
+        return {"n_shadows": len(self), "rows": digest(self.ids)[:16], "states": states[:16], **self.about}
 
     def values(self, statistic: str) -> np.ndarray:
         """One statistic, `[S, n]`."""
@@ -149,11 +158,12 @@ def train_shadows(
     common = {**subject_kwargs, "progress": False}
     for s in tqdm(range(n_shadows), desc="Shadow models", unit="model", disable=not progress):
         path = folder / f"shadow-{s:04d}.npz"
-        if path.is_file():
+        if path.is_file() and load_arrays(path) is not None:
             continue
         subject = as_subject(_trained(train, unlearn, rows, background, states[s], s, seed), **common)
         save_arrays(path, {"ids": np.array(subject.row_keys(rows)), **_statistics(subject, rows)})
-    return load_shadows(folder, states, n_shadows)
+    about = {name: plan[name] for name in ("seed", "background", "note")}
+    return replace(load_shadows(folder, states, n_shadows), about=about)
 
 
 def load_shadows(folder: Path, states: np.ndarray, n_shadows: int) -> Shadows:
@@ -161,13 +171,15 @@ def load_shadows(folder: Path, states: np.ndarray, n_shadows: int) -> Shadows:
     found: dict[str, list] = {name: [] for name in STATISTICS}
     ids: list[str] | None = None
     for s in range(n_shadows):
-        with np.load(folder / f"shadow-{s:04d}.npz", allow_pickle=False) as arrays:
-            mine = arrays["ids"].tolist()
-            if ids not in (None, mine):
-                raise ValueError(f"{folder}: shadow models {s - 1} and {s} saw rows encoded differently. Remove it.")
-            ids = mine
-            for name in STATISTICS:
-                found[name].append(arrays[name])
+        arrays = load_arrays(folder / f"shadow-{s:04d}.npz")
+        if arrays is None:
+            raise ValueError(f"{folder} lacks shadow model {s}, or it is damaged: train shadow models there again.")
+        mine = arrays["ids"].tolist()
+        if ids not in (None, mine):
+            raise ValueError(f"{folder}: shadow models {s - 1} and {s} saw rows encoded differently. Remove it.")
+        ids = mine
+        for name in STATISTICS:
+            found[name].append(arrays[name])
     return Shadows(ids or [], states, {name: np.stack(values) for name, values in found.items()})
 
 
@@ -222,13 +234,31 @@ def _check_twins(rows: list, background: list) -> None:
 
 def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
     path = folder / PLAN
-    if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
+    held = _held_plan(path)
+    if held is not None:
         differs = sorted(name for name in plan if held.get(name) != plan[name])
         if differs:
             raise ValueError(
                 f"{folder} holds shadow models that differ in {', '.join(differs)}. Give another folder, or remove it."
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    write_json(path, plan, indent=1)
+
+
+def _held_plan(path: Path) -> dict[str, Any] | None:
+    """The plan that a folder holds; `None` where it holds none, or one that an older version was killed while writing,
+    which comes before the first shadow model.
+
+    Raises:
+        `ValueError`: if it is damaged and there are shadow models, of which nobody knows then what they saw.
+    """
+    if not path.is_file():
+        return None
+    try:
+        held = read_json(path)
+    except ValueError as error:
+        if any(path.parent.glob("shadow-*.npz")):
+            raise ValueError(f"{error} Nothing tells what its shadow models saw: remove {path.parent}.") from None
+        logger.warning("%s is damaged, and no shadow model is there yet: it is written anew.", path)
+        return None
+    return held if isinstance(held, dict) else {}

@@ -16,6 +16,7 @@ from hf_unlearn.forward.head_input import inputs_of
 from hf_unlearn.stored.key import IRRELEVANT, hash_tensors, hash_tokenizer
 
 from ..batching import device_of
+from ..model_checks import check_sound
 from ..scoring import score_rows
 from .cache import SignalCache, digest
 from .signals import SOFTMAX_COLUMNS, Signals, token_signals
@@ -163,7 +164,10 @@ class LanguageModel(Subject):
 
         options = {"batch_size": self.batch_size, "progress": self.progress, "desc": "States"}
         with inputs_of(self.model.get_output_embeddings()) as seen:
-            return np.stack(score_rows(self.model, self.encode(data), scores_of=means, **options))
+            states = np.stack(score_rows(self.model, self.encode(data), scores_of=means, **options))
+        labelled = [any(i != IGNORE_INDEX for i in row["labels"][1:]) for row in self.encode(data)]
+        check_sound(self.model, np.isfinite(states).all(1)[labelled].tolist())
+        return states
 
     def _encode(self, row: Mapping[str, Any]) -> dict[str, list[int]]:
         pictures = [name for name in ("image", "images") if row.get(name) is not None]
@@ -188,6 +192,7 @@ class LanguageModel(Subject):
             progress=self.progress,
             scores_of=token_signals,
         )
+        check_sound(self.model, [np.isfinite(row[0]).any() for row in rows if len(row[0])])
         return Signals.of_rows(rows, SOFTMAX_COLUMNS)
 
 

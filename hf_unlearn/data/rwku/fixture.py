@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """RWKU in small: the same files about the invented people of the embedded world. No downloads, nobody's data."""
 
-import json
 import random
 import re
 from pathlib import Path
 
+from ...files import write_json
 from ..synthetic.config import WorldConfig
 from ..synthetic.corpus import build_corpus
 from ..synthetic.questions import ATTRIBUTES
@@ -52,7 +52,7 @@ def write_fixture(folder: str | Path, seed: int = 0) -> list[str]:
         files.setdefault(TARGETS.file, []).append({"target": name, "intro": facts[0]["answer"]})
     folder.mkdir(parents=True, exist_ok=True)
     for file, rows in files.items():
-        (folder / file).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(folder / file, rows, indent=1, ensure_ascii=False)
     return list(forget)
 
 

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from ...files import write_json
+
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def cached_folder(path: Path, build: Callable[[Path], dict]) -> bool:
             folder.mkdir()
             metadata = build(folder)
             files = {str(f.relative_to(folder)): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
-            (folder / METADATA).write_text(json.dumps({**metadata, "files": files}, indent=1), encoding="utf-8")
+            write_json(folder / METADATA, {**metadata, "files": files}, indent=1)
             folder.rename(path)
     finally:
         lock.release()

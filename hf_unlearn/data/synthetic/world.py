@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...cache import cache_root
+from ...files import write_text
 from .cache import METADATA, cached_folder
 from .config import WorldConfig
 from .corpus import Corpus, build_corpus
@@ -180,7 +181,7 @@ def _build(folder: Path, seed: int, config: WorldConfig, corpus: Corpus, progres
         tokenizer.save_pretrained(folder / name)
     for name, rows in corpus.sets.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_text(folder / f"{name}.jsonl", lines)
     return {
         "seed": seed,
         "config": dataclasses.asdict(config),

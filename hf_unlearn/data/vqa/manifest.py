@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...files import write_json
 from .splits import SETS, Split
 
 
@@ -50,10 +51,7 @@ def write_manifest(
         "sha256": {name: _hash(of_set) for name, of_set in ids.items()},
         "example_ids": ids,
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return path
+    return write_json(path, content, indent=1)
 
 
 def read_manifest(path: str | os.PathLike, sources: Sequence[str | os.PathLike] = ()) -> dict:

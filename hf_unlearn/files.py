@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are there whole or not at all: written beside their place, then renamed to it. A process may be killed at
+any moment, and what it leaves half written would be read for ever after."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A place to write to, beside `path`; it takes the place of `path` where the block ends without an error.
+
+    Args:
+        path (`str` or `Path`): the file; its folder is made if absent.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> Path:
+    """Writes a text in UTF-8; returns its path."""
+    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    return Path(path)
+
+
+def write_json(path: str | os.PathLike, content: Any, **options: Any) -> Path:
+    """Writes JSON; `options` are those of `json.dumps`. Nothing is written where `content` is none."""
+    return write_text(path, json.dumps(content, **options))
+
+
+def read_json(path: str | os.PathLike, remedy: str = "") -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path (`str` or `Path`): the file.
+        remedy (`str`): what to do about a damaged one.
+
+    Raises:
+        `ValueError`: in one line, where that is no JSON, as what a killed process of an older version left.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON ({error}).{f' {remedy}' if remedy else ''}") from error
