@@ -28,6 +28,31 @@ def active_adapters(model: nn.Module) -> list[str]:
     return model.active_adapters() if getattr(model, "_hf_peft_config_loaded", False) else []
 
 
+# Of an adapter's config: where it came from and whether it trains, not what it does.
+_ABOUT = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "task_type"}
+
+
+def adapter_settings(model: nn.Module) -> dict:
+    """What decides a model's predictions beside the weights and its config: which adapters are active, their settings,
+    and how strongly each is added; empty for a model without any, JSON values otherwise."""
+    found = {}
+    for name in active_adapters(model):
+        config = model.peft_config[name].to_dict()
+        kept = {field: _plain(value) for field, value in config.items() if field not in _ABOUT}
+        scaling = {
+            where: module.scaling[name]
+            for where, module in model.named_modules()
+            if isinstance(getattr(module, "scaling", None), dict) and name in module.scaling
+        }
+        found[name] = {"config": kept, "scaling": scaling}
+    off = any(getattr(module, "disable_adapters", None) is True for module in model.modules())
+    return {"adapters": found, "off": off} if found else {}
+
+
+def _plain(value):
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
+
+
 def trained_adapter(model: nn.Module) -> str:
     """Name of the one active adapter of a checked [`~peft.PeftModel`]; see [`check_adapter`]."""
     return active_adapters(model)[0]

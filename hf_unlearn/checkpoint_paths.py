@@ -72,7 +72,9 @@ def adapter_folder(model: str | Path) -> Path | None:
     found = [config.parent for config in (*folder.glob(ADAPTER_CONFIG), *sorted(folder.glob(f"*/{ADAPTER_CONFIG}")))]
     found = [path for path in found if path == folder or not path.name.startswith(_NOT_ADAPTERS)]
     if folder in found:
-        found = [path for path in found if path.name not in _REFERENCES or path == folder]
+        # PEFT describes each folder it saves to: what has a card of its own is no part of this one.
+        other = {path for path in found if path.name in _REFERENCES or (path / "README.md").is_file()}
+        found = [path for path in found if path == folder or path not in other]
     if len(found) > 1:
         names = ", ".join("'default' in the folder itself" if path == folder else repr(path.name) for path in found)
         raise CheckpointError(

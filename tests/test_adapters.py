@@ -337,6 +337,44 @@ def test_the_reference_that_trl_leaves_beside_a_trained_adapter_is_neither_taken
     assert {path.parent for path in published_files(tmp_path)} == {tmp_path}
 
 
+def test_an_adapter_saved_below_another_is_a_copy_of_its_own(base, base_path, build, tmp_path):
+    class Copies(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            model.save_pretrained(f"{args.output_dir}/copy-{state.global_step}")
+
+    model = shaken(get_peft_model(AutoModelForCausalLM.from_pretrained(base_path), lora()), "default")
+    trainer = build(model, {"callbacks": [Copies()]})
+    trainer.train()
+    trainer.save_model()
+    out = Path(trainer.args.output_dir)
+    assert adapter_folder(out) == out
+    assert torch.equal(load_checkpoint(str(out))(IDS).logits, trainer.model.eval()(IDS).logits)
+    assert not [file for file in published_files(out) if "copy" in str(file)]
+
+
+@pytest.mark.parametrize("change", ["active", "alpha"])
+def test_what_was_kept_of_one_adapter_is_not_taken_for_another(change, base, build):
+    def begun(model):
+        trainer = build(model, reference="cache", max_steps=1)
+        trainer.train()
+        return trainer.state.log_history[0]
+
+    model = two_adapters(base)
+    alike = copy.deepcopy(model)
+    first = begun(model)
+    if change == "active":
+        alike.set_adapter("default")
+    else:
+        alike.peft_config["v2"].lora_alpha *= 4
+        for module in alike.modules():
+            if isinstance(getattr(module, "scaling", None), dict) and "v2" in module.scaling:
+                module.scaling["v2"] *= 4
+    second = begun(alike)
+    assert first["forget/ref_logps"] != pytest.approx(second["forget/ref_logps"], abs=1e-3)
+    assert second["forget/loss"] == pytest.approx(TWO_LN_2, abs=1e-4)
+    assert second["retain/loss"] == pytest.approx(0, abs=1e-6)
+
+
 def test_the_one_adapter_in_a_folder_of_its_name_is_found(base, base_path, tmp_path):
     from hf_unlearn.cli.models import check_checkpoint_path, checkpoint_of
 

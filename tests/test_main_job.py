@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import make_model, make_tokenizer
+from conftest import lora, make_model, make_tokenizer
 from datasets import Dataset
 from huggingface_hub import ModelCard
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn.audit import Audit
@@ -408,6 +409,18 @@ def test_what_an_audit_depends_on_is_audited_anew(tmp_path, models):
     changed = place(str(tmp_path / "copy"))
     make_model(seed=5, hidden_size=16).save_pretrained(tmp_path / "copy")
     assert place(str(tmp_path / "copy")) != changed
+    # So it is where its configs say something else, or an adapter's, or where the model below an adapter changed.
+    seen = {place(str(tmp_path / "copy"))}
+    (tmp_path / "copy" / "generation_config.json").write_text('{"do_sample": true}')
+    seen.add(place(str(tmp_path / "copy")))
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "copy"), lora()).save_pretrained(tmp_path / "lora")
+    seen.add(place(str(tmp_path / "lora")))
+    config = tmp_path / "lora" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 16'))
+    seen.add(place(str(tmp_path / "lora")))
+    make_model(seed=6, hidden_size=16).save_pretrained(tmp_path / "copy")
+    seen.add(place(str(tmp_path / "lora")))
+    assert len(seen) == 5
     # What stands behind a Hub id may change.
     assert place("owner/model") is None
 

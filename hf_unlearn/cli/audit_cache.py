@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ..audit import Audit, BackdoorAudit
 from ..cache import cache_root
+from ..checkpoint_files import ADAPTER_CONFIG
+from ..checkpoint_paths import adapter_folder, base_of
 from ..data.qa import QAFormat
 from ..files import read_json, write_json
 from ..stored.key import hash_processor
@@ -102,10 +104,22 @@ class AuditCache:
         return self.root / f"{_digest(str(Path(model).resolve()))[:16]}-{key}.fields.json"
 
 
-def _stats(model: str) -> list[tuple]:
-    """Names, sizes and times of a local checkpoint's weights."""
-    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+# What a model does with its weights.
+_CONFIGS = ("config.json", "generation_config.json", ADAPTER_CONFIG)
+
+
+def _stats(model: str) -> list:
+    """Names, sizes and times of a local checkpoint's weights, what its configs hold, and the same of an adapter's
+    base."""
+    adapter = adapter_folder(model)
+    folder = adapter or Path(model)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        return []
+    configs = {name: (folder / name).read_text("utf-8") for name in _CONFIGS if (folder / name).is_file()}
+    base = base_of(adapter) if adapter else ()
+    below = [base, _stats(base[0])] if base else []
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files] + [configs, *below]
 
 
 def _digest(value) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..adapters import adapter_settings
 from ..cache import cache_root
 from ..modeling import evaluating
 from .key import cache_key, hash_rows, hash_tensors, hash_tokenizer
@@ -69,7 +70,7 @@ class CachedRows:
     progress: str
 
     def __init__(self, entry: Entry, roles: Iterable[str], **computed):
-        self.entry, self.args, self.computed = entry, entry.args, computed
+        self.entry, self.args, self.computed = entry, entry.args, {**computed, **adapter_settings(entry.model)}
         self.roles = {role: entry.roles[role] for role in roles}
         self.store: Store | None = None
         self.about = {

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from hf_unlearn.adapters import adapter_settings
 from hf_unlearn.data.formats import IGNORE_INDEX, encode, tokenizer_of
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.forward.head_input import inputs_of
@@ -92,8 +93,10 @@ class Subject(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights."""
-        return hash_tensors(self.model.state_dict().items(), self.progress)
+        """Hash of the weights, and of what adapters do with theirs."""
+        weights = hash_tensors(self.model.state_dict().items(), self.progress)
+        adapters = adapter_settings(self.model)
+        return digest([weights, adapters]) if adapters else weights
 
     def _cached(self, data) -> Signals:
         if self.cache is None:
