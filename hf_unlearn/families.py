@@ -12,14 +12,14 @@ from .data.collator import RoleBatches, RoleCollator
 from .data.formats import encode_dataset, tokenizer_of
 from .data.pairing import RolePairs
 from .data.roles import encode_roles
-from .decoders import adds_router_loss, check_decoder_only, check_has_head
 from .forward import planning
 from .forward.build import build_forward
 from .forward.frozen import FrozenPrefix, frozen_depth
 from .forward.needs import Needs
 from .forward.path import Forward
 from .forward.trial import try_model
-from .loading import class_of
+from .models.decoders import adds_router_loss, check_decoder_only, check_has_head
+from .models.loading import class_of
 from .stored.rows import Entry
 
 

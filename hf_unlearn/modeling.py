@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from .adapters import check_adapter_config, check_fits, check_trained, is_peft_model
-from .loading import (  # noqa: F401 - models are had here, from files or not
+from .models.adapters import check_adapter_config, check_fits, check_trained, is_peft_model
+from .models.loading import (  # noqa: F401 - models are had here, from files or not
     architecture_of,
     check_model_path,
     config_of,

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from .adapters import AddedAdapter, adapter_off, is_peft_model
-from .checkpoint_paths import REFERENCE_ADAPTER
 from .forward.layer import STATES_KL
 from .forward.needs import of_whole_prediction
 from .forward.passes import Parts
@@ -28,8 +26,10 @@ from .forward.rows import ReferenceRows
 from .fused import Head, gathered_head, head_of
 from .fused.head import active_leaf, is_sharded
 from .modeling import evaluating
+from .models.adapters import AddedAdapter, adapter_off, is_peft_model
+from .models.checkpoint_paths import REFERENCE_ADAPTER
+from .models.twins import Twins
 from .running.launch_check import asks_fsdp
-from .twins import Twins
 
 
 __all__ = ["REFERENCE_ADAPTER"]
@@ -161,7 +161,7 @@ class AdapterReference(TwinReference):
     Args:
         model (`PeftModel`):
             The policy.
-        added ([`~hf_unlearn.adapters.AddedAdapter`], *optional*):
+        added ([`~hf_unlearn.models.adapters.AddedAdapter`], *optional*):
             What adding the adapter did, if the trainer added it.
     """
 
@@ -195,7 +195,7 @@ class ReferenceRequest:
             The path to use.
         entry ([`~hf_unlearn.stored.rows.Entry`]):
             The run, for a cached reference.
-        added ([`~hf_unlearn.adapters.AddedAdapter`], *optional*):
+        added ([`~hf_unlearn.models.adapters.AddedAdapter`], *optional*):
             What adding an adapter did, if the trainer added one.
         ref_model (`PreTrainedModel`, *optional*):
             Given by the user; used as it is.

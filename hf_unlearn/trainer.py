@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
 from . import modeling
-from .adapters import AddedAdapter, add_adapter, check_adapters
 from .config import UnlearnConfig
 from .data.collator import role_spans
 from .data.pairing import PairSampler, RolePairs
@@ -25,6 +24,8 @@ from .forward.planning import needed_rows
 from .forward.rows import RoleRows
 from .hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
+from .models.adapters import AddedAdapter, add_adapter, check_adapters
+from .models.tied import check_untie, untie_as_asked
 from .other_arguments import check_collator, refuse_others
 from .reference import Reference, ReferenceRequest, build_reference
 from .running.arguments_check import check_steps
@@ -38,7 +39,6 @@ from .running.rounding import RoundingCheck
 from .running.run_control import RunControl
 from .running.term_balance import TermBalance
 from .stored.rows import Entry
-from .tied import check_untie, untie_as_asked
 from .unused import tell_unused
 from .value_norms.penalty import ValueNormPenalty
 from .value_norms.tables import unlearned_norms

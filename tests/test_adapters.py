@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from hf_unlearn import GATrainer, NPOTrainer
-from hf_unlearn.checkpoint_paths import adapter_folder
 from hf_unlearn.hub.push import published_files
 from hf_unlearn.modeling import load_checkpoint
+from hf_unlearn.models.checkpoint_paths import adapter_folder
 
 
 IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 2]])

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from hf_unlearn import NPOConfig, NPOTrainer
-from hf_unlearn.checkpoint_files import CheckpointError
-from hf_unlearn.checkpoint_paths import check_checkpoint_path
 from hf_unlearn.cli.main import main
-from hf_unlearn.loading import load_checkpoint, load_model, load_processor
+from hf_unlearn.models.checkpoint_files import CheckpointError
+from hf_unlearn.models.checkpoint_paths import check_checkpoint_path
+from hf_unlearn.models.loading import load_checkpoint, load_model, load_processor
 
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

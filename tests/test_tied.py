@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from zoo import small
 
 from hf_unlearn.cli.main import main
-from hf_unlearn.tied import embeddings_are_tied, untie_embeddings
+from hf_unlearn.models.tied import embeddings_are_tied, untie_embeddings
 
 
 HEAD = {"trainable_modules": ["lm_head"], "untie_embeddings": True, "retain_loss": "kl"}

@@ -10,7 +10,7 @@ from conftest import lora, make_model, make_tokenizer, weights
 from test_zoo_of_models import LIVE, assert_same_run, assert_starts_at_its_reference, pattern, run
 from zoo import small
 
-from hf_unlearn.loading import class_of
+from hf_unlearn.models.loading import class_of
 from hf_unlearn.running.dropout import has_dropout, without_dropout
 
 

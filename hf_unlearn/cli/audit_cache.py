@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..audit import Audit, BackdoorAudit
 from ..cache import cache_root
-from ..checkpoint_files import ADAPTER_CONFIG
-from ..checkpoint_paths import adapter_folder, base_of
 from ..data.qa import QAFormat
 from ..files import read_json, write_json
+from ..models.checkpoint_files import ADAPTER_CONFIG
+from ..models.checkpoint_paths import adapter_folder, base_of
 from ..stored.key import hash_processor
 from ..versions import versions
 from .picture_audit import PICTURES

@@ -27,7 +27,7 @@ def merge(adapter: str, output_dir: str, dtype: str = "auto", trust_remote_code:
     Raises:
         `ValueError`: if there is no adapter, its files or its base's are not whole, or the output is taken.
     """
-    from ..checkpoint_paths import adapter_folder, check_checkpoint_path
+    from ..models.checkpoint_paths import adapter_folder, check_checkpoint_path
 
     folder = Path(output_dir)
     check_folder("--output_dir", folder)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and tokenizers of the commands, with one clear error where there is none."""
 
-from ..checkpoint_paths import adapter_folder, check_checkpoint_path
-from ..loading import architecture_of, config_of, is_classifier
 from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
+from ..models.checkpoint_paths import adapter_folder, check_checkpoint_path
+from ..models.loading import architecture_of, config_of, is_classifier
 
 
 __all__ = ["check_checkpoint_path", "check_embeddings", "checkpoint_of", "tokenizer_of"]

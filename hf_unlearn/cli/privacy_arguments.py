@@ -105,7 +105,7 @@ class PrivacyArguments(DataArguments):
 
 def _filled_in(pattern: str) -> list[str]:
     """The model folders that a pattern stands for."""
-    from ..checkpoint_paths import adapter_folder
+    from ..models.checkpoint_paths import adapter_folder
 
     if "*" not in pattern:
         return [pattern]

@@ -21,8 +21,8 @@ def main(argv: list[str]) -> None:
 
     from huggingface_hub.utils import validate_repo_id
 
-    from ..checkpoint_files import check_files
     from ..hub.push import check_base, create_repo, publish, published_files
+    from ..models.checkpoint_files import check_files
 
     folder = Path(args.run)
     check_files(folder)

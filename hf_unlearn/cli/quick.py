@@ -6,8 +6,8 @@
 
 from pathlib import Path
 
-from ..checkpoint_paths import check_model_path
 from ..methods import METHODS
+from ..models.checkpoint_paths import check_model_path
 from .arguments import RunArguments
 from .field_names import fields_of
 from .methods_named import check_method_of_file, method_of

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..adapters import is_peft_model, trained_adapter
 from ..files import write_text
+from ..models.adapters import is_peft_model, trained_adapter
 from ..stored.key import hash_table
 from ..versions import versions
 from .card_audit import audit_table, eval_results, read_audits, shown

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..checkpoint_files import ADAPTER_CONFIG
-from ..checkpoint_paths import REFERENCE_ADAPTER, adapter_folder
+from ..models.checkpoint_files import ADAPTER_CONFIG
+from ..models.checkpoint_paths import REFERENCE_ADAPTER, adapter_folder
 from ..running.method_state import METHOD_STATE
 
 

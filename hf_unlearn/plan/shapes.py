@@ -9,7 +9,7 @@ from torch import nn
 
 from ..fused import head_of
 from ..modeling import is_classifier, is_peft_model, select_trainable
-from ..tied import untie_embeddings
+from ..models.tied import untie_embeddings
 
 
 # Part of a model's name -> its config, for a machine that cannot ask the Hub.

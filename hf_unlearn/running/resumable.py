@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..adapter_files import saved_alone
+from ..models.adapter_files import saved_alone
 from .best import check_best, known_metrics, reports_others
 from .checkpoints import find_checkpoint, written_whole
 from .finite import FiniteCheck

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..adapters import adapter_settings
 from ..cache import cache_root
 from ..modeling import evaluating
+from ..models.adapters import adapter_settings
 from .key import cache_key, hash_rows, hash_tensors, hash_tokenizer
 from .store import Layout, Rows, Store, build, required_bytes
 

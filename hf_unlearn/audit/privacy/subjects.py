@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from hf_unlearn.adapters import adapter_settings
 from hf_unlearn.data.formats import IGNORE_INDEX, encode, tokenizer_of
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.forward.head_input import inputs_of
+from hf_unlearn.models.adapters import adapter_settings
 from hf_unlearn.stored.key import IRRELEVANT, hash_tensors, hash_tokenizer
 
 from ..batching import device_of
