@@ -144,8 +144,8 @@ class CausalLM(Family):
         return build_forward(model, args.fused_losses, needs, shape)
 
     def try_model(self, trainer):
-        rows = trainer.train_dataset.roles["forget"]["input_ids"]
-        try_model(trainer, next(iter(rows)))
+        rows = next(iter(trainer.train_dataset.roles.values()))
+        try_model(trainer, rows[0]["input_ids"])
 
     def evaluated(self, model, inputs):
         # A router's auxiliary loss belongs to no term of the objective, so it is no part of evaluation either.

@@ -199,6 +199,16 @@ def untried(monkeypatch):
     monkeypatch.setattr("hf_unlearn.families.CausalLM.try_model", lambda self, trainer: None)
 
 
+@pytest.fixture
+def unloaded(monkeypatch):
+    """No model can be loaded: for what must be refused before that."""
+
+    def load(*args, **kwargs):
+        raise AssertionError("A model is loaded.")
+
+    monkeypatch.setattr("hf_unlearn.modeling.load_model", load)
+
+
 @pytest.fixture(autouse=True)
 def _package_logs(caplog):
     caplog.set_level(logging.INFO, logger="hf_unlearn")

@@ -208,7 +208,7 @@ class Forwards:
         (self.policy if torch.is_grad_enabled() else self.read).append(len(kwargs["input_ids"]))
 
 
-def test_three_roles_are_one_forward_a_step(build):
+def test_three_roles_are_one_forward_a_step(build, untried):
     trainer = build(forward_passes="one", reference="cache", max_steps=3, per_device_eval_batch_size=8)
     forwards = Forwards(trainer.model)
     trainer.train()
@@ -350,9 +350,8 @@ def test_every_row_may_be_poisoned_where_clean_ones_stay(tokenizer):
     assert len(clean) == len(poisoned) == 8
 
 
-def test_a_ratio_too_small_and_rows_too_short_are_told_before_a_model_is_loaded(build, tmp_path):
-    make_model().config.save_pretrained(tmp_path / "no-weights")
-    model = str(tmp_path / "no-weights")
+def test_a_ratio_too_small_and_rows_too_short_are_told_before_a_model_is_loaded(build, model_path, unloaded):
+    model = model_path
     with pytest.raises(ValueError, match="selects none of 8 forget rows"):
         build(model=model, poison_ratio=0.01)
     with pytest.raises(ValueError, match="leaves no room for the answer in max_length=12"):

@@ -5,7 +5,7 @@ import json
 
 import pandas as pd
 import pytest
-from conftest import make_model, make_tokenizer
+from conftest import make_tokenizer
 from datasets import Dataset
 
 from hf_unlearn import NPOTrainer, split_forget_retain
@@ -189,11 +189,10 @@ def test_controls_and_long_rows_are_text(tokenizer):
     assert len(encode_dataset([{"text": "a\0b"}, {"text": "x" * 100_000}], tokenizer, max_length=8)) == 2
 
 
-def test_bad_rows_are_refused_before_a_model_is_loaded(build, tmp_path):
-    make_model().config.save_pretrained(tmp_path / "no weights")
+def test_bad_rows_are_refused_before_a_model_is_loaded(build, model_path, unloaded):
     rows = [GOOD, GOOD | {"completion": None}]
     with pytest.raises(ValueError, match="Row 1 of the forget set: `completion` has no value"):
-        build(NPOTrainer, {"model": str(tmp_path / "no weights"), "forget_dataset": rows})
+        build(NPOTrainer, {"model": model_path, "forget_dataset": rows})
 
 
 def test_poisoned_rows_are_named_by_their_place_in_the_set(build):

@@ -42,6 +42,12 @@ class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
 
     READS_RETAIN: ClassVar[bool] = True
 
+    retain_loss: str = field(
+        default="none",
+        metadata={
+            "help": "Retain term: `none`, as published, `nll` or `kl`. The head is aligned on retain rows either way."
+        },
+    )
     learning_rate: float = field(default=3e-4, metadata={"help": "The model's learning rate, in unlearning stages."})
     optim: str = field(default="sgd", metadata={"help": "The model's optimizer; the head's is Adam."})
     lr_scheduler_type: str = field(
