@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
 from . import modeling
-from .adapters import AddedAdapter, add_adapter, check_adapters
+from .adapters import AddedAdapter, add_adapter, check_adapters, weights_as_entered
 from .config import UnlearnConfig
 from .data.collator import role_spans
 from .data.pairing import PairSampler, RolePairs
@@ -142,6 +142,8 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         family.check_model(model, processing_class, ref_model)
         untie_as_asked(args, model)
         self.check_architecture(args, model)
+        first = model if ref_model is None else ref_model
+        self.entered = weights_as_entered(first, with_adapter=bool(self.reference_roles_of(args)))
         added = None
         if peft_config is not None:
             # Trainer seeds too, but an adapter's first weights are drawn here.
