@@ -81,7 +81,8 @@ def _explicit(row: dict, number: int) -> dict:
     prompt = row.get("prompt")
     # Some sets repeat as a string the prompt with which the conversations begin.
     if prompt is not None and isinstance(prompt, str) == isinstance(chosen, str):
-        if prompt and not isinstance(prompt, str) and all(side[: len(prompt)] == prompt for side in (chosen, rejected)):
+        repeated = prompt and all(side[: len(prompt)] == prompt for side in (chosen, rejected))
+        if repeated and not isinstance(prompt, str):
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **kept}
     if not chosen or not rejected or chosen == rejected:
