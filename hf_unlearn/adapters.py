@@ -178,6 +178,11 @@ def check_adapter_config(peft_config) -> None:
     Raises:
         `ValueError`: with the kind and what to take instead.
     """
+    if not hasattr(peft_config, "peft_type"):
+        raise ValueError(
+            f"`peft_config` is a {type(peft_config).__name__}. Pass one config of PEFT's, such as "
+            "`LoraConfig(task_type='CAUSAL_LM')`."
+        )
     if peft_config.is_prompt_learning:
         kind = getattr(peft_config.peft_type, "value", peft_config.peft_type)
         raise ValueError(
