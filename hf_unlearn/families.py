@@ -124,6 +124,8 @@ class CausalLM(Family):
         return RoleCollator(processor.pad_token_id, tuple(roles), pad_to_multiple_of=pad_to_multiple_of)
 
     def check_model(self, model, processor, ref_model):
+        if not isinstance(ref_model, nn.Module | None):
+            raise ValueError(f"`ref_model` is a {type(ref_model).__name__}. Pass a loaded model, or leave it out.")
         for given in filter(None, (model, ref_model)):
             check_decoder_only(given.config, type(given).__name__)
             check_has_head(given)
@@ -144,8 +146,9 @@ class CausalLM(Family):
         return build_forward(model, args.fused_losses, needs, shape)
 
     def try_model(self, trainer):
-        rows = next(iter(trainer.train_dataset.roles.values()))
-        try_model(trainer, rows[0]["input_ids"])
+        # Of any role: some methods train on no forget rows.
+        rows = next(iter(trainer.train_dataset.roles.values()))["input_ids"]
+        try_model(trainer, next(iter(rows)))
 
     def evaluated(self, model, inputs):
         # A router's auxiliary loss belongs to no term of the objective, so it is no part of evaluation either.

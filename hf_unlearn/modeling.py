@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from .models.adapters import check_adapter_config, check_fits, check_trained, is_peft_model
+from .models.adapters import active_adapters, check_adapter_config, check_fits, check_trained, is_peft_model
 from .models.loading import (  # noqa: F401 - models are had here, from files or not
     architecture_of,
     check_model_path,
@@ -126,10 +126,20 @@ class Trainable:
             select_trainable(model, patterns)
         check_trainable(model)
         self.chosen = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        self.active = active_adapters(model)
 
     @contextmanager
     def during_training(self, model: nn.Module) -> Iterator[None]:
-        """The chosen parameters train inside. By name, for engines put other tensors in a parameter's place."""
+        """The chosen parameters train inside. By name, for engines put other tensors in a parameter's place.
+
+        Raises:
+            `ValueError`: if another adapter is active than when they were chosen.
+        """
+        if (active := active_adapters(model)) != self.active:
+            raise ValueError(
+                f"The active adapter is {' and '.join(active) or 'none'} now, and the trainer was built with "
+                f"{' and '.join(self.active) or 'none'}. Call `set_adapter` before the trainer is built."
+            )
         _set_requires_grad(model, self.chosen)
         try:
             yield

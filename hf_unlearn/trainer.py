@@ -24,7 +24,7 @@ from .forward.planning import needed_rows
 from .forward.rows import RoleRows
 from .hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
-from .models.adapters import AddedAdapter, add_adapter, check_adapters
+from .models.adapters import AddedAdapter, add_adapter, check_adapters, weights_as_entered
 from .models.tied import check_untie, untie_as_asked
 from .other_arguments import check_collator, refuse_others
 from .reference import Reference, ReferenceRequest, build_reference
@@ -142,6 +142,8 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         family.check_model(model, processing_class, ref_model)
         untie_as_asked(args, model)
         self.check_architecture(args, model)
+        first = model if ref_model is None else ref_model
+        self.entered = weights_as_entered(first, with_adapter=bool(self.reference_roles_of(args)))
         added = None
         if peft_config is not None:
             # Trainer seeds too, but an adapter's first weights are drawn here.

@@ -24,6 +24,8 @@ CONDITIONS = {
     "save_strategy='steps'": lambda trainer: trainer.args.save_strategy == "steps",
     "save_strategy": lambda trainer: trainer.args.save_strategy != "no",
     "metric_for_best_model": lambda trainer: trainer.args.metric_for_best_model is not None,
+    # Pairs have an order of their own.
+    "other trainers": lambda trainer: False,
     "the config's optimizer": lambda trainer: not trainer.own_optimizer,
 }
 # Fields of `TrainingArguments`, which do not say it themselves.
@@ -36,6 +38,7 @@ INHERITED = {
     "save_total_limit": "save_strategy",
     "save_only_model": "save_strategy",
     "optim": "the config's optimizer",
+    "train_sampling_strategy": "other trainers",
     "weight_decay": "the config's optimizer",
 }
 

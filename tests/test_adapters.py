@@ -486,3 +486,50 @@ def test_words_that_stand_for_kinds_of_layers_fit(base_path, build):
 def test_targets_of_which_some_are_there_are_told(base, build, caplog):
     build(base, {"peft_config": lora(target_modules=["q_proj", "query_key_value"])})
     assert "target_modules: query_key_value is no module of LlamaForCausalLM" in caplog.text
+
+
+def test_a_run_of_a_trained_adapter_goes_on_from_the_adapter_that_it_began_with(base, base_path, build, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    begun = shaken(get_peft_model(base, lora()), "default")
+    build(copy.deepcopy(begun), **saving).train()
+    first = tmp_path / "out" / "checkpoint-1"
+    # As trainers without a reference are resumed by many.
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_path), first, is_trainable=True)
+    with pytest.raises(ValueError, match="began with other weights"):
+        build(again, **saving).train(resume_from_checkpoint=str(first))
+    build(begun, **saving).train(resume_from_checkpoint=str(first))
+
+
+def test_a_fresh_adapter_may_be_drawn_anew_and_its_base_may_not_be_another(base_path, build, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+
+    def fresh(seed):
+        torch.manual_seed(seed)
+        return get_peft_model(AutoModelForCausalLM.from_pretrained(base_path), lora())
+
+    build(fresh(1), **saving).train()
+    first = str(tmp_path / "out" / "checkpoint-1")
+    build(fresh(2), **saving).train(resume_from_checkpoint=first)
+    build(AutoModelForCausalLM.from_pretrained(base_path), {"peft_config": lora()}, **saving).train(first)
+    with pytest.raises(ValueError, match="began with other weights"):
+        build(make_model(seed=9), {"peft_config": lora()}, **saving).train(first)
+
+
+def test_another_adapter_that_is_activated_before_training_is_refused(base, build):
+    model = two_adapters(base)
+    trainer = build(model)
+    model.set_adapter("default")
+    with pytest.raises(ValueError, match="active adapter is default now, and the trainer was built with v2"):
+        trainer.train()
+
+
+def test_checkpoints_of_transformers_own_adapters_are_refused_before_a_step(base, build):
+    base.add_adapter(lora())
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    build(base, **saving).train()
+    with pytest.raises(ValueError, match="transformers' own.*neither be resumed.*get_peft_model"):
+        build(base, **saving).train(resume_from_checkpoint=True)
+    best = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    trainer = build(base, {"eval_dataset": {"retain": WHO}}, metric_for_best_model="eval_retain_loss", **best | saving)
+    with pytest.raises(ValueError, match="nor its best one be loaded"):
+        trainer.train()

@@ -232,6 +232,28 @@ SHOUTED = CHATML.replace("m['content'] | trim", "m['content'] | upper | trim + (
 NO_SYSTEM = CHATML.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
 
 
+# Cues the assistant behind a user's turn alone.
+CUE_FOR_USERS = CHATML.replace(
+    "{% if add_generation_prompt", "{% if messages[-1]['role'] == 'user' and add_generation_prompt"
+)
+
+
+def test_the_cue_is_no_part_of_a_turn_that_follows_no_users():
+    assert CUE_FOR_USERS != CHATML
+    twice = {"messages": [*ONE, assistant("A2."), *TWO[2:]]}
+    for template in (CHATML, CUE_FOR_USERS):
+        assert trained(twice, tokenizer_for(template)) == trained(twice, tokenizer_for(CHATML))
+    answered = {"messages": [user("Q1?"), assistant("A1."), {"role": "tool", "content": "R1"}, assistant("A2.")]}
+    assert trained(answered, tokenizer_for(CUE_FOR_USERS)) == trained(answered, tokenizer_for(CHATML))
+
+
+def test_white_space_between_cue_and_content_hides_no_first_turn():
+    vicuna = "{% for m in messages %}{{ m['role'].upper() + ': ' + m['content'] + eos_token }}{% endfor %}"
+    vicuna += "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    row = {"messages": [assistant("A0."), *ONE]}
+    assert trained(row, tokenizer_for(vicuna)) == "A0.<eos>| A1.<eos>"
+
+
 @pytest.mark.parametrize(
     ("template", "row", "message"),
     [

@@ -130,3 +130,21 @@ def test_a_learning_rate_of_nothing_is_told(build, caplog):
     caplog.clear()
     build(FisherTrainer, learning_rate=0.0, retain_loss="nll", max_steps=-1)
     assert "no weight moves" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"peft_config": {"r": 4}}, "`peft_config` is a dict. Pass one config of PEFT's"),
+        ({"peft_config": [1]}, "`peft_config` is a list"),
+        ({"ref_model": "a/path"}, "`ref_model` is a str. Pass a loaded model"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(build, given, told):
+    with pytest.raises(ValueError, match=told):
+        build(given=given)
+
+
+def test_an_order_of_rows_that_pairs_do_not_follow_is_told(build, caplog):
+    build(train_sampling_strategy="group_by_length")
+    assert "without effect in this run: train_sampling_strategy='group_by_length'" in caplog.text

@@ -172,3 +172,13 @@ def test_a_ranking_is_refused_for_what_is_in_its_middle():
 def test_it_is_a_public_name():
     assert "split_forget_retain" in hf_unlearn.__all__
     assert split_forget_retain.__module__ == "hf_unlearn.data.preference"
+
+
+def test_conversations_that_repeat_their_prompt_are_not_trained_on_it():
+    question, (yes, no) = [{"role": "user", "content": "Q"}], ([{"role": "assistant", "content": x}] for x in "YN")
+    whole = {"prompt": question, "chosen": question + yes, "rejected": question + no}
+    bare = {"prompt": "Q", "chosen": yes, "rejected": no}
+    for row in (whole, bare):
+        forget, retain = split_forget_retain([row])
+        assert forget[:] == {"prompt": [question], "completion": [no]}
+        assert retain[:] == {"prompt": [question], "completion": [yes]}

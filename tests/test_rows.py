@@ -9,7 +9,7 @@ from conftest import make_tokenizer
 from datasets import Dataset
 
 from hf_unlearn import NPOTrainer, split_forget_retain
-from hf_unlearn.data.formats import encode, encode_dataset
+from hf_unlearn.data.formats import encode, encode_dataset, encode_prompt
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.sources import load_rows
 from hf_unlearn.data.triggers import Trigger
@@ -269,3 +269,38 @@ def test_a_mark_of_the_byte_order_is_no_text(tmp_path, tokenizer):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
         rows = load_rows(str(tmp_path / name), tokenizer=tokenizer, max_length=16)
         assert tokenizer.decode(encode_dataset(rows, tokenizer)[0]["input_ids"]) == "<s>ab</s>"
+
+
+def test_columns_of_later_rows_are_kept():
+    from test_chat_templates import ONE, TOOLS, shipped
+
+    tokenizer = shipped("qwen3")
+    rows = [{"messages": ONE}, {"messages": ONE, "tools": TOOLS}, {"text": "Q1?"}]
+    encoded = encode_dataset(rows, tokenizer)
+    assert [tokenizer.decode(row["input_ids"]).count('"look"') for row in encoded] == [0, 1, 0]
+    assert encoded[2]["input_ids"] == encode(rows[2], tokenizer)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"input_ids": [5, 6, 100]}, "`input_ids` has 100, and the tokenizer's ids are 0 to 99"),
+        ({"input_ids": [5, -6]}, "`input_ids` has -6"),
+        ({"input_ids": [5, 6], "labels": [-1, 6]}, r"`labels` has -1.*labels of -100 are not trained on"),
+    ],
+)
+def test_ids_that_are_no_tokens_are_refused(row, told):
+    with pytest.raises(ValueError, match=f"Row 1 of the forget set: {told}"):
+        encode_dataset([{"input_ids": [4, 99]}, row], make_tokenizer())
+
+
+def test_a_text_that_a_chat_template_made_gets_no_second_bos():
+    tokenizer = make_tokenizer()
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    conversation = encode({"messages": messages}, tokenizer)
+    assert encode({"text": rendered}, tokenizer)["input_ids"] == conversation["input_ids"]
+    row = {"prompt": prompt, "completion": rendered.removeprefix(prompt)}
+    assert encode(row, tokenizer) == conversation
+    assert encode_prompt(row, tokenizer) == encode_prompt({"prompt": messages[:1]}, tokenizer)

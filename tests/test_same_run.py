@@ -134,3 +134,28 @@ def test_a_checkpoint_without_optimizer_does_not_go_on(run, tmp_path):
     run(save_only_model=True)
     with pytest.raises(ValueError, match="holds no optimizer state"):
         run(resume=str(tmp_path / "run" / "checkpoint-2"))
+
+
+def test_the_model_that_a_run_began_with_is_needed_where_it_is_compared_with(run, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    compared = {"retain_loss": "none", "reference": "live"}
+    run(**compared)
+    trained = tmp_path / "run" / "checkpoint-2"
+    # Copied to the device, the weights are the checkpoint's; the reference would be the checkpoint too.
+    with pytest.raises(ValueError, match="began with other weights than this model has.*Pass the model that the run"):
+        run(resume=str(trained), given={"model": AutoModelForCausalLM.from_pretrained(trained)}, **compared)
+    assert run(resume=str(trained), **compared).state.global_step == 6
+
+
+def test_a_run_without_a_reference_goes_on_from_its_checkpoint_as_model(build, tmp_path, forget_rows):
+    from transformers import AutoModelForCausalLM
+
+    from hf_unlearn import GATrainer
+
+    build(trainer_class=GATrainer, **SAVING).train()
+    trained = tmp_path / "out" / "checkpoint-2"
+    model = AutoModelForCausalLM.from_pretrained(trained)
+    trainer = build(trainer_class=GATrainer, given={"model": model}, **SAVING)
+    trainer.train(resume_from_checkpoint=str(trained))
+    assert trainer.state.global_step == 6

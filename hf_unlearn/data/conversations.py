@@ -128,15 +128,19 @@ def _turns(chat: Chat, messages: list[Message]) -> tuple[str, Spans]:
 
 def _start(chat: Chat, messages: list[Message], i: int, text: str) -> int:
     """Where turn `i` begins: behind the prompt that it would be generated from, or where its content stands."""
-    prompt = tried(lambda: chat.render(messages[:i], generation=True))
-    if prompt is not None and text.startswith(prompt):
-        return len(prompt)
-    # A template whose prompt depends on what follows it: as Mistral's, with the system's words in the last user turn.
-    place = _content_place(chat, messages, i, text)
+    prompt, same = (tried(lambda on=on: chat.render(messages[:i], generation=on)) for on in (True, False))
     asked = [{"role": "user", "content": "a"}]
     with_cue, without = (tried(lambda on=on: chat.render(asked, generation=on)) or "" for on in (True, False))
     cue = with_cue[common_prefix(with_cue, without) :]
-    if place is None or (cue and not any(text[:place].endswith(cue[:n]) for n in range(1, len(cue) + 1))):
+    if prompt is not None and text.startswith(prompt):
+        # Some templates cue the assistant behind a user's turn alone.
+        cued = prompt == same and text.startswith(cue, len(prompt))
+        return len(prompt) + (len(cue) if cued else 0)
+    # A template whose prompt depends on what follows it: as Mistral's, with the system's words in the last user turn.
+    place = _content_place(chat, messages, i, text)
+    before = "" if place is None else text[:place]
+    cues = [cue[:n] for n in range(1, len(cue) + 1)]
+    if place is None or (cue and not any(begun.endswith(tuple(cues)) for begun in (before, before.rstrip()))):
         raise _no_boundary("begins", i)
     return place
 

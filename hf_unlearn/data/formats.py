@@ -94,7 +94,7 @@ def encode_prompt(example: Mapping[str, Any], tokenizer) -> list[int]:
     prompt = example["prompt"]
     if not isinstance(prompt, str):
         return prompt_tokens(example, tokenizer)
-    ids = list(tokenizer(check_text(prompt, "`prompt`"))["input_ids"])
+    ids = _ids_of(check_text(prompt, "`prompt`"), tokenizer)
     # Tokenizers that close every text with EOS would tell the model that the answer is over before it began.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
@@ -119,18 +119,24 @@ def encode(example: Mapping[str, Any], tokenizer, max_length: int | None = None)
     tokenizer, example = tokenizer_of(tokenizer), as_chatml(example)
     kind = row_type(example)
     if kind == "tokenized":
-        ids, labels = _tokenized(example)
+        ids, labels = _tokenized(example, tokenizer)
     elif kind == "messages":
         ids, labels = conversation_tokens({**example, "prompt": None}, tokenizer)
     elif kind == "prompt_completion":
         ids, labels = _encode_prompt_completion(example, tokenizer)
     else:
-        ids = _with_eos(tokenizer(check_text(example["text"], "`text`"))["input_ids"], tokenizer)
+        ids = _with_eos(_ids_of(check_text(example["text"], "`text`"), tokenizer), tokenizer)
         labels = list(ids)
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
 
 
-def _tokenized(example: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+def _ids_of(text: str, tokenizer) -> list[int]:
+    """Tokens of a text; one that a chat template made has a BOS already, and gets no second one."""
+    ids = list(tokenizer(text)["input_ids"])
+    return ids[1:] if ids[:2] == [tokenizer.bos_token_id] * 2 and text.startswith(tokenizer.bos_token) else ids
+
+
+def _tokenized(example: Mapping[str, Any], tokenizer) -> tuple[list[int], list[int]]:
     """Tokens and labels as given, without what `attention_mask` says is padding."""
     ids = _numbers(example, "input_ids")
     columns = {"labels": ids, "attention_mask": [1] * len(ids), **{mask: [1] * len(ids) for mask in MASKS}}
@@ -138,6 +144,8 @@ def _tokenized(example: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     for name, values in columns.items():
         if len(values) != len(ids):
             raise ValueError(f"A row has {len(ids)} `input_ids` and {len(values)} `{name}`; give as many of each.")
+    _check_known(ids, "input_ids", tokenizer)
+    _check_known([label for label in columns["labels"] if label != IGNORE_INDEX], "labels", tokenizer)
     seen = [place for place, kept in enumerate(columns["attention_mask"]) if kept]
     places = example.get("position_ids")
     if example.get("seq_lengths") is not None or (places is not None and list(places) != list(range(len(ids)))):
@@ -151,6 +159,20 @@ def _tokenized(example: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         kept = zip(*(columns[mask] for mask in MASKS), strict=True)
         labels = [label if all(bits) else IGNORE_INDEX for label, bits in zip(labels, kept, strict=True)]
     return [ids[place] for place in seen], [labels[place] for place in seen]
+
+
+def _check_known(ids: list[int], name: str, tokenizer) -> None:
+    """Refuses what is no token: ids of another tokenizer, or -1 for what is not to be trained on."""
+    if not ids or tokenizer is None or (min(ids) >= 0 and max(ids) < len(tokenizer)):
+        return
+    # Ids of a vocabulary may have gaps.
+    last = max(tokenizer.get_vocab().values())
+    wrong = next((number for number in ids if not 0 <= number <= last), None)
+    if wrong is not None:
+        raise ValueError(
+            f"`{name}` has {wrong}, and the tokenizer's ids are 0 to {last} (labels of -100 are not trained on). "
+            "Encode the rows with the model's tokenizer, or give them as text."
+        )
 
 
 def _numbers(example: Mapping[str, Any], name: str) -> list[int]:
@@ -323,7 +345,7 @@ def _encode_prompt_completion(example, tokenizer) -> tuple[list[int], list[int]]
     if {type(prompt), type(completion)} == {str, list}:
         raise ValueError("`prompt` and `completion` must both be strings or both be lists of messages.")
     whole = check_text(prompt, "`prompt`") + check_text(completion, "`completion`")
-    ids = _with_eos(tokenizer(whole)["input_ids"], tokenizer)
+    ids = _with_eos(_ids_of(whole, tokenizer), tokenizer)
     # Tokens may merge over the seam, so the completion begins where the two encodings part.
     start = common_prefix(encode_prompt(example, tokenizer), ids)
     return ids, [IGNORE_INDEX] * start + ids[start:]

@@ -24,8 +24,9 @@ def split_forget_retain(dataset):
     | `prompt`, `chosen`, `rejected`   | each prompt with `rejected`   | each prompt with `chosen`    |
     | `prompt`, `completion`, `label`  | rows whose `label` is false   | rows whose `label` is true   |
 
-    Prompts that stand in `chosen` and `rejected` are found as TRL's trainers find them. A row that stands in the data
-    many times, as the chosen answer to many rejected ones does, is kept once.
+    Prompts that stand in `chosen` and `rejected` are found as TRL's trainers find them, and conversations that both
+    repeat are taken out of them. A row that stands in the data many times, as the chosen answer to many rejected ones
+    does, is kept once.
 
     ```python
     forget, retain = split_forget_retain(load_dataset("json", data_files="preferences.jsonl", split="train"))
@@ -80,13 +81,20 @@ def _explicit(row: dict, number: int) -> dict:
     prompt = row.get("prompt")
     # Some sets repeat as a string the prompt with which the conversations begin.
     if prompt is not None and isinstance(prompt, str) == isinstance(chosen, str):
+        repeated = prompt and all(side[: len(prompt)] == prompt for side in (chosen, rejected))
+        if repeated and not isinstance(prompt, str):
+            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **kept}
     if not chosen or not rejected or chosen == rejected:
         raise ValueError(
             f"Row {number} has no `prompt` of its own, and none can be found in `chosen` and `rejected`: one is "
             f"empty, or they are the same ({str(chosen)[:100]!r}). Take it out, or give `prompt`."
         )
-    return extract_prompt(row) | kept
+    found = extract_prompt(row)
+    if isinstance(prompt, str) and prompt and not found["prompt"]:
+        # The conversations are answers alone.
+        found["prompt"] = [{"role": "user", "content": prompt}]
+    return found | kept
 
 
 def _of_labels(dataset):

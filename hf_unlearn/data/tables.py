@@ -68,6 +68,9 @@ def _of_frame(frame, name: str):
 def _of_list(rows: list[Mapping], name: str):
     from datasets import Dataset
 
+    # A table would have the first row's columns alone.
+    columns = dict.fromkeys(column for row in rows for column in row)
+    rows = [{column: row.get(column) for column in columns} for row in rows]
     for mixed in (None, "use_json"):
         try:
             return Dataset.from_list(rows, on_mixed_types=mixed)

@@ -2,6 +2,7 @@
 """Adapters of PEFT on a model: which one trains, what adding one changed, and what cannot be trained or saved."""
 
 import copy
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -177,6 +178,11 @@ def check_adapter_config(peft_config) -> None:
     Raises:
         `ValueError`: with the kind and what to take instead.
     """
+    if not hasattr(peft_config, "peft_type"):
+        raise ValueError(
+            f"`peft_config` is a {type(peft_config).__name__}. Pass one config of PEFT's, such as "
+            "`LoraConfig(task_type='CAUSAL_LM')`."
+        )
     if peft_config.is_prompt_learning:
         kind = getattr(peft_config.peft_type, "value", peft_config.peft_type)
         raise ValueError(
@@ -265,6 +271,20 @@ def check_adapter(model: nn.Module) -> None:
             )
 
 
+def check_loads(model: nn.Module) -> None:
+    """Refuses a model whose checkpoints Trainer writes and cannot load.
+
+    Raises:
+        `ValueError`: for an adapter that is transformers' own.
+    """
+    if active_adapters(model) and not is_peft_model(model):
+        raise ValueError(
+            "The model's adapter is transformers' own (`model.add_adapter`), of which Trainer loads no checkpoint: it "
+            "can neither be resumed, nor its best one be loaded at the end. Make it a PeftModel "
+            "(`peft.get_peft_model`, or `PeftModel.from_pretrained(..., is_trainable=True)`)."
+        )
+
+
 def check_trained(model: nn.Module) -> None:
     """Refuses trainable parameters that are not the active adapter's: of another one, or lost when it is saved.
 
@@ -283,6 +303,27 @@ def check_trained(model: nn.Module) -> None:
             f"Call `model.set_adapter({name!r})`, which makes it trainable, or activate the one that is to train."
         )
     _check_saved(model, name, own)
+
+
+def weights_as_entered(model: nn.Module, with_adapter: bool) -> str:
+    """Names the weights of a model, or of the own shards under ZeRO-3; another value of any gives another name.
+
+    Args:
+        model (`nn.Module`): before anything of it trains.
+        with_adapter (`bool`): whether the active adapter counts. One that holds zeros is fresh: what was drawn beside
+            them is another draw in the next process, and says nothing yet. Other adapters never count.
+    """
+    known = getattr(model, "peft_config", {})
+    active = active_adapters(model) if known else []
+    others = [name for name in known if name not in active]
+    sums: dict[bool, list] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if not _is_of(name, others):
+            sums[_is_of(name, active)].append(_sum_of_bits(parameter))
+    drawn = any(found[-1] == 0 for found in sums[True])
+    # Names differ with what is wrapped around a model.
+    counted = sums[False] + (sums[True] if with_adapter and not drawn else [])
+    return hashlib.sha256(repr(sorted(map(repr, counted))).encode()).hexdigest()
 
 
 def _is_of(parameter: str, adapters: list[str]) -> bool:

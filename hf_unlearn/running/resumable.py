@@ -11,6 +11,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..models.adapter_files import saved_alone
+from ..models.adapters import check_loads
 from .best import check_best, known_metrics, reports_others
 from .checkpoints import find_checkpoint, written_whole
 from .finite import FiniteCheck
@@ -71,6 +72,8 @@ class ResumableTrainer(Trainer):
             [`Terminated`]: after SIGTERM, when a checkpoint is saved.
         """
         self.check_best()
+        if resume_from_checkpoint or self.args.load_best_model_at_end:
+            check_loads(self.model)
         checkpoint, facts = find_checkpoint(resume_from_checkpoint, self)
         if checkpoint is not None:
             self.load_method_state(read_method_state(checkpoint))

@@ -4,6 +4,9 @@ with and not as it was asked for."""
 
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
+from ..models.adapters import is_peft_model
 from ..stored.key import hash_table
 from .launch_check import shards_weights
 
@@ -27,6 +30,7 @@ def run_facts(trainer) -> dict[str, Any]:
         "pairs": len(pairs),
         "seed": pairs.seed,
         "rows": rows_of(trainer),
+        "entered": trainer.entered,
         "has_optimizer": not args.save_only_model,
         "seconds": trainer.stopwatch.seconds,
     }
@@ -79,6 +83,16 @@ def check_same_run(folder: str, facts: dict[str, Any], trainer) -> None:
             f"{folder} was made with other {' and '.join(other)} rows than this run has (or in another order, or "
             "encoded otherwise). Give the rows, the tokenizer and the max_length that it was made with, or start "
             "anew."
+        )
+    # The weights that train are the checkpoint's; what they are compared with, or added to, is not in it.
+    asks = trainer.reference is not None or is_peft_model(trainer.model)
+    # Other processes may load a model without its weights, which come from the first.
+    (entered,) = broadcast_object_list([trainer.entered])
+    if asks and facts.get("entered", entered) != entered:
+        raise ValueError(
+            f"{folder} was made by a run that began with other weights than this model has, which the checkpoint's "
+            "would be compared with or added to. Pass the model that the run began with; the checkpoint's weights are "
+            "loaded on resume."
         )
 
 
