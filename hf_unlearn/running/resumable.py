@@ -165,7 +165,8 @@ class ResumableTrainer(Trainer):
 
     def _evaluate_what_is_due(self, trial) -> None:
         """The evaluation of the step that a run goes on from, which ended before it was made or while it was."""
-        if self.last_step.evaluation_due and self.last_step.resumed == self.state.global_step:
+        due = self.last_step.evaluation_due and self.args.eval_strategy != "no"
+        if due and self.last_step.resumed == self.state.global_step:
             self.state.log_history = [entry for entry in self.state.log_history if not self._is_last_evaluation(entry)]
             self._determine_best_metric(self._evaluate(trial, None), trial)
             self.last_step.update()
