@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 
+PART = ".part"
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """A place to write to, beside `path`; it takes the place of `path` where the block ends without an error.
@@ -19,7 +22,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         yield part
         part.replace(path)

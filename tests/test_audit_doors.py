@@ -276,3 +276,20 @@ def test_likeness_and_distances_of_half_precision_are_those_of_float64():
 
     halves = [torch.tensor(part, dtype=torch.float32).to(torch.bfloat16) for part in (x, y)]
     assert linear_cka(*halves) == pytest.approx(linear_cka(*(half.double().numpy() for half in halves)))
+
+
+def test_values_know_their_definition_in_parts_too():
+    ratios = log_truth_ratios([-1.0, -2.0, -1.5], [[-3.0], [-2.5], [-1.0]], "prob_mean")
+    for part in (ratios[:2], ratios + ratios, ratios.copy()):
+        assert truth_ratio(part).variant == "prob_mean"
+    assert isinstance(ratios[0], float)
+    with pytest.raises(ValueError, match="'prob_mean' and 'arithmetic' do not go into one list"):
+        ratios + log_truth_ratios([-1.0], [[-3.0]])
+
+
+def test_privleak_takes_any_number_and_nothing_else():
+    expected = privleak([-1.0, -2.0], [-1.5, -3.0], 0.5).value
+    assert privleak([-1.0, -2.0], [-1.5, -3.0], np.float32(0.5)).value == expected
+    for wrong in (True, holdout_auc([-1.0], [-2.0])):
+        with pytest.raises(ValueError, match="retrained="):
+            privleak([-1.0, -2.0], [-1.5, -3.0], wrong)

@@ -2,14 +2,18 @@
 """The best checkpoint: which way a metric is better, and whether it will be there, before anything is trained."""
 
 import math
+import os
+import shutil
+import signal
 
 import pytest
-from conftest import make_args
+from conftest import changed, make_args, weights
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_unlearn import GAConfig
 from hf_unlearn.audit import Audit, MetricResult
 from hf_unlearn.running.callbacks import AuditCallback
+from hf_unlearn.running.faults import Terminated
 
 
 CHOOSING = {
@@ -54,6 +58,68 @@ def test_of_all_others_the_lowest(choose, metric):
     found = losses(trainer, metric)
     assert trainer.state.best_global_step == min(found, key=found.get)
     assert len(set(found.values())) == 4
+
+
+def test_what_no_checkpoint_is_of_is_not_the_best(choose):
+    trainer = choose("eval_retain_loss", save_steps=2)
+    trainer.train()
+    found = losses(trainer, "eval_retain_loss")
+    assert min(found, key=found.get) == 1
+    assert trainer.state.best_global_step == 2
+    assert trainer.evaluate()["eval_retain_loss"] == pytest.approx(found[2], abs=1e-5)
+
+
+class EndAt(TrainerCallback):
+    """An error after the last step, when all is saved."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        raise MemoryError("no memory left")
+
+
+@pytest.mark.parametrize("place", ["moved", "other output_dir", "gone"])
+def test_the_best_checkpoint_is_found_where_it_is_now(choose, tmp_path, place):
+    whole = choose("eval_retain_loss", output_dir=tmp_path / "whole")
+    whole.train()
+    assert whole.state.best_global_step == 1
+    broken = choose("eval_retain_loss", output_dir=tmp_path / "then", given={"callbacks": [EndAt()]})
+    with pytest.raises(MemoryError):
+        broken.train()
+    if place != "other output_dir":
+        (tmp_path / "then").rename(tmp_path / "now")
+    resumed = choose("eval_retain_loss", output_dir=tmp_path / "now")
+    if place == "gone":
+        shutil.rmtree(tmp_path / "now" / "checkpoint-1")
+        with pytest.raises(ValueError, match="checkpoint-1, the best by eval_retain_loss, is not whole"):
+            resumed.train(resume_from_checkpoint=True)
+        return
+    resumed.train(resume_from_checkpoint=True if place == "moved" else str(tmp_path / "then" / "checkpoint-4"))
+    assert not changed(weights(whole.model), weights(resumed.model))
+
+
+class Terminate(TrainerCallback):
+    """SIGTERM in a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_the_evaluation_that_sigterm_left_out_is_made_by_who_goes_on(choose, tmp_path, step):
+    whole = choose("eval_forget_loss", output_dir=tmp_path / "whole")
+    whole.train()
+    assert whole.state.best_global_step == 4
+    ended = choose("eval_forget_loss", given={"callbacks": [Terminate(step)]})
+    with pytest.raises(Terminated):
+        ended.train()
+    resumed = choose("eval_forget_loss")
+    resumed.train(resume_from_checkpoint=True)
+    assert losses(resumed, "eval_forget_loss") == losses(whole, "eval_forget_loss")
+    assert resumed.state.best_global_step == 4
+    assert not changed(weights(whole.model), weights(resumed.model))
 
 
 @pytest.mark.parametrize("how", ["best", "stops"])

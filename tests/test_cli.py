@@ -16,6 +16,7 @@ from hf_unlearn.cli import launch as launching
 from hf_unlearn.cli.assemble import assemble, merge, training_entry
 from hf_unlearn.cli.launch import command_line, config_path, take_launch_options, take_option
 from hf_unlearn.cli.main import COMMANDS, main, run_guarded
+from hf_unlearn.cli.output import begin_output
 from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.report import load_report, write_report
 
@@ -273,6 +274,17 @@ def test_a_folder_that_holds_something_else_is_left_alone(run_refused, recipe, t
     (out / "thesis.tex").touch()
     assert "output_dir='out' holds files that are no run's. Give another `output_dir`" in run_refused()
     assert f"output_dir={model_path!r} holds the model" in run_refused(output_dir=model_path, overwrite_output=True)
+
+
+def test_what_a_killed_run_left_half_written_is_no_file(run_refused, tmp_path):
+    (tmp_path / "out").mkdir()
+    part = tmp_path / "out" / "recipe.yaml.123.part"
+    part.touch()
+    # What is refused comes after the folder.
+    assert "nosuch" in run_refused(resume_from_checkpoint="nosuch")
+    recipe = parse_recipe(["--config", str(tmp_path / "given.yaml"), "--resume_from_checkpoint", "false"])
+    begin_output(recipe)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.yaml"]
 
 
 def test_a_folder_that_holds_another_run_is_left_alone(run_refused, recipe, tmp_path):

@@ -26,6 +26,18 @@ class Labelled(list):
         super().__init__(values)
         self.definition = definition
 
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        return Labelled(found, self.definition) if isinstance(place, slice) else found
+
+    def __add__(self, other):
+        if isinstance(other, Labelled) and other.definition != self.definition:
+            raise ValueError(f"Values of {self.definition!r} and {other.definition!r} do not go into one list.")
+        return Labelled(super().__add__(other), self.definition)
+
+    def copy(self):
+        return self[:]
+
 
 def settled_definition(name: str, values: Any, given: Any, default: Any, alike=lambda one, other: one == other) -> Any:
     """The definition that values have: their own, else the given one, else the default.

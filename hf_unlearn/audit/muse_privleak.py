@@ -5,6 +5,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -138,14 +139,21 @@ def privleak(
         `ValueError`: for an unknown corpus, a retrained AUC outside (0, 1], retrained scores of other texts or of
             another `k`, or the published AUCs (of Min-40%) at another `k`.
     """
-    others = () if isinstance(retrained, (str, int, float)) else retrained
+    is_number = isinstance(retrained, Real) and not isinstance(retrained, bool)
+    if not is_number and not isinstance(retrained, str) and (not hasattr(retrained, "__len__") or len(retrained) != 2):
+        raise ValueError(
+            f"retrained={retrained!r:.60}; give the AUC of a retrained model, a corpus of MUSE, or the retrained "
+            "model's forget and holdout scores."
+        )
+    is_constant = is_number or isinstance(retrained, str)
+    others = () if is_constant else retrained
     k = _k_of(k, forget, holdout, *others)
     if isinstance(retrained, str) and retrained in RETRAINED_AUC and k != MIN_K:
         raise ValueError(
             f"The published AUCs are of Min-{100 * MIN_K:g}%, and the scores are of Min-{100 * k:g}%. Give the AUC of "
             "a retrained model at that k, or its scores."
         )
-    if isinstance(retrained, (str, int, float)):
+    if is_constant:
         baseline, source = _constant(retrained), retrained if isinstance(retrained, str) else "given"
         groups = [_defined(forget), _defined(holdout)]
 

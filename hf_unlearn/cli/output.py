@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from ..files import PART
 from ..running.checkpoints import check_whole, last_whole
 from .parser import read_yaml
 from .recipe import RECIPE_FILE, Recipe
@@ -32,13 +33,18 @@ def check_output(recipe: Recipe) -> None:
             raise ValueError(f"output_dir={str(folder)!r} holds the model {str(model)!r}. Give another `output_dir`.")
     # The first process may have begun to write while the others still check.
     first = int(os.environ.get("RANK", "0")) == 0
-    if first and not recipe.run.overwrite_output and folder.exists() and any(folder.iterdir()):
+    # Of a run that was killed as it wrote its first file there is a part.
+    held = [path for path in folder.iterdir() if path.suffix != PART] if folder.exists() else []
+    if first and not recipe.run.overwrite_output and held:
         _check_own(folder, recipe)
 
 
 def begin_output(recipe: Recipe) -> None:
     """Writes `recipe.yaml` and takes away what an earlier run made; called when nothing is left to be refused."""
     folder = Path(recipe.training.output_dir)
+    for part in folder.glob(f"**/*{PART}"):
+        # A killed run's.
+        part.unlink()
     if _asked(recipe) is None and (folder / RECIPE_FILE).is_file():
         for path in (path for pattern in _MADE for path in folder.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -30,7 +30,7 @@ class LastStep(TrainerCallback):
         saved (`int`, *optional*): the step that a whole checkpoint in the run's folder is of.
         stepped (`bool`): whether a step has been made since `begin`.
         stopped (`bool`): whether training ended before `max_steps`.
-        evaluation_due (`bool`): whether the last step's evaluation has not been made yet.
+        evaluation_due (`bool`): whether the evaluation of the saved step was not made to its end.
     """
 
     def __init__(self, trainer):
@@ -40,20 +40,40 @@ class LastStep(TrainerCallback):
 
     def begin(self, checkpoint: str | None, facts: dict) -> None:
         """A run begins, or goes on from a checkpoint that says `facts` of itself."""
-        self.resumed = self.saved = None
+        self.resumed = self.saved = self.beside = None
         if checkpoint is not None:
             path = Path(checkpoint).resolve()
             number = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
             self.resumed = int(number) if number.isdecimal() else None
             own = path.parent == Path(self.trainer.args.output_dir).resolve()
+            self.beside = path.parent
             self.saved = self.resumed if own else None
         self.stepped = False
         self.stopped = facts.get("stopped", False)
         self.evaluation_due = facts.get("evaluation_due", False)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if self.beside is not None and args.load_best_model_at_end and state.best_global_step:
+            self._find_best(state)
         if args.should_save and (self.wanted or self._asked):
             tell_disk(args.output_dir, model)
+
+    def _find_best(self, state) -> None:
+        """The best checkpoint so far is where the run's folder is now; Trainer would look where it was, and load none.
+
+        Raises:
+            `ValueError`: if it is not there.
+        """
+        name = f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        places = [Path(self.trainer.args.output_dir) / name, self.beside / name]
+        best = next(filter(is_whole, places), None)
+        if best is None:
+            raise ValueError(
+                f"load_best_model_at_end=True: {name}, the best by "
+                f"{self.trainer.args.metric_for_best_model}, is not whole or not in {self.beside}. Put it "
+                "back, leave load_best_model_at_end out, or start anew."
+            )
+        state.best_model_checkpoint = str(best)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.stepped = True
@@ -64,10 +84,6 @@ class LastStep(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.stepped and self.saved == state.global_step and "train_runtime" not in (logs or {}):
             self.update()
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        # Of several sets this is the first; a checkpoint learns of it when all are done.
-        self.evaluation_due = False
 
     def save(self) -> None:
         """Writes the checkpoint of the step that training has ended with, or its log if it is there."""

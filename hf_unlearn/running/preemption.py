@@ -100,8 +100,11 @@ class SaveOnSigterm(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._any_received():
+            last, at_end_of_epoch = self.trainer.last_step, float(state.epoch or 0).is_integer()
+            last.stopped = control.should_training_stop and state.global_step < state.max_steps
             self.ending = control.should_save = control.should_training_stop = True
-            # Who terminates does not wait for long.
+            # Who terminates does not wait for long: who goes on evaluates.
+            last.evaluation_due = control.should_evaluate or (args.eval_strategy == "epoch" and at_end_of_epoch)
             control.should_evaluate = False
 
     def on_save(self, args, state, control, **kwargs):

@@ -125,6 +125,21 @@ class ResumableTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         self.last_step.saved = self.state.global_step
 
+    def _evaluate(self, *args, **kwargs) -> dict[str, float]:
+        # What ends it, such as SIGTERM in an audit, leaves it to the run that goes on.
+        self.last_step.evaluation_due = True
+        metrics = super()._evaluate(*args, **kwargs)
+        self.last_step.evaluation_due = False
+        return metrics
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        step, last = self.state.global_step, self.last_step
+        is_kept = self.control.should_save or step in (last.saved, last.resumed)
+        if self.args.load_best_model_at_end and self.args.save_strategy != "best" and not is_kept:
+            # Trainer would remember that this step was the best, find no checkpoint of it, and end with the last step.
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
     def _inner_training_loop(self, *args, **kwargs):
         if self.last_step.stepped:
             # `auto_find_batch_size` begins again, and not with the weights that training began with.
@@ -140,6 +155,7 @@ class ResumableTrainer(Trainer):
             super()._save(output_dir, state_dict)
 
     def _run_epoch(self, *args, **kwargs) -> None:
+        self._evaluate_what_is_due(kwargs.get("trial"))
         if self.last_step.stopped or self.state.global_step >= self.state.max_steps:
             # Resumed where training had ended, Trainer would take one step more.
             logger.info("Training had ended with step %d: no step is taken.", self.state.global_step)
@@ -150,15 +166,19 @@ class ResumableTrainer(Trainer):
         super()._run_epoch(*args, **kwargs)
         self._on_sigterm.after_epoch()
 
+    def _evaluate_what_is_due(self, trial) -> None:
+        """The evaluation of the step that a run goes on from, which ended before it was made or while it was."""
+        due = self.last_step.evaluation_due and self.args.eval_strategy != "no"
+        if due and self.last_step.resumed == self.state.global_step:
+            self.state.log_history = [entry for entry in self.state.log_history if not self._is_last_evaluation(entry)]
+            self._determine_best_metric(self._evaluate(trial, None), trial)
+            self.last_step.update()
+
     def _is_last_evaluation(self, logged: dict[str, float]) -> bool:
         return logged["step"] == self.state.global_step and any(name.startswith("eval_") for name in logged)
 
     def _finalize_training(self, trial, *args, **kwargs):
-        if self.last_step.evaluation_due and self.last_step.resumed == self.state.global_step:
-            # The run ended after its last step and before the end of its evaluation.
-            self.state.log_history = [entry for entry in self.state.log_history if not self._is_last_evaluation(entry)]
-            self._determine_best_metric(self._evaluate(trial, None), trial)
-            self.last_step.update()
+        self._evaluate_what_is_due(trial)
         self.last_step.save()
         # Trainer would delete the last checkpoint here where another one is the best.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
