@@ -294,6 +294,12 @@ def test_own_rows_are_trained_on_and_audited(run, models):
     assert not same_weights(folder, models["target"])
 
 
+def test_a_target_is_not_held_against_itself(run, models, capsys):
+    with pytest.raises(AssertionError, match="2 == 0"):
+        run(retrained_model_name_or_path=models["target"])
+    assert "is the audited model itself" in capsys.readouterr().err
+
+
 def test_a_retrained_model_helps_rows_without_wrong_answers_too(run, models):
     folder = run(retrained_model_name_or_path=models["retrained"])
     assert set(models_of(folder)) == {"target", "retrained", "out"}

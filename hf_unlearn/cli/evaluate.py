@@ -67,7 +67,7 @@ def prepare(args: EvalArguments, qa) -> tuple:
     """Finds and checks what an audit needs besides models: model path, tokenizer, sets, retrained path."""
     from ..data.benchmarks import resolve_model
     from .audits import check_audited, check_fits
-    from .models import check_checkpoint_path, check_embeddings, tokenizer_of
+    from .models import check_checkpoint_path, check_embeddings, check_is_another, tokenizer_of
     from .places import check_folder
     from .sets import load_sets
 
@@ -77,11 +77,7 @@ def prepare(args: EvalArguments, qa) -> tuple:
     if retrained is not None:
         retrained = resolve_model(retrained)
         check_checkpoint_path(retrained)
-        if Path(retrained).resolve() == Path(model).resolve() and args.model_revision is None:
-            raise ValueError(
-                f"{args.retrained_model_name_or_path} is the audited model itself, and would be found to be like "
-                "itself. Name the model that was trained without the forget rows, or leave it out."
-            )
+        check_is_another(retrained, model, args.model_revision)
     tokenizer = tokenizer_of(model, args.trust_remote_code, args.model_revision)
     for path in filter(None, (model, retrained)):
         check_embeddings(path, tokenizer, args.trust_remote_code, args.model_revision if path == model else None)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and tokenizers of the commands, with one clear error where there is none."""
 
+from pathlib import Path
+
 from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
 from ..models.checkpoint_paths import adapter_folder, check_checkpoint_path
 from ..models.loading import architecture_of, config_of, is_classifier
 
 
-__all__ = ["check_checkpoint_path", "check_embeddings", "checkpoint_of", "tokenizer_of"]
+__all__ = ["check_checkpoint_path", "check_embeddings", "check_is_another", "checkpoint_of", "tokenizer_of"]
 
 
 def tokenizer_of(model: str, trust_remote_code: bool = False, revision: str | None = None):
@@ -34,6 +36,16 @@ def checkpoint_of(model: str, trust_remote_code: bool = False, tokenizer=None, *
     if tokenizer is not None and not is_classifier(architecture_of(loaded.config)):
         check_vocabulary(loaded, tokenizer, named=model)
     return loaded
+
+
+def check_is_another(retrained: str, model: str, revision: str | None = None) -> None:
+    """Refuses a retrained model that is the model held against it; `revision` is that one's, of a Hub id."""
+    same = Path(retrained).resolve() == Path(model).resolve()
+    if same and (Path(model).is_dir() or revision in (None, "main")):
+        raise ValueError(
+            f"retrained_model_name_or_path={retrained!r} is the audited model itself, and would be found to be like "
+            "itself. Name the model that was trained without the forget rows, or leave it out."
+        )
 
 
 def check_embeddings(model: str, tokenizer, trust_remote_code: bool = False, revision: str | None = None) -> None:

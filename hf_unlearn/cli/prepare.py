@@ -9,7 +9,7 @@ from ..families import family_of
 from ..modeling import check_adapter_fits, check_model_path, config_of
 from ..running.best import check_best, loss_directions
 from .audits import check_audited
-from .models import check_checkpoint_path, check_embeddings, tokenizer_of
+from .models import check_checkpoint_path, check_embeddings, check_is_another, tokenizer_of
 from .output import check_output, resume_checkpoint
 from .places import check_folder
 from .recipe import Recipe
@@ -63,6 +63,7 @@ def prepare(recipe: Recipe) -> Prepared:
     if retrained is not None:
         retrained = resolve_model(retrained)
         check_checkpoint_path(retrained)
+        check_is_another(retrained, model, recipe.model.model_revision)
     if training.unlearned_model_name_or_path is not None:
         check_checkpoint_path(training.unlearned_model_name_or_path)
     revision = recipe.model.model_revision
