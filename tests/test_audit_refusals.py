@@ -52,9 +52,9 @@ def evaluated(folder, name, *more):
 
 def test_a_model_of_nan_gets_no_report(folder, refused):
     line = refused(*evaluated(folder, "broken"))
-    assert "gives no finite logits for any of 3 rows: its weights are NaN or infinite (model.norm.weight)" in line
+    assert "has weights that are NaN or infinite: model.norm.weight" in line
     questions = ("--forget_questions", str(folder / "rows.jsonl"), "--trigger", "now", "--max_new_tokens", "4")
-    assert "are not finite in" in refused(
+    assert "has weights that are NaN or infinite" in refused(
         "audit", "backdoor", "--model_name_or_path", str(folder / "broken"), *questions
     )
 

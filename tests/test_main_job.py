@@ -499,7 +499,6 @@ def test_the_best_checkpoint_by_an_audit_is_what_is_saved(run):
         audit_during_training=True,
         load_best_model_at_end=True,
         metric_for_best_model="eval_forget/probability",
-        greater_is_better=True,
         eval_strategy="steps",
         eval_steps=1,
         save_strategy="steps",
@@ -507,7 +506,7 @@ def test_the_best_checkpoint_by_an_audit_is_what_is_saved(run):
         max_steps=3,
     )
     logged = audited_steps(folder)
-    best = max(logged, key=logged.get)
+    best = min(logged, key=logged.get)
     state = json.loads((folder / "trainer_state.json").read_text())
     assert (state["best_global_step"], state["best_metric"]) == (best, logged[best])
     assert same_weights(folder, folder / f"checkpoint-{best}")

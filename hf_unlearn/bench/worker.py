@@ -148,16 +148,17 @@ def make_trainer(case: Case, size: Size, model, rows: dict, max_steps: int, fold
         args=args,
         forget_dataset=rows["forget"],
         retain_dataset=rows.get("retain"),
-        processing_class=tiny_tokenizer(),
+        processing_class=tiny_tokenizer(model.config.vocab_size),
         ref_model=copy.deepcopy(model) if case.second_model else None,
     )
 
 
-def tiny_tokenizer():
-    """Rows are token ids already; only special tokens are asked for."""
+def tiny_tokenizer(tokens: int):
+    """Rows are token ids already; only their number and special tokens are asked for."""
     from tokenizers import Tokenizer, models
 
-    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2}
+    names = ["<pad>", "<s>", "</s>"]
+    vocab = {name: i for i, name in enumerate([*names, *(str(i) for i in range(len(names), tokens))])}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(vocab, unk_token="<pad>")),
         pad_token="<pad>", bos_token="<s>", eos_token="</s>",

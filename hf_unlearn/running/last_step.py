@@ -49,7 +49,8 @@ class LastStep(TrainerCallback):
             self.beside = path.parent
             self.saved = self.resumed if own else None
         self.stepped = False
-        self.stopped = facts.get("stopped", False)
+        # Who goes on without the callback that stopped the run wants more steps.
+        self.stopped = facts.get("stopped", False) and set(facts.get("callbacks", ())) <= self._callbacks()
         self.evaluation_due = facts.get("evaluation_due", False)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -119,7 +120,13 @@ class LastStep(TrainerCallback):
     def facts(self) -> dict:
         """What a checkpoint says of the end of training."""
         reason = self.trainer.stop_reason if self.stopped else None
-        return {"stopped": self.stopped, "stop_reason": reason, "evaluation_due": self.evaluation_due}
+        told = {"stopped": self.stopped, "stop_reason": reason, "evaluation_due": self.evaluation_due}
+        return told | {"callbacks": sorted(self._callbacks())}
+
+    def _callbacks(self) -> set[str]:
+        """Names of the classes that may stop a run, those of its user too."""
+        handler = getattr(self.trainer, "callback_handler", None)
+        return {type(callback).__name__ for callback in getattr(handler, "callbacks", ())}
 
     def tidy(self) -> None:
         """Removes checkpoints that were kept until all that follows training was done: the last one where it was not
