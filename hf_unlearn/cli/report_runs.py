@@ -61,8 +61,9 @@ def merge_privacy(reports: list[dict], title: str) -> dict:
     rows = {tuple(model["settings"]["rows"].values()) for model in models.values()}
     if len(rows) > 1:
         raise ValueError("The runs were attacked on different rows, so they do not compare. Report them apart.")
-    first, *others = models.values()
-    for other in others:
+    first = next(iter(models.values()))
+    # Those of one report were attacked together.
+    for other in (model for report in reports[1:] for model in report["models"]):
         for attack in [*(name for name in first["scores"] if name in other["scores"]), WORST]:
             if differs := unlike_attack(attack, first["settings"], other["settings"]):
                 raise ValueError(
