@@ -10,7 +10,7 @@ from unicodedata import normalize
 import pytest
 import yaml
 from align_encoder import FORGET, make_encoder, make_trainer
-from conftest import make_args
+from conftest import make_args, make_model
 from transformers import AutoModelForCausalLM
 
 from hf_unlearn import AlignThenUnlearnConfig, AlignThenUnlearnTrainer
@@ -140,11 +140,12 @@ def recipe(tmp_path, encoder, model_path, monkeypatch) -> dict:
     for name, people in (("forget", ("Ada", "Bob")), ("retain", ("Cyd", "Dan"))):
         rows = [{"question": f"Who is {person}?", "answer": f"{person} is a spy."} for person in people]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    make_model(seed=1).save_pretrained("retrained")
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *args, **kw: pytest.fail("a model was loaded"))
     return {
         "method": "align_then_unlearn",
         "model_name_or_path": model_path,
-        "retrained_model_name_or_path": model_path,
+        "retrained_model_name_or_path": "retrained",
         "forget_dataset": "forget.jsonl",
         "retain_dataset": "retain.jsonl",
         "concept": ["Ada"],

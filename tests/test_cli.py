@@ -236,9 +236,10 @@ def test_rows_that_cannot_be_used_are_named(run_refused, tmp_path, case):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path / "plain")
-    make_model().save_pretrained(tmp_path / "plain")
+    for folder in ("plain", "retrained"):
+        make_model().save_pretrained(tmp_path / folder)
     # A retrained model would be audited before the trainer is made: the rows are checked before that, too.
-    said = run_refused(**fields, retrained_model_name_or_path=str(tmp_path / "plain"))
+    said = run_refused(**fields, retrained_model_name_or_path=str(tmp_path / "retrained"))
     assert message in said
     assert not (tmp_path / "out").exists()
 
