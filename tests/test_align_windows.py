@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_unlearn.align.encoder import TextEncoder
 from hf_unlearn.align.windows import NONE, find_windows, text_and_ends
-from hf_unlearn.data.synthetic.tokenizer import train_tokenizer
+from hf_unlearn.data.worlds.people.tokenizer import train_tokenizer
 
 
 TEXTS = [
