@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 version = next(
     line.split('"')[1]
-    for line in (here / "hf_unlearn/__init__.py").read_text().splitlines()
+    for line in (here / "hf_unlearn/version.py").read_text().splitlines()
     if "__version__ =" in line
 )
 
