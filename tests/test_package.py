@@ -217,3 +217,10 @@ def followed(folder: Path) -> list[Path]:
     """All files below a folder, also those behind links; no caches."""
     files = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
     return [path for path in files if not any(part.startswith((".", "__pycache__")) for part in path.parts)]
+
+
+def test_parts_know_only_what_stands_below_them():
+    """The contracts of pyproject.toml: no arrow upwards, no circle."""
+    from importlinter.cli import lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0

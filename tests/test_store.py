@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 
 from hf_unlearn.losses import prediction_mask
 from hf_unlearn.stored import writer as store_writer
-from hf_unlearn.stored.store import Rows, Store, build, required_bytes
+from hf_unlearn.stored.build import build
+from hf_unlearn.stored.store import Rows, Store, required_bytes
 from hf_unlearn.stored.writer import DiskFullError, Writer, remove_abandoned
 
 

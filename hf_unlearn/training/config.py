@@ -233,3 +233,8 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
         """The weight of a role's term in the objective."""
         weights = {"forget": self.forget_weight, "retain": self.retain_weight, "poisoned": self.poison_weight}
         return self.retain_weight if weights[role] is None else weights[role]
+
+    @classmethod
+    def own_fields(cls) -> list[str]:
+        """Names of the fields that a method adds to those of every method."""
+        return [name for name in cls.__dataclass_fields__ if name not in UnlearnConfig.__dataclass_fields__]

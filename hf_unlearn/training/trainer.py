@@ -17,7 +17,8 @@ from ..addons.value_norms.tables import unlearned_norms
 from ..data.collator import role_spans
 from ..data.pairing import PairSampler, RolePairs
 from ..data.roles import data_seed
-from ..families.base import CAUSAL_LM, CLASSIFIER, family_of
+from ..families.base import CAUSAL_LM, CLASSIFIER
+from ..families.choose import family_of
 from ..forward.needs import KL, LOGPS, Needs
 from ..forward.path import Forward
 from ..forward.planning import needed_rows
