@@ -445,7 +445,8 @@ def test_a_kill_at_any_moment_does_no_harm(tmp_path):
 SCRIPT = """
 import sys, time, torch
 from pathlib import Path
-from hf_unlearn.stored.store import Rows, build
+from hf_unlearn.stored.build import build
+from hf_unlearn.stored.store import Rows
 
 folder, pause, go = Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
 layout = {"forget.logps": Rows([3] * 8), "retain.hidden": Rows([2] * 8, (4,), torch.bfloat16)}
@@ -519,7 +520,8 @@ RANKS = """
 import os, shutil, sys, torch
 import torch.distributed as dist
 from pathlib import Path
-from hf_unlearn.stored.store import Rows, build
+from hf_unlearn.stored.build import build
+from hf_unlearn.stored.store import Rows
 from hf_unlearn.stored.writer import DiskFullError
 
 rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
