@@ -25,7 +25,7 @@ def run(name: str, folder: Path, *words: str) -> dict[str, dict[str, float]]:
 
 
 def test_the_worlds_start_is_what_its_models_began_as():
-    from hf_unlearn.data.synthetic import WorldConfig, build_world
+    from hf_unlearn.data.worlds.people import WorldConfig, build_world
     from hf_unlearn.data.worlds.people.training import initial_model
 
     world = build_world(progress=False)

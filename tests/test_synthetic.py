@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_unlearn.cache import cache_root
 from hf_unlearn.data.formats import encode, encode_prompt
 from hf_unlearn.data.qa import QAFormat
-from hf_unlearn.data.synthetic import World, WorldConfig, build_world
 from hf_unlearn.data.worlds.folders import METADATA, cached_folder
+from hf_unlearn.data.worlds.people import World, WorldConfig, build_world
 from hf_unlearn.data.worlds.people.corpus import build_corpus
 from hf_unlearn.data.worlds.people.questions import ATTRIBUTES
 from hf_unlearn.data.worlds.people.sentences import MAX_SENTENCES
@@ -277,7 +277,7 @@ class TestCache:
 
     def test_reuse_needs_no_torch(self, world):
         code = (
-            "import sys, dataclasses; from hf_unlearn.data.synthetic import *;"
+            "import sys, dataclasses; from hf_unlearn.data.worlds.people import *;"
             f"build_world(cache_dir={str(world.path.parent)!r}, config=WorldConfig(**{SMALL.__dict__!r}));"
             "print(sorted({'torch', 'transformers', 'datasets', 'tokenizers', 'tqdm'} & set(sys.modules)))"
         )
@@ -356,7 +356,7 @@ class TestCache:
         """Both want the world at the same time; it also equals the one of this process, bit for bit."""
         code = (
             "import logging; logging.basicConfig(level=logging.INFO)\n"
-            "from hf_unlearn.data.synthetic import *\n"
+            "from hf_unlearn.data.worlds.people import *\n"
             f"config = WorldConfig(**{SMALL.__dict__!r})\n"
             f"print(build_world(cache_dir={str(tmp_path)!r}, progress=False, config=config).path)"
         )
