@@ -7,10 +7,11 @@ from ...lazy import lazy
 
 
 if TYPE_CHECKING:
-    from ..worlds.pictures import VQAWorld, VQAWorldConfig, build_vqa_world
     from .manifest import read_manifest, write_manifest
     from .reader import read_vqa
     from .splits import Split, make_split
     from .unlearning import UnlearningDataset
 
-__all__, __getattr__, __dir__ = lazy(__name__)
+# Worlds stand above this package.
+_WORLD = dict.fromkeys(("VQAWorld", "VQAWorldConfig", "build_vqa_world"), "hf_unlearn.data.worlds.pictures")
+__all__, __getattr__, __dir__ = lazy(__name__, _WORLD)
