@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from .forward.layer import STATES_KL
-from .forward.needs import of_whole_prediction
 from .forward.passes import Parts
 from .forward.path import Forward
 from .forward.rows import ReferenceRows
@@ -226,7 +224,7 @@ def build_reference(request: ReferenceRequest) -> Reference:
         return LiveReference(request.ref_model)
     if is_peft_model(model) and kind in ("auto", "adapter"):
         return AdapterReference(model, request.added)
-    whole = any(of_whole_prediction(need) or need == STATES_KL for need in request.needs.values())
+    whole = any(need.whole for need in request.needs.values())
     path = request.forward
     cacheable = path.keeps_predictions and (path.fused or not whole)
     if kind == "cache" and not cacheable:

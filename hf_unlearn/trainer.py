@@ -18,7 +18,7 @@ from .data.pairing import PairSampler, RolePairs
 from .data.roles import data_seed
 from .evaluation_rows import EvaluationRows
 from .families import CAUSAL_LM, CLASSIFIER, family_of
-from .forward.needs import KL, LOGPS, Needs
+from .forward.needs import KL, LOGPS, REFERENCE, Needs, roles_comparing
 from .forward.path import Forward
 from .forward.planning import needed_rows
 from .forward.rows import RoleRows
@@ -115,17 +115,19 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         family.check_method(type(self))
+        self.check_reference(args, ref_model)
         if processing_class is None:
             processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
         processing_class = family.ready(processing_class)
         roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
         self.check_rows(args, roles, processing_class)
+        self.check_eval(args, eval_dataset)
         pairs = self.make_pairs(roles, args, processing_class)
         self.own_optimizer = optimizers[0] is not None
         check_steps(args, pairs, self.own_optimizer or type(self).changes_at_end is True)
         # What was given is on the card; what the pairs leave out is not trained on.
         self.given_rows, roles = roles, pairs.roles
-        eval_dataset = self._encode_eval(eval_dataset, processing_class, args.max_length)
+        eval_dataset = self.encode_eval(eval_dataset, processing_class, args.max_length)
         check_early(args, eval_dataset, compute_metrics, callbacks or [])
 
         collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
@@ -207,6 +209,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
     def _plan_step(self, entry: Entry, shape: str, added: AddedAdapter | None, ref_model, reload) -> None:
         """Decides what trains, how rows go through the model, who the reference is, and what is computed once."""
         model, args = entry.model, entry.args
+        self.setup(entry)
         needs = {role: self.needs_of(args)[role] for role in entry.roles}
         self.forward_path = self.build_forward(model, args, needs, shape)
         self.trainable = modeling.Trainable(model, partial(self.trainable_patterns, args, model))
@@ -237,9 +240,9 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         return {"forget": LOGPS, **kept}
 
     @classmethod
-    def reference_roles_of(cls, args: UnlearnConfig) -> set[str]:
-        """Roles whose rows need the reference's predictions."""
-        return {role for role, need in cls.needs_of(args).items() if need == KL}
+    def reference_roles_of(cls, args: UnlearnConfig, name: str = REFERENCE) -> set[str]:
+        """Roles whose rows are compared with a frozen model, as [`~UnlearnTrainer.needs_of`] says."""
+        return roles_comparing(cls.needs_of(args), name)
 
     @classmethod
     def check_early(cls, args: UnlearnConfig, roles, processor, config) -> None:
@@ -252,6 +255,16 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
     def make_pairs(self, roles, args: UnlearnConfig, processor) -> RolePairs:
         """Which rows meet in a step, and in which order; roles that the pairs leave out are not trained on."""
         return RolePairs(roles, seed=data_seed(args), epoch_by=args.epoch_by)
+
+    def check_eval(self, args: UnlearnConfig, eval_dataset) -> None:
+        """Raises `ValueError` for rows to evaluate, as given to the constructor, that the method cannot do with."""
+
+    def check_reference(self, args: UnlearnConfig, ref_model: nn.Module | None) -> None:
+        """Raises `ValueError` for a `ref_model` that may not be the method's reference."""
+
+    def setup(self, entry: Entry) -> None:
+        """Takes from the model and the encoded rows what the objective depends on; called before the path of rows
+        through the model is built. Raises `ValueError` for settings that do not fit them."""
 
     def check_architecture(self, args: UnlearnConfig, model: nn.Module) -> None:
         """Raises `ValueError` for settings that this model cannot follow."""
@@ -291,18 +304,22 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             inputs = self.family.evaluated(self.model, inputs)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         rows = self.role_rows(model, inputs)
-        terms = {
-            role: self.forget_loss(found) if role == "forget" else self.retain_loss(found)
-            for role, found in rows.items()
-        }
+        terms = self.terms(rows)
         loss = self.objective(terms)
-        for role, term in terms.items():
-            self.meters.add(f"{role}/loss", term)
-            for name, value in rows[role].observed().items():
+        for role, found in rows.items():
+            named = {"loss": terms[role]} if role in terms else {}
+            for name, value in (named | found.observed()).items():
                 self.meters.add(f"{role}/{name}", value)
         if self.penalty is not None:
             loss = loss + self.penalty_of(model, inputs)
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def terms(self, rows: Mapping[str, RoleRows]) -> dict[str, Tensor]:
+        """The terms of the objective, role to a scalar, before they are weighted; each role's own by default."""
+        return {
+            role: self.forget_loss(found) if role == "forget" else self.retain_loss(found)
+            for role, found in rows.items()
+        }
 
     def objective(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of the roles' weighted terms."""
@@ -311,7 +328,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
     def penalty_of(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The value-norm penalty of a batch, all roles' terms together."""
         progress = self.state.global_step / max(self.state.max_steps, 1)
-        terms = self.penalty.terms_of(model, self._parts(inputs), progress)
+        terms = self.penalty.terms_of(model, self.parts_of(inputs), progress)
         for role, term in terms.items():
             self.meters.add(f"{role}/value_norm", term)
         return sum(terms.values())
@@ -325,13 +342,15 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             inputs (`Mapping[str, Tensor]`):
                 A batch of [`RoleCollator`].
         """
-        parts = self._parts(inputs)
+        parts = self.parts_of(inputs)
         # The reference goes first: switching adapters toggles `requires_grad`, which must be back for the policy.
         needing = {role: part for role, part in parts.items() if role in self.reference_roles_of(self.args)}
-        references = self.reference.rows(self.forward_path, model, needing) if needing else {}
+        said = self.reference.rows(self.forward_path, model, needing) if needing else {}
+        references = {role: {REFERENCE: rows} for role, rows in said.items()}
         return self.forward_path.policy(model, parts, references)
 
-    def _parts(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    def parts_of(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """A batch by role, of the roles whose rows go through the model in this step."""
         spans = role_spans(inputs["role"].tolist(), self.role_names)
         length = self.family.positions(inputs)
         self.positions_read = {role: (span.stop - span.start) * length for role, span in spans.items()}

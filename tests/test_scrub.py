@@ -492,7 +492,7 @@ def test_a_classifiers_losses_and_rewind(tmp_path):
     # min_first: 2 batches of retain rows, then forget rows.
     for start, role in ((0, MIN), (8, MAX)):
         inputs = train_batch(trainer, range(start, start + 4))
-        part = trainer._parts(inputs)[role]
+        part = trainer.parts_of(inputs)[role]
         plain = {name: value for name, value in part.items() if name not in ("labels", "index")}
         with torch.no_grad():
             ours, theirs = (model(**plain).logits.double() for model in (policy, entered))

@@ -78,7 +78,7 @@ def check_packing(trainer) -> None:
     rows = [trainer.train_dataset[position] for position in range(count)]
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     with evaluating(trainer.model_wrapped):
-        trainer.forward_path.check_packing(trainer.model_wrapped, trainer._parts(batch), computes_in_half(trainer))
+        trainer.forward_path.check_packing(trainer.model_wrapped, trainer.parts_of(batch), computes_in_half(trainer))
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:

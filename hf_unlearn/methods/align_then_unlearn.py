@@ -22,7 +22,8 @@ from ..align.windows import Windows, find_windows
 from ..config import UnlearnConfig
 from ..families import CAUSAL_LM
 from ..forward.build import build_forward
-from ..forward.layer import STATES, LayerRows
+from ..forward.layer import LayerRows
+from ..forward.needs import STATES
 from ..modeling import is_peft_model
 from ..running.launch_check import shards_weights
 from ..trainer import UnlearnTrainer
@@ -155,7 +156,7 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         if "role" in inputs:
             self.rounds.enter(self.stage, model)
             if self.stage.kind == ALIGN:
-                loss = self.align_loss(model, super()._parts(inputs))
+                loss = self.align_loss(model, super().parts_of(inputs))
                 return (loss, {"loss": loss}) if return_outputs else loss
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
@@ -176,8 +177,8 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         self.meters.add("forget/active", (cosines > threshold).float().sum() / max(len(cosines), 1))
         return concept_hinge(cosines, threshold)
 
-    def _parts(self, inputs):
-        parts = super()._parts(inputs)
+    def parts_of(self, inputs):
+        parts = super().parts_of(inputs)
         return {
             role: part
             for role, part in parts.items()

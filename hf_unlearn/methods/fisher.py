@@ -18,7 +18,7 @@ from ..data.pairing import RolePairs
 from ..data.roles import data_seed
 from ..families import CLASSIFIER
 from ..files import write_text
-from ..forward.needs import RowFunction
+from ..forward.needs import Need
 from ..fused import TileRows
 from ..fused.head import unwrapped
 from ..modeling import evaluating
@@ -90,12 +90,8 @@ class FisherTrainer(UnlearnTrainer):
     @classmethod
     def needs_of(cls, args: FisherConfig):
         true = args.fisher == "empirical"
-        retain = RowFunction(Drawn(true), weigh=None if true else _drawn)
-        return {"forget": RowFunction(Drawn(True)), "retain": retain}
-
-    @classmethod
-    def reference_roles_of(cls, args: FisherConfig) -> set[str]:
-        return set()
+        retain = Need(Drawn(true), weigh=None if true else _drawn)
+        return {"forget": Need(Drawn(True)), "retain": retain}
 
     def make_pairs(self, roles, args: FisherConfig, processor) -> RolePairs:
         self.forget_rows, retain = roles["forget"], roles["retain"]
@@ -132,7 +128,7 @@ class FisherTrainer(UnlearnTrainer):
         """Squares of each row's gradients are added up; no gradient is left for an optimizer."""
         if self.squares is None:
             self._begin()
-        part = self._parts(self._prepare_inputs(inputs))["retain"]
+        part = self.parts_of(self._prepare_inputs(inputs))["retain"]
         losses = []
         # The model itself: a wrapper would average gradients over processes.
         with evaluating(self.model), self.compute_loss_context_manager():
@@ -161,7 +157,7 @@ class FisherTrainer(UnlearnTrainer):
     def loss_on(self, rows) -> float:
         """Mean over rows of the mean over a row's predictions, on all processes together; nats."""
         args, total = self.args, torch.zeros((), device=self.args.device)
-        path = self.family.build_forward(self.model, args, {"forget": RowFunction(Drawn(True))}, "split")
+        path = self.family.build_forward(self.model, args, {"forget": Need(Drawn(True))}, "split")
         own = range(args.process_index, len(rows), args.world_size)
         with evaluating(self.model), self.compute_loss_context_manager():
             for start in range(0, len(own), args.per_device_eval_batch_size):

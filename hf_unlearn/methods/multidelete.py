@@ -12,7 +12,7 @@ from ..classify.pairs import PairForward, PairRows, derangement, vilt_of, with_t
 from ..config import UnlearnConfig
 from ..data.pairing import RolePairs
 from ..families import CLASSIFIER
-from ..forward.needs import RowFunction
+from ..forward.needs import REFERENCE, Need
 from ..fused import TileRows
 from ..losses import at_least_float32
 from ..modeling import is_peft_model
@@ -79,11 +79,8 @@ class MultiDeleteTrainer(Taught, UnlearnTrainer):
 
     @classmethod
     def needs_of(cls, args: MultiDeleteConfig):
-        return dict.fromkeys(("forget", "retain"), RowFunction(likelihood, states=True))
-
-    @classmethod
-    def reference_roles_of(cls, args: MultiDeleteConfig) -> set[str]:
-        return {"forget", "retain"}
+        need = Need(likelihood, reference=(REFERENCE,), compares=False, states=True)
+        return dict.fromkeys(("forget", "retain"), need)
 
     def check_rows(self, args: MultiDeleteConfig, roles, processor) -> None:
         if len(roles["forget"]) < 2:
@@ -118,7 +115,7 @@ class MultiDeleteTrainer(Taught, UnlearnTrainer):
         return args.trainable_modules or (None if is_peft_model(model) else [r"^(?!classifier\.)"])
 
     def role_rows(self, model, inputs) -> dict[str, PairRows]:
-        parts = self._parts(inputs)
+        parts = self.parts_of(inputs)
         forget = parts["forget"]
         others = derangement(len(forget["index"])) if self.args.unrelated_from == "forget" else None
         unrelated = with_texts_of(forget, parts["retain"] if others is None else forget, others)
@@ -129,7 +126,8 @@ class MultiDeleteTrainer(Taught, UnlearnTrainer):
         else:
             # A text's embeddings are its own beside whatever picture.
             found.text = found.text[others.argsort().to(found.text.device)]
-        return self.forward_path.policy(model, parts, references)
+        said = {role: {REFERENCE: rows} for role, rows in references.items()}
+        return self.forward_path.policy(model, parts, said)
 
     def forget_loss(self, rows: PairRows) -> Tensor:
         real = rows.batch["attention_mask"].bool()

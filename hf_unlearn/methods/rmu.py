@@ -13,7 +13,8 @@ from ..activations import check_layer, layers_of
 from ..checks import check_number, check_patterns
 from ..config import UnlearnConfig
 from ..families import CAUSAL_LM
-from ..forward.layer import STATES, STATES_KL, LayerForward, LayerRows
+from ..forward.layer import LayerForward, LayerRows
+from ..forward.needs import REFERENCE, STATES, Need
 from ..losses import rmu_loss
 from ..modeling import is_peft_model
 from ..running.method_state import read_method_state, write_method_state
@@ -134,12 +135,8 @@ class RMUTrainer(UnlearnTrainer):
 
     @classmethod
     def needs_of(cls, args: RMUConfig):
-        kept = STATES_KL if args.kl_coeff else STATES
+        kept = Need(layer=True, kl=args.kl_coeff > 0, reference=(REFERENCE,))
         return {"forget": STATES, **dict.fromkeys(args.kept_terms, kept)}
-
-    @classmethod
-    def reference_roles_of(cls, args: RMUConfig) -> set[str]:
-        return set(args.kept_terms)
 
     def build_forward(self, model, args, needs, shape):
         # Rows that need no KL stop at the layer; they must not share a pass with rows that go on to the head.

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ..files import whole_file, write_text
-from ..forward.needs import RowFunction
+from ..forward.needs import Need
 from ..fused import TileRows
 from ..modeling import evaluating
 
@@ -121,7 +121,7 @@ class Rewind(TrainerCallback):
         """Mean error over rows, on all processes together."""
         trainer = self.trainer
         own = range(trainer.args.process_index, len(rows), trainer.args.world_size)
-        needs = {"forget": RowFunction(prediction_errors)}
+        needs = {"forget": Need(prediction_errors)}
         path = trainer.family.build_forward(trainer.model, trainer.args, needs, "one")
         total = torch.zeros((), device=trainer.args.device)
         with evaluating(trainer.model), trainer.compute_loss_context_manager():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..forward.needs import Needs, of_whole_prediction
+from ..forward.needs import Needs
 from ..methods.amnesiac import AmnesiacConfig
 from ..methods.fisher_config import FisherConfig
 from ..methods.retrain import RetrainConfig
@@ -185,7 +185,7 @@ def _reference(kind: str, adapter: bool, fused: bool, needs: Needs, roles) -> st
         return None
     if adapter and kind in ("auto", "adapter"):
         return "adapter"
-    cacheable = fused or not any(of_whole_prediction(needs[role]) for role in roles)
+    cacheable = fused or not any(needs[role].kept == ("hidden",) for role in roles)
     return "cache" if cacheable and kind != "live" else "live"
 
 

@@ -5,7 +5,7 @@ Kept are a number a token (NPO and its kin) and, for KL, the last hidden state a
 one frozen copy of the LM head, from which the whole distribution follows exactly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.formats import IGNORE_INDEX
-from ..forward.layer import STATES, STATES_KL
-from ..forward.needs import KL, LOGPS, of_whole_prediction
+from ..forward.needs import Needs
 from ..forward.rows import ReferenceRows
 from ..fused import gathered_head, head_of
 from ..reference import Reference
@@ -22,13 +21,7 @@ from .rows import CachedRows, Entry
 from .store import Layout, Rows
 
 
-KEPT = {LOGPS: ("token_logps",), KL: ("hidden",), STATES: ("states",), STATES_KL: ("states", "hidden")}
 HEAD = {"weight": "head.weight", "bias": "head.bias"}
-
-
-def kept_of(need) -> tuple[str, ...]:
-    """What is kept of a role's rows, by what its method asks: fields of `ReferenceRows`."""
-    return KEPT[KL] if of_whole_prediction(need) else KEPT[need]
 
 
 class CachedReference(CachedRows, Reference):
@@ -53,7 +46,7 @@ class CachedReference(CachedRows, Reference):
     def __init__(
         self,
         entry: Entry,
-        needs: Mapping[str, str],
+        needs: Needs,
         as_entered: Callable[[], AbstractContextManager] = nullcontext,
         **computed,
     ):
@@ -70,7 +63,7 @@ class CachedReference(CachedRows, Reference):
             )
         found = {}
         for role, part in parts.items():
-            kept = {name: self.values(role, name, part["index"]) for name in kept_of(self.needs[role])}
+            kept = {name: self.values(role, name, part["index"]) for name in self.needs[role].kept}
             found[role] = ReferenceRows(**kept, head=self.head if "hidden" in kept else None)
         return found
 
@@ -86,7 +79,7 @@ class CachedReference(CachedRows, Reference):
         rows = self.roles[role]
         predicted = [sum(label != IGNORE_INDEX for label in row[1:]) for row in rows["labels"]]
         real = [len(ids) for ids in rows["input_ids"]]
-        return {name: real if name == "states" else predicted for name in kept_of(self.needs[role])}
+        return {name: real if name == "states" else predicted for name in self.needs[role].kept}
 
     def like(self, trainer) -> dict[str, Tensor]:
         logps = torch.empty(0, dtype=torch.promote_types(trainer.model.dtype, torch.float32))
@@ -104,7 +97,7 @@ class CachedReference(CachedRows, Reference):
     def predict(self, trainer, role, batch):
         with self.as_entered():
             found = trainer.forward_path.reference(trainer.model_wrapped, {role: batch})[role]
-        return {name: getattr(found, name) for name in kept_of(self.needs[role])}
+        return {name: getattr(found, name) for name in self.needs[role].kept}
 
     def write_shared(self, trainer, writer) -> None:
         if not self._keeps_head(trainer):
@@ -116,5 +109,5 @@ class CachedReference(CachedRows, Reference):
                     writer.write(name, [0], tensor.detach().clone())
 
     def _keeps_head(self, trainer) -> bool:
-        divergence = any("hidden" in kept_of(need) for need in self.needs.values())
+        divergence = any("hidden" in need.kept for need in self.needs.values())
         return divergence and head_of(trainer.model).weight.requires_grad
