@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from .checks import check_choice, check_number, check_patterns, check_whole
 from .classify.arguments import ClassifierArguments
 from .data.poison import PoisonArguments
+from .data.role_table import tied_to
 from .hub.card import check_template
 from .hub.hub_trainer import check_hub
 from .running.arguments_check import check_given, check_read
@@ -231,5 +232,6 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
 
     def weight_of(self, role: str) -> float:
         """The weight of a role's term in the objective."""
+        role = tied_to(role) or role
         weights = {"forget": self.forget_weight, "retain": self.retain_weight, "poisoned": self.poison_weight}
         return self.retain_weight if weights[role] is None else weights[role]

@@ -55,7 +55,9 @@ class Family:
         """
         return processor
 
-    def encode_roles(self, forget, retain, processor, args: UnlearnConfig, poisoned=None) -> dict:
+    def encode_roles(
+        self, forget, retain, processor, args: UnlearnConfig, poisoned=None, alternate=None, needed=()
+    ) -> dict:
         """Role to encoded rows; see [`~hf_unlearn.data.roles.encode_roles`]."""
         raise NotImplementedError
 
@@ -114,8 +116,8 @@ class CausalLM(Family):
         modeling.ensure_pad_token(tokenizer)
         return tokenizer
 
-    def encode_roles(self, forget, retain, processor, args, poisoned=None):
-        return encode_roles(forget, retain, processor, args, poisoned)
+    def encode_roles(self, forget, retain, processor, args, poisoned=None, alternate=None, needed=()):
+        return encode_roles(forget, retain, processor, args, poisoned, alternate, needed)
 
     def encode(self, rows, processor, max_length, name):
         return encode_dataset(rows, processor, max_length, name)

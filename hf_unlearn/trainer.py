@@ -15,6 +15,7 @@ from . import modeling
 from .config import UnlearnConfig
 from .data.collator import role_spans
 from .data.pairing import PairSampler, RolePairs
+from .data.role_table import FORGET, tie, tied_to
 from .data.roles import data_seed
 from .evaluation_rows import EvaluationRows
 from .families import CAUSAL_LM, CLASSIFIER, family_of
@@ -71,6 +72,8 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             A reference other than the model as it enters.
         poisoned_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
             Rows that carry the trigger already; by default the config's `poison_*` fields poison forget rows.
+        alternate_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
+            Another answer for each forget row, in their order, for methods whose forget term reads one.
         data_collator, compute_metrics, callbacks, optimizers, preprocess_logits_for_metrics:
             As in [`~transformers.Trainer`]. A collator has to give what [`RoleCollator`] gives.
 
@@ -105,6 +108,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         ref_model: nn.Module | None = None,
         poisoned_dataset=None,
         preprocess_logits_for_metrics: Callable | None = None,
+        alternate_dataset=None,
         **others,
     ):
         refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
@@ -119,7 +123,8 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         if processing_class is None:
             processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
         processing_class = family.ready(processing_class)
-        roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
+        given = (forget_dataset, retain_dataset, processing_class, args, poisoned_dataset, alternate_dataset)
+        roles = family.encode_roles(*given, needed=self.needs_of(args))
         self.check_rows(args, roles, processing_class)
         self.check_eval(args, eval_dataset)
         pairs = self.make_pairs(roles, args, processing_class)
@@ -237,7 +242,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
     def needs_of(cls, args: UnlearnConfig) -> Needs:
         """What the objective asks of each role's rows: log-probabilities, or KL(reference || model)."""
         kept = {role: KL if term == "kl" else LOGPS for role, term in args.kept_terms.items()}
-        return {"forget": LOGPS, **kept}
+        return {FORGET: LOGPS, **kept}
 
     @classmethod
     def reference_roles_of(cls, args: UnlearnConfig, name: str = REFERENCE) -> set[str]:
@@ -315,10 +320,12 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def terms(self, rows: Mapping[str, RoleRows]) -> dict[str, Tensor]:
-        """The terms of the objective, role to a scalar, before they are weighted; each role's own by default."""
+        """The terms of the objective, role to a scalar, before they are weighted; by default each role's own,
+        and none of roles that are tied to another, whose term reads them."""
         return {
-            role: self.forget_loss(found) if role == "forget" else self.retain_loss(found)
+            role: self.forget_loss(found) if role == FORGET else self.retain_loss(found)
             for role, found in rows.items()
+            if tied_to(role) is None
         }
 
     def objective(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -347,7 +354,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         needing = {role: part for role, part in parts.items() if role in self.reference_roles_of(self.args)}
         said = self.reference.rows(self.forward_path, model, needing) if needing else {}
         references = {role: {REFERENCE: rows} for role, rows in said.items()}
-        return self.forward_path.policy(model, parts, references)
+        return tie(self.forward_path.policy(model, parts, references))
 
     def parts_of(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """A batch by role, of the roles whose rows go through the model in this step."""

@@ -80,7 +80,8 @@ def prepare(recipe: Recipe) -> Prepared:
         check_audited(sets, run.audit_max_items)
     family = family_of(model, training.likelihood, training.trust_remote_code, recipe.model.model_revision)
     family.check_method(recipe.trainer_class())
-    roles = family.encode_roles(sets.forget, sets.retain, tokenizer, training)
+    needed = recipe.trainer_class().needs_of(training)
+    roles = family.encode_roles(sets.forget, sets.retain, tokenizer, training, needed=needed)
     if training.eval_strategy != "no":
         # At evaluations an audit may bring metrics of its own, of which it tells before the first step.
         evaluated = [role for role, rows in (("forget", sets.forget), ("retain", sets.retain)) if rows is not None]

@@ -50,6 +50,7 @@ class LayerRows:
         ref_states (`Tensor`, *optional*): `[N, d]`, the reference's.
         kl_to_reference (`Tensor`, *optional*): KL(reference || model), mean over predicted tokens, a scalar.
         references (`Mapping[str, ReferenceRows]`): what each frozen model says of the rows, by its name.
+        tied (`dict[str, LayerRows]`): rows of the roles that are tied to this one, row for row.
     """
 
     batch: Mapping[str, Tensor]
@@ -58,6 +59,7 @@ class LayerRows:
     ref_states: Tensor | None = None
     kl_to_reference: Tensor | None = None
     references: Mapping[str, ReferenceRows] = field(default_factory=dict)
+    tied: dict[str, "LayerRows"] = field(default_factory=dict)
 
     def observed(self) -> dict[str, Tensor]:
         """What is logged of the role: the mean L2 norm of a token's state."""

@@ -50,6 +50,7 @@ class RoleRows:
         noted (`dict[str, Tensor]`): scalars that the method wants logged of the role.
         references (`Mapping[str, ReferenceRows]`): what each frozen model says of the rows, by its name; `ref_...` is
             that of `reference`.
+        tied (`dict[str, RoleRows]`): rows of the roles that are tied to this one, such as `alternate`, row for row.
     """
 
     batch: Mapping[str, Tensor]
@@ -64,6 +65,7 @@ class RoleRows:
     modalities: tuple[Tensor, Tensor] | None = None
     noted: dict[str, Tensor] = field(default_factory=dict)
     references: Mapping[str, ReferenceRows] = field(default_factory=dict)
+    tied: dict[str, "RoleRows"] = field(default_factory=dict)
 
     @property
     def logps(self) -> Tensor:

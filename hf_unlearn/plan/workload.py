@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..data.role_table import tied_to
 from ..forward.needs import Needs
 from ..methods.amnesiac import AmnesiacConfig
 from ..methods.fisher_config import FisherConfig
@@ -107,6 +108,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = recipe.trainer_class()
     roles = _trained_roles(args)
+    roles += tuple(role for role in trainer.needs_of(args) if tied_to(role) in roles)
     needs = {role: trainer.needs_of(args)[role] for role in roles}
     reference_roles = tuple(role for role in roles if role in trainer.reference_roles_of(args))
     fused = shape.fusible if args.fused_losses is None else args.fused_losses
