@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..checks import check_choice, check_number
-from ..config import UnlearnConfig
 from ..forward.needs import REFERENCE, Need
 from ..forward.rows import RoleRows
 from ..losses import npo_loss, npo_token_loss
-from ..trainer import UnlearnTrainer
+from ..training.config import UnlearnConfig
+from ..training.trainer import UnlearnTrainer
 
 
 NPO_VARIANTS = ("sequence", "token")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ..data.role_table import tied_to
 from ..forward.needs import Needs
-from ..methods.amnesiac import AmnesiacConfig
-from ..methods.fisher_config import FisherConfig
+from ..methods.amnesiac.trainer import AmnesiacConfig
+from ..methods.fisher.config import FisherConfig
 from ..methods.retrain import RetrainConfig
-from ..methods.rmu import RMUConfig
-from ..methods.scrub_config import ScrubConfig
+from ..methods.rmu.trainer import RMUConfig
+from ..methods.scrub.config import ScrubConfig
 from .engines import Engine
 from .shapes import Shape, find_config, shape_of
 
