@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.benchmarks import resolve_model
-from ..families.base import family_of
+from ..families.choose import family_of
 from ..modeling import check_adapter_fits, check_model_path, config_of
 from ..training.best import check_best, loss_directions
 from .audits import check_audited

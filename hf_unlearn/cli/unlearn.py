@@ -11,7 +11,7 @@ from transformers import ProgressCallback
 
 from ..audit import Audit
 from ..modeling import whole_weights
-from ..stored.store import on_first_process
+from ..processes import on_first_process
 from ..training.callbacks import AuditCallback, MetricsFile, RunProgress
 from ..training.faults import STOPPED_TOGETHER, Terminated
 from ..training.preemption import ends_at_once

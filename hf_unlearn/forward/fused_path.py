@@ -5,9 +5,9 @@ from torch import Tensor
 
 from .. import fused
 from ..fused import Head
+from ..fused.predicted import Predicted
 from .needs import REFERENCE
 from .path import Forward, Values, function_values, picked_rows
-from .predicted import Predicted
 from .rows import ReferenceRows
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from .. import fused, losses
 from ..fused.head import unwrapped
+from ..fused.predicted import Predicted
 from ..modeling import evaluating
 from ..models.activations import captured, layers_of, stopped_after
 from .needs import REFERENCE, STATES, Needs
 from .path import Forward, Values, picked_rows
-from .predicted import Predicted
 from .rows import ReferenceRows
 
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..fused import TileRows
+from ..fused.predicted import Predicted
 from .head_input import inputs_of
 from .needs import REFERENCE
 from .passes import Pass
 from .path import Forward, Values, function_values, picked_rows
-from .predicted import Predicted
 from .rows import ReferenceRows
 
 

@@ -235,3 +235,8 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
         role = tied_to(role) or role
         weights = {"forget": self.forget_weight, "retain": self.retain_weight, "poisoned": self.poison_weight}
         return self.retain_weight if weights[role] is None else weights[role]
+
+    @classmethod
+    def own_fields(cls) -> list[str]:
+        """Names of the fields that a method adds to those of every method."""
+        return [name for name in cls.__dataclass_fields__ if name not in UnlearnConfig.__dataclass_fields__]

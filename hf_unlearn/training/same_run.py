@@ -7,8 +7,8 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from ..models.adapters import is_peft_model
+from ..processes import shards_weights
 from ..stored.key import hash_table
-from .launch_check import shards_weights
 
 
 def run_facts(trainer) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from ..data.collator import role_spans
 from ..data.pairing import PairSampler, RolePairs
 from ..data.role_table import FORGET, tie, tied_to
 from ..data.roles import data_seed
-from ..families.base import CAUSAL_LM, CLASSIFIER, family_of
+from ..families.base import CAUSAL_LM, CLASSIFIER
+from ..families.choose import family_of
 from ..forward.needs import KL, LOGPS, REFERENCE, Needs, roles_comparing
 from ..forward.path import Forward
 from ..forward.planning import needed_rows

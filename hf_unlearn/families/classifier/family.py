@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 from ...data.role_table import ALTERNATE
-from ...training.launch_check import asks_fsdp
+from ...processes import asks_fsdp
 from ..base import CLASSIFIER, Family
 from .collator import ClassCollator
 from .encode import Classes, check_disjoint, encode_classes

@@ -11,8 +11,8 @@ from ...forward.head_input import inputs_of
 from ...forward.logits_path import LogitsForward
 from ...forward.needs import Needs
 from ...forward.passes import Parts, Pass
-from ...forward.predicted import Predicted
 from ...fused.head import unwrapped
+from ...fused.predicted import Predicted
 from .modalities import modality_means
 from .predictions import ROWS, RowPredictions
 

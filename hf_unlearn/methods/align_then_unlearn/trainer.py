@@ -15,8 +15,8 @@ from ...forward.needs import STATES
 from ...modeling import is_peft_model
 from ...models.activations import check_layer, layers_of
 from ...models.layer_choice import check_below, freeze_outside
+from ...processes import shards_weights
 from ...training.config import UnlearnConfig
-from ...training.launch_check import shards_weights
 from ...training.trainer import UnlearnTrainer
 from .arguments import AlignArguments
 from .concept import check_concept, concept_texts

@@ -13,8 +13,8 @@ from ...data.pairing import RolePairs
 from ...data.roles import data_seed
 from ...families.base import CLASSIFIER
 from ...forward.rows import RoleRows
+from ...processes import shards_weights
 from ...training.config import UnlearnConfig
-from ...training.launch_check import shards_weights
 from ...training.trainer import UnlearnTrainer
 from ..relabel import SOURCES, relabelled_answers, relabelled_classes
 from .sensitive_rows import ClassifierRows, TokenRows
