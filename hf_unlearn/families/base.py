@@ -46,9 +46,7 @@ class Family:
         """
         return processor
 
-    def encode_roles(
-        self, forget, retain, processor, args: UnlearnConfig, poisoned=None, alternate=None, needed=()
-    ) -> dict:
+    def encode_roles(self, forget, retain, processor, args, poisoned=None, alternate=None, needed=()) -> dict:
         """Role to encoded rows; see [`~hf_unlearn.data.roles.encode_roles`]."""
         raise NotImplementedError
 
