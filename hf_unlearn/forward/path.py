@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from .needs import LOGPS, REFERENCE, Need, Needs
 from .passes import SHAPES, Parts, Pass
 from .rows import ReferenceRows, References, RoleRows
 
-
-if TYPE_CHECKING:
-    from .frozen import FrozenPrefix
 
 # What a pass gives: by role and name, or, for statistics of a role's function, by role, `STATS` and name.
 Values = dict[tuple[str, ...], Tensor]
@@ -40,8 +37,8 @@ class Forward:
         # What else than rows and weights decides the reference's values; part of their key on disk.
         self.computed: dict[str, Any] = {}
         self.needs, self.shape = dict(needs), shape
-        # Layers whose states are on disk, once the trainer found some.
-        self.prefix: FrozenPrefix | None = None
+        # A `FrozenPrefix`: layers whose states are on disk, once some were found.
+        self.prefix: Any = None
 
     def policy(self, model: nn.Module, parts: Parts, references: References) -> dict[str, RoleRows]:
         """Rows of all roles through the policy.

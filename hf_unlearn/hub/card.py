@@ -168,6 +168,7 @@ def unlearning_record(trainer) -> dict:
         "rows": {role: len(dataset) for role, dataset in rows.items()},
         "datasets": {role: _origin(role, dataset, facts) for role, dataset in rows.items()},
         "reference": _reference(trainer),
+        "ref_models": {name: trainer.references.models[name].name for name in trainer.references.weights} or None,
         "adapter": _adapter(model),
         "settings": card_settings(trainer.args),
         "steps": trainer.state.global_step,

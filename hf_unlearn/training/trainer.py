@@ -20,15 +20,16 @@ from ..data.role_table import FORGET, tie, tied_to
 from ..data.roles import data_seed
 from ..families.base import CAUSAL_LM, CLASSIFIER
 from ..families.choose import family_of
-from ..forward.needs import KL, LOGPS, REFERENCE, Needs, roles_comparing
+from ..forward.needs import KL, LOGPS, REFERENCE, Needs, names_of, roles_comparing
 from ..forward.path import Forward
 from ..forward.planning import needed_rows
 from ..forward.rows import RoleRows
 from ..hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from ..hub.hub_trainer import HubTrainer
-from ..models.adapters import AddedAdapter, add_adapter, check_adapters, weights_as_entered
-from ..models.tied import check_untie, untie_as_asked
-from ..reference import Reference, ReferenceRequest, build_reference
+from ..models.adapters import AddedAdapter, add_adapter, weights_as_entered
+from ..models.tied import untie_as_asked
+from ..reference import Reference, ReferenceRequest
+from ..reference.named import References, check_given, loaded
 from ..stored.rows import Entry
 from .arguments_check import check_steps
 from .arithmetic import Arithmetic
@@ -36,9 +37,9 @@ from .best import check_early
 from .config import UnlearnConfig
 from .dropout import dropout_as_asked
 from .evaluation_rows import EvaluationRows
-from .launch_check import check_launch
 from .meters import Meters
 from .other_arguments import check_collator, refuse_others
+from .request import check_request
 from .resumable import ResumableTrainer
 from .rounding import RoundingCheck
 from .run_control import RunControl
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
-    """Base of all methods. A method overrides `forget_loss` and, where it needs a reference, `reference_roles_of`.
+    """Base of all methods. A method overrides `forget_loss`, and `needs_of` where it reads more than `logps`.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -71,6 +72,8 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             Used where `model` is a path or Hub id.
         ref_model (`PreTrainedModel`, *optional*):
             A reference other than the model as it enters.
+        ref_models (`dict[str, PreTrainedModel or str]`, *optional*):
+            Other frozen models that the method compares rows with, by the names that it has for them.
         poisoned_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
             Rows that carry the trigger already; by default the config's `poison_*` fields poison forget rows.
         alternate_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
@@ -110,17 +113,19 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         poisoned_dataset=None,
         preprocess_logits_for_metrics: Callable | None = None,
         alternate_dataset=None,
+        ref_models: Mapping[str, str | nn.Module] | None = None,
         **others,
     ):
         refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        self._check_request(args, model, quantization_config, peft_config)
+        check_request(type(self), args, model, quantization_config, peft_config)
         args = args.settled(retain_rows=retain_dataset is not None)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         family.check_method(type(self))
         self.check_reference(args, ref_model)
+        named = check_given(names_of(self.needs_of(args)), ref_models, self.ref_models_of(args))
         if processing_class is None:
             processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
         processing_class = family.ready(processing_class)
@@ -147,7 +152,9 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             modeling.check_adapter_fits(model, peft_config, args.trust_remote_code, revision)
             reload = partial(modeling.load_model, model, args, quantization_config)
             model = reload()
-        family.check_model(model, processing_class, ref_model)
+        named = loaded(named, args)
+        for other in (ref_model, *named.values()):
+            family.check_model(model, processing_class, other)
         untie_as_asked(args, model)
         self.check_architecture(args, model)
         first = model if ref_model is None else ref_model
@@ -158,7 +165,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             set_seed(args.seed)
             model, added = add_adapter(model, family.adapter_config(peft_config), revision)
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
-        self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, reload)
+        self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, named, reload)
         self.penalty = ValueNormPenalty(args, model, entry, unlearned) if args.value_norm_penalty else None
         # Width and dtype of a token's states, known once the forward path was tried.
         self.states_like: Tensor | None = None
@@ -190,52 +197,19 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             # What is wrong with the template is told now, not after training.
             render_model_card(self)
 
-    def _check_request(self, args, model, quantization_config, peft_config) -> None:
-        """Refuses what cannot work whatever the rows and weights are."""
-        if not isinstance(args, self.config_class):
-            raise ValueError(f"{type(self).__name__} takes a {self.config_class.__name__}; got {type(args).__name__}.")
-        modeling.check_single_device_process(args)
-        check_launch(args)
-        if isinstance(model, str):
-            modeling.check_model_path(model, args.model_init_kwargs)
-        elif not isinstance(model, nn.Module):
-            raise ValueError(f"`model` is a {type(model).__name__}. Pass a path, a Hub id or a loaded model.")
-        elif args.model_init_kwargs or quantization_config is not None:
-            raise ValueError(
-                "`model_init_kwargs` and `quantization_config` decide how a model is loaded, and this one is loaded "
-                "already. Pass the model as a path or Hub id, or leave them out."
-            )
-        check_adapters(model, peft_config)
-        check_untie(args, peft_config is not None or modeling.is_peft_model(model))
-        if peft_config is not None and args.trainable_modules:
-            raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
-        if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
-            raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
-
-    def _plan_step(self, entry: Entry, shape: str, added: AddedAdapter | None, ref_model, reload) -> None:
-        """Decides what trains, how rows go through the model, who the reference is, and what is computed once."""
+    def _plan_step(self, entry: Entry, shape: str, added: AddedAdapter | None, ref_model, named, reload) -> None:
+        """Decides what trains, how rows go through the model, what frozen models are, and what is computed once."""
         model, args = entry.model, entry.args
         self.setup(entry)
         needs = {role: self.needs_of(args)[role] for role in entry.roles}
         self.forward_path = self.build_forward(model, args, needs, shape)
         self.trainable = modeling.Trainable(model, partial(self.trainable_patterns, args, model))
-        self.reference: Reference | None = None
-        if referred := {role: needs[role] for role in needs if role in self.reference_roles_of(args)}:
-            request = ReferenceRequest(
-                model=model,
-                args=args,
-                needs=referred,
-                forward=self.forward_path,
-                entry=entry,
-                added=added,
-                ref_model=ref_model,
-                reload=reload,
-            )
-            self.reference = build_reference(request)
-        elif ref_model is not None:
+        models = {**named, **({} if ref_model is None else {REFERENCE: ref_model})}
+        self.references = References.of(ReferenceRequest(entry, needs, self.forward_path, added, reload, models))
+        if ref_model is not None and self.reference is None:
             logger.warning("`ref_model` is not used: no term of %s compares with it.", type(self).__name__)
         if args.cache_frozen:
-            self.forward_path.prefix = self.family.frozen_prefix(entry)
+            self.family.frozen_prefix(entry, self.forward_path)
 
     # What a method says of itself
 
@@ -249,6 +223,16 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
     def reference_roles_of(cls, args: UnlearnConfig, name: str = REFERENCE) -> set[str]:
         """Roles whose rows are compared with a frozen model, as [`~UnlearnTrainer.needs_of`] says."""
         return roles_comparing(cls.needs_of(args), name)
+
+    @classmethod
+    def ref_models_of(cls, args: UnlearnConfig) -> dict[str, str]:
+        """Paths or Hub ids of frozen models that the method's settings name, by the names that its needs have."""
+        return {}
+
+    @property
+    def reference(self) -> Reference | None:
+        """The model as it entered, or the `ref_model` in its place, if rows are compared with it."""
+        return self.references.get(REFERENCE)
 
     @classmethod
     def check_early(cls, args: UnlearnConfig, roles, processor, config) -> None:
@@ -352,9 +336,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         """
         parts = self.parts_of(inputs)
         # The reference goes first: switching adapters toggles `requires_grad`, which must be back for the policy.
-        needing = {role: part for role, part in parts.items() if role in self.reference_roles_of(self.args)}
-        said = self.reference.rows(self.forward_path, model, needing) if needing else {}
-        references = {role: {REFERENCE: rows} for role, rows in said.items()}
+        references = self.references.rows(self.forward_path, model, parts)
         return tie(self.forward_path.policy(model, parts, references))
 
     def parts_of(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -368,23 +350,20 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         """Of the micro-batch just done, for `total_flos`; see [`~hf_unlearn.training.arithmetic.Arithmetic`]."""
         if self.arithmetic is None:
             self.arithmetic = Arithmetic(self.model)
-        along = self.reference_roles_of(self.args) if self.reference and self.reference.reads_along else ()
         read = self.positions_read
-        return self.arithmetic.of_step(sum(read.values()), sum(read[role] for role in along if role in read))
+        return self.arithmetic.of_step(sum(read.values()), self.references.positions_read(read))
 
     # The run around it
 
     def train(self, *args, **kwargs):
         """As [`ResumableTrainer.train`]; the reference is placed before and taken off afterwards."""
         self.card_facts.audits = {}
-        if self.reference is not None:
-            self.reference.open(self.accelerator)
+        self.references.open(self.accelerator)
         with dropout_as_asked(self.args, self.model), self.trainable.during_training(self.model):
             try:
                 return super().train(*args, **kwargs)
             finally:
-                if self.reference is not None:
-                    self.reference.close()
+                self.references.close()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every recorded component since the last log, over all ranks."""
