@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.data_loader import prepare_data_loader
 from conftest import changed, lora, make_args, make_model, make_tokenizer, train_batch, weights
 from test_methods import labelled, log_probabilities, shake
+from torch.utils.data import DataLoader
 
 from hf_unlearn import GATrainer, UnlearnConfig, UnlearnTrainer
 from hf_unlearn.data.alternates import AlternateArguments
+from hf_unlearn.data.collator import RoleCollator, role_spans
 from hf_unlearn.data.pairing import PairSampler, RolePairs
 from hf_unlearn.forward.needs import REFERENCE, Need
 
@@ -162,6 +165,23 @@ def test_the_partner_of_a_row_is_the_one_at_its_index_and_other_orders_stay():
         assert paired.visited("alternate", positions) == paired.visited("forget", positions)
     with pytest.raises(ValueError, match="There are 4 alternate rows for 5 forget rows"):
         RolePairs({**rows, "alternate": rows["forget"][:4]})
+
+
+def test_pairs_stay_together_on_every_process(build):
+    pairs = build().train_dataset
+    seen = []
+    for rank in range(2):
+        sampler = PairSampler(pairs)
+        sampler.set_epoch(1)
+        loader = DataLoader(pairs, batch_size=2, sampler=sampler, collate_fn=RoleCollator(0, tuple(pairs.roles)))
+        for batch in prepare_data_loader(loader, num_processes=2, process_index=rank):
+            spans = role_spans(batch["role"].tolist(), tuple(pairs.roles))
+            indices = [batch["index"][spans[role]].tolist() for role in ("forget", "alternate")]
+            assert indices[0] == indices[1]
+            seen.append((rank, *indices[0]))
+    ranks = [{i for rank, *rows in seen for i in rows if rank == own} for own in range(2)]
+    assert ranks[0] | ranks[1] == set(range(6))
+    assert ranks[0] != ranks[1]
 
 
 def test_a_column_of_the_forget_rows_gives_the_same_run(build):

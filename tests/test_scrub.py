@@ -357,6 +357,13 @@ def test_rewind_needs_a_checkpoint_that_was_made_with_it(build, tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-13"))
 
 
+def test_a_run_that_rewinds_is_evaluated_on_its_own_rows_and_on_any(build):
+    trainer = build(eval_dataset={"holdout": HOLDOUT}, rewind=True, eval_strategy="steps", eval_steps=20)
+    trainer.train()
+    assert [entry for entry in trainer.state.log_history if "eval_holdout_loss" in entry]
+    assert trainer.evaluate()["eval_holdout_loss"] == pytest.approx(trainer.evaluate(HOLDOUT)["eval_loss"])
+
+
 def test_rewind_without_holdout_rows_is_refused(build):
     for given in (None, {"forget": FORGET}, FORGET):
         with pytest.raises(ValueError, match="rewind=True compares with rows like the forget rows"):

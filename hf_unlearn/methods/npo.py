@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..checks import check_choice, check_number
+from ..data.role_table import FORGET
 from ..forward.needs import REFERENCE, Need
 from ..forward.rows import RoleRows
 from ..losses import npo_loss, npo_token_loss
@@ -48,7 +49,7 @@ class NPOTrainer(UnlearnTrainer):
 
     @classmethod
     def needs_of(cls, args: NPOConfig):
-        return {**super().needs_of(args), "forget": Need(reference=(REFERENCE,))}
+        return {**super().needs_of(args), FORGET: Need(reference=(REFERENCE,))}
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         self.meters.add("forget/ref_logps", rows.ref_logps.mean())

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import DefaultFlowCallback, TrainerCallback
 
+from ...data.role_table import FORGET, RETAIN
 from ...data.roles import data_seed
 from ...forward.needs import REFERENCE, Need
 from ...forward.rows import RoleRows
@@ -102,7 +103,7 @@ class ScrubTrainer(Taught, UnlearnTrainer):
         return PhasedRows(
             roles,
             phase_order(int(args.num_train_epochs), args.msteps, args.scrub_warmup == "min_first"),
-            sizes={"retain": places, "forget": args.forget_batch_size or places},
+            sizes={RETAIN: places, FORGET: args.forget_batch_size or places},
             places=places,
             batches_a_step=args.gradient_accumulation_steps * args.world_size,
             seed=data_seed(args),
@@ -111,10 +112,8 @@ class ScrubTrainer(Taught, UnlearnTrainer):
     @classmethod
     def needs_of(cls, args: ScrubConfig):
         return {
-            "forget": Need(Divergence(args.temperature), reference=(REFERENCE,)),
-            "retain": Need(
-                Kept(args.alpha, args.gamma, args.temperature), reference=(REFERENCE,) if args.alpha else ()
-            ),
+            FORGET: Need(Divergence(args.temperature), reference=(REFERENCE,)),
+            RETAIN: Need(Kept(args.alpha, args.gamma, args.temperature), reference=(REFERENCE,) if args.alpha else ()),
         }
 
     def check_eval(self, args: ScrubConfig, eval_dataset) -> None:
