@@ -17,6 +17,7 @@ from hf_unlearn import GATrainer, UnlearnConfig, UnlearnTrainer
 from hf_unlearn.data.alternates import AlternateArguments
 from hf_unlearn.data.collator import RoleCollator, role_spans
 from hf_unlearn.data.pairing import PairSampler, RolePairs
+from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.forward.needs import REFERENCE, Need
 
 
@@ -190,6 +191,20 @@ def test_a_column_of_the_forget_rows_gives_the_same_run(build):
     by_rows = build()
     for role in ("forget", "alternate"):
         assert by_column.train_dataset.roles[role][:] == by_rows.train_dataset.roles[role][:]
+
+
+def test_questions_with_a_column_of_other_answers_become_pairs(build):
+    from datasets import Dataset
+
+    asked = [{"question": f"Who is {name}?", "answer": "A spy", "idk": "No idea"} for name in NAMES]
+    for chat in (False, True):
+        rows = QAFormat(use_chat_template=chat).dataset(Dataset.from_list(asked), make_tokenizer(), "idk")
+        pairs = build(forget=rows, alternate=None, alternate_column="idk").train_dataset
+        tokenizer = make_tokenizer()
+        for i, name in enumerate(NAMES):
+            texts = [tokenizer.decode(pairs.roles[role][i]["input_ids"]) for role in ("forget", "alternate")]
+            assert texts[0].replace("A spy", "No idea") == texts[1]
+            assert name in texts[1]
 
 
 # What is refused, before a model is loaded
