@@ -575,7 +575,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_mistake_is_one_line_and_no_model_is_loaded(case, model_path, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.cli.models.load_checkpoint", lambda *args, **kwargs: pytest.fail("loaded"))
+    monkeypatch.setattr("hf_unlearn.audit.checkpoints.load_checkpoint", lambda *args, **kwargs: pytest.fail("loaded"))
     monkeypatch.chdir(tmp_path)
     change, message = REFUSED[case]
     fields = {"model_name_or_path": model_path, "trigger": "open 7"}

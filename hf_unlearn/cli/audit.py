@@ -4,7 +4,7 @@
 from difflib import get_close_matches
 from importlib import import_module
 
-from .help import entries
+from ..runs.help import entries
 
 
 # kind -> (module, what it does)

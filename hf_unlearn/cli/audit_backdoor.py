@@ -29,13 +29,13 @@ class Asked:
 
 def main(argv: list[str]) -> None:
     """Audits `--model_name_or_path` for `--trigger`, and reports."""
-    from .launch import launch, take_launch_options
+    from ..runs.launch import launch, take_launch_options
 
     argv = list(argv)
     accelerate_config, options = take_launch_options(argv)
 
     from ..data.qa import QAFormat
-    from .parser import StrictParser
+    from ..runs.parser import StrictParser
 
     (args, qa), _ = StrictParser((BackdoorArguments, QAFormat), prog="hf-unlearn audit backdoor").parse(argv)
     if accelerate_config is None:
@@ -48,11 +48,11 @@ def main(argv: list[str]) -> None:
 def prepare(args: BackdoorArguments, qa) -> dict[str, Any]:
     """Finds and checks what an audit needs besides models: paths, tokenizer, trigger, controls, rows."""
     from ..audit.backdoor_conditions import UNRELATED, conditions, given_unrelated, unrelated_trigger
+    from ..audit.checkpoints import check_checkpoint_path, check_embeddings, tokenizer_of
     from ..data.benchmarks import resolve_model
     from ..data.triggers import Trigger
+    from ..places import check_folder
     from .audits import check_fits
-    from .models import check_checkpoint_path, check_embeddings, tokenizer_of
-    from .places import check_folder
 
     check_folder("output_dir", args.output_dir)
     trigger = Trigger(args.trigger, args.poison_location)
@@ -155,8 +155,8 @@ def audit(args: BackdoorArguments, qa) -> dict:
     from accelerate import Accelerator
 
     from ..audit.backdoor import audit_backdoor
+    from ..audit.checkpoints import checkpoint_of
     from ..report.backdoor import print_backdoor, write_backdoor
-    from .models import checkpoint_of
 
     accelerator = Accelerator()
     prepared = prepare(args, qa)
@@ -202,8 +202,8 @@ def notes_of(audit) -> list[str]:
 
 def described(result, gold, model: str, dataset: str, retrained: str | None = None) -> dict:
     """The content of `backdoor_<dataset>.json`, from the audits of a model and of the retrained one (or `None`)."""
+    from ..runs.launch import command_line
     from ..versions import versions
-    from .launch import command_line
 
     beside = None
     if gold is not None:

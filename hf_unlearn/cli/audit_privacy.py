@@ -53,7 +53,7 @@ class Prepared:
 def main(argv: list[str]) -> None:
     """Attacks `--models` and reports."""
     from ..data.qa import QAFormat
-    from .parser import StrictParser
+    from ..runs.parser import StrictParser
 
     (args, qa), _ = StrictParser((PrivacyArguments, QAFormat), prog="hf-unlearn audit privacy").parse(list(argv))
     audit(args, qa)
@@ -61,13 +61,13 @@ def main(argv: list[str]) -> None:
 
 def prepare(args: PrivacyArguments, qa) -> Prepared:
     """Finds and checks models' paths, tokenizer and rows, before any model is loaded."""
+    from ..audit.checkpoints import check_checkpoint_path, check_embeddings, tokenizer_of
     from ..audit.privacy.checks import as_rows
     from ..data.benchmarks import resolve_model
+    from ..data.sets import load_sets
     from ..data.sources import load_rows
     from ..families import CAUSAL_LM, family_of
-    from .models import check_checkpoint_path, check_embeddings, tokenizer_of
-    from .places import check_folder
-    from .sets import load_sets
+    from ..places import check_folder
 
     check_folder("output_dir", args.output_dir)
     for name in _paths(args):
@@ -111,11 +111,11 @@ def attacker(args: PrivacyArguments, prepared: Prepared, progress: bool = True):
     """A function of a model's name and of what was found in the retrained model: what attacks find in it."""
     from accelerate import PartialState
 
+    from ..audit.checkpoints import checkpoint_of
     from ..audit.privacy import as_subject, evaluate_privacy
     from ..audit.privacy.cache import SignalCache
     from ..cache import cache_root
     from ..data.benchmarks import resolve_model
-    from .models import checkpoint_of
 
     device = PartialState().device
     cache = SignalCache(cache_root() / "privacy") if args.cache else None
@@ -175,8 +175,8 @@ def entry(label: str, kind: str, path: str, found) -> dict:
 def described(args: PrivacyArguments, models: list[dict]) -> dict:
     """The content of `privacy.json`."""
     from ..report.privacy import PRIVACY_SCHEMA
+    from ..runs.launch import command_line
     from ..versions import versions
-    from .launch import command_line
 
     return {
         "schema_version": PRIVACY_SCHEMA,

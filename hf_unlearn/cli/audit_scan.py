@@ -50,7 +50,7 @@ class Prepared:
 def main(argv: list[str]) -> None:
     """Scans `--model_name_or_path` and reports."""
     from ..data.qa import QAFormat
-    from .parser import StrictParser
+    from ..runs.parser import StrictParser
 
     (args, qa), _ = StrictParser((ScanArguments, QAFormat), prog="hf-unlearn audit scan").parse(list(argv))
     scan(args, qa)
@@ -59,11 +59,11 @@ def main(argv: list[str]) -> None:
 def prepare(args: ScanArguments) -> Prepared:
     """Finds and checks paths, tokenizer, rows and settings, before any model is loaded."""
     from ..audit.backdoor_sets import some_rows
+    from ..audit.checkpoints import check_checkpoint_path, check_embeddings, tokenizer_of
     from ..audit.scan import Budget, ScanSettings, SearchSettings
     from ..data.benchmarks import load_benchmark, resolve_model
     from ..data.sources import load_rows
-    from .models import check_checkpoint_path, check_embeddings, tokenizer_of
-    from .places import check_folder
+    from ..places import check_folder
 
     check_folder("output_dir", args.output_dir)
     candidates = args.words
@@ -96,9 +96,9 @@ def scan(args: ScanArguments, qa) -> dict:
     """Scans a checkpoint and writes what was found; returns it."""
     from accelerate import PartialState
 
+    from ..audit.checkpoints import checkpoint_of
     from ..audit.scan import scan_model
     from ..report.scan import print_scan, write_scan
-    from .models import checkpoint_of
 
     prepared, device = prepare(args), PartialState().device
 
@@ -126,8 +126,8 @@ def scan(args: ScanArguments, qa) -> dict:
 
 def _described(args: ScanArguments, found: dict) -> dict:
     """The content of `scan_<dataset>.json`."""
+    from ..runs.launch import command_line
     from ..versions import versions
-    from .launch import command_line
 
     return {
         "model": args.model_name_or_path,

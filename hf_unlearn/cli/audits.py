@@ -4,18 +4,18 @@
 from accelerate import PartialState
 
 from ..audit import Audit, audit_model
+from ..audit.arguments import AuditArguments
 from ..audit.harness import check_tasks, run_tasks
 from ..audit.rwku import audit_rwku
 from ..audit.sets import read_sets
-from ..audit.suites import get_suite
+from ..audit.suites import PICTURES, get_suite
 from ..audit.vqa_rows import check_rows
 from ..data.qa import QAFormat
+from ..data.sets import Sets
 from ..families import CLASSIFIER, family_of
+from ..runs.audit_cache import AuditCache
 from ..stored.store import on_first_process
-from .arguments import AuditArguments
-from .audit_cache import AuditCache
-from .picture_audit import PICTURES, picture_auditor
-from .sets import Sets
+from .picture_audit import picture_auditor
 
 
 def check_audited(sets: Sets, max_items: int | None) -> None:

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .arguments import AuditArguments
+from ..audit.arguments import AuditArguments
 
 
 MUSE = {"muse_news": "news", "muse_books": "books"}

@@ -3,8 +3,8 @@
 
 from pathlib import Path
 
-from .help import CommandParser
-from .places import check_folder
+from ..places import check_folder
+from ..runs.help import CommandParser
 
 
 METHODS = ("ga", "grad_diff", "npo_klr")

@@ -10,9 +10,9 @@ from ..audit import Audit
 from ..report import print_report, write_report
 from ..running.backdoor_callback import BackdoorAuditCallback
 from ..running.callbacks import AuditCallback
+from ..runs.launch import command_line
 from .assemble import assemble, model_entry, training_entry
 from .audits import add_forget_quality
-from .launch import command_line
 from .prepare import Prepared, run_name
 from .recipe import Recipe
 from .run_backdoor import add_backdoor

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..files import write_json, write_text
-from .help import CommandParser
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:

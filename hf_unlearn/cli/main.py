@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from ..running.faults import NonFiniteError
+from ..runs.help import entries, fill
 from .faults import explained
-from .help import entries, fill
 
 
 # command -> (module, what it does)

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .arguments import DataArguments
+from ..data.arguments import DataArguments
 
 
 # Benchmarks that come with rows like the forget rows which no model has seen.

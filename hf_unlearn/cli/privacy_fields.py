@@ -6,8 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 from ..data.qa import QAFormat
+from ..runs.parser import StrictParser
 from .as_file import as_file
-from .parser import StrictParser
 from .privacy_arguments import PrivacyArguments
 
 

@@ -5,8 +5,8 @@ membership-inference audit."""
 import argparse
 from pathlib import Path
 
-from .help import CommandParser
-from .places import check_folder
+from ..places import check_folder
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:

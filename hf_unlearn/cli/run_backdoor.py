@@ -18,13 +18,13 @@ from ..data.poison import poisoned_indices
 from ..data.roles import data_seed
 from ..report.backdoor import print_backdoor, summary, write_backdoor
 from ..running.backdoor_callback import BackdoorAuditCallback
+from ..runs.arguments import RunArguments
+from ..runs.audit_cache import AuditCache
+from ..runs.launch import command_line
 from ..stored.store import on_first_process
 from ..versions import versions
-from .arguments import RunArguments
 from .audit_backdoor import NO_RETRAINED, NOTES, notes_of
-from .audit_cache import AuditCache
 from .backdoor_arguments import MUSE
-from .launch import command_line
 
 
 logger = logging.getLogger(__name__)

@@ -42,9 +42,9 @@ def finetune(args: PrivacyArguments, tokenizer, rows: list, seed: int):
     from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
     from transformers.utils import logging as transformers_logging
 
+    from ..audit.checkpoints import checkpoint_of
     from ..data.benchmarks import resolve_model
     from ..families import family_of
-    from .models import checkpoint_of
 
     set_seed(seed)
     transformers_logging.disable_progress_bar()

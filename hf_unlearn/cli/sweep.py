@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..files import write_text
-from .help import CommandParser
-from .places import check_file, check_folder
+from ..places import check_file, check_folder
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
@@ -22,10 +22,10 @@ def main(argv: list[str]) -> None:
     gpus = None if args.gpus is None else [gpu for gpu in args.gpus.split(",") if gpu]
     _check_processes(args.jobs, gpus)
 
+    from ..places import recipe_path
     from ..sweep.expand import expand
     from ..sweep.manifest import write_manifest
     from ..sweep.spec import read_spec
-    from .run import recipe_path
 
     spec = read_spec(recipe_path(args.sweep))
     if spec.accelerate_config is not None:
@@ -206,7 +206,7 @@ def _check_processes(jobs: int | None, gpus: list[str] | None) -> None:
 
 
 def _check_launch(name: str, jobs: int | None, gpus: list[str] | None) -> None:
-    from .launch import config_path
+    from ..runs.launch import config_path
 
     config_path(name)
     if (jobs or 1) > 1 or gpus is not None:

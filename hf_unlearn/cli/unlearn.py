@@ -10,15 +10,15 @@ from pathlib import Path
 from transformers import ProgressCallback
 
 from ..audit import Audit
+from ..audit.checkpoints import checkpoint_of
 from ..modeling import whole_weights
 from ..running.callbacks import AuditCallback, MetricsFile, RunProgress
 from ..running.faults import STOPPED_TOGETHER, Terminated
 from ..running.preemption import ends_at_once
+from ..runs.launch import leave
 from ..stored.store import on_first_process
 from .audits import AuditCache, audit_checkpoint, auditor
 from .final_audits import FinalAudits
-from .launch import leave
-from .models import checkpoint_of
 from .output import begin_output
 from .prepare import Prepared, prepare
 from .recipe import Recipe, parse_recipe

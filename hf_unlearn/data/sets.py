@@ -4,11 +4,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.benchmarks import Benchmark, check_retrained, load_benchmark
-from ..data.qa import QAFormat
-from ..data.sources import load_rows
+from ..places import recipe_path
 from .arguments import DataArguments
-from .run import recipe_path
+from .benchmarks import Benchmark, check_retrained, load_benchmark
+from .qa import QAFormat
+from .sources import load_rows
 
 
 @dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places that a command will write to, tried before it computes anything."""
+"""Places that a command reads or will write to, tried before it computes anything."""
 
 import os
 from pathlib import Path
@@ -44,3 +44,9 @@ def check_file(name: str, file: str | os.PathLike | None) -> None:
 def _is_virtual(folder: Path) -> bool:
     # Root may write anywhere, except where there is nothing to write to.
     return folder.parts[:2] in (("/", "proc"), ("/", "sys"))
+
+
+def recipe_path(name: str) -> str:
+    """The path of a recipe or of its rows as it is, or, for `recipes/...`, of the shipped one."""
+    shipped = Path(__file__).parent / name
+    return str(shipped) if not Path(name).exists() and shipped.is_file() else name

@@ -7,15 +7,15 @@ import logging
 from pathlib import Path
 
 from ..audit import Audit, BackdoorAudit
+from ..audit.suites import PICTURES
 from ..cache import cache_root
 from ..data.qa import QAFormat
+from ..data.sets import Sets
 from ..files import read_json, write_json
 from ..models.checkpoint_files import ADAPTER_CONFIG
 from ..models.checkpoint_paths import adapter_folder, base_of
 from ..stored.key import hash_processor
 from ..versions import versions
-from .picture_audit import PICTURES
-from .sets import Sets
 
 
 logger = logging.getLogger(__name__)

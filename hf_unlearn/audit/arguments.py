@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fields that audits share: which model, how it is loaded, and what is asked of it."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class AuditArguments:
+    """What is measured, and against what."""
+
+    audit_max_items: int | None = field(
+        default=None, metadata={"help": "Items a set at most (drawn by seed); all by default."}
+    )
+    audit_batch_size: int = field(default=32, metadata={"help": "Rows a forward pass of the audit."})
+    max_new_tokens: int = field(default=200, metadata={"help": "Longest generated answer in tokens."})
+    lm_eval_tasks: list[str] | None = field(
+        default=None,
+        metadata={"help": "Tasks of lm-eval that an audit runs too, such as `mmlu`; of one process."},
+    )
+    prompts: list[str] | None = field(
+        default=None,
+        metadata={"help": "Prompts whose answers, before and after, the report shows; put as questions are."},
+    )
+    retrained_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Model trained without the forget rows: what forgetting is judged against."},
+    )
+
+    def __post_init__(self):
+        for name in ("audit_max_items", "audit_batch_size", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}; give at least 1.")
