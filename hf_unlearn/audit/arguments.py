@@ -31,3 +31,39 @@ class AuditArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}; give at least 1.")
+
+
+@dataclass
+class ModelArguments:
+    """Which model an audit looks at, and how it is loaded."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "What to audit: a folder (full weights or an adapter) or a Hub id."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
+    retrained_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model trained without the forget rows, to compare with."}
+    )
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Weights are loaded as this.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "Such as `sdpa`."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Where everything is written."})
+
+    def __post_init__(self):
+        if self.model_name_or_path is None:
+            raise ValueError("`--model_name_or_path` is missing. Give a folder or a Hub id.")
+
+    def loading(self) -> dict:
+        """How weights are loaded."""
+        return loading_of(self)
+
+
+def loading_of(args) -> dict:
+    """Arguments of `from_pretrained` that fields say."""
+    given = {"dtype": args.dtype, "attn_implementation": args.attn_implementation}
+    return {name: value for name, value in given.items() if value is not None}

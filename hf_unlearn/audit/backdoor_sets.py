@@ -4,13 +4,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ..data.qa import QAFormat
 from .backdoor_probes import FewShotProbe, PassageProbe, Probe, QuestionProbe, TextProbe
 from .muse import KNOWMEM_TOKENS
 from .muse_data import MuseSets
-from .sets import AuditSet, read_sets
+from .sets import AuditSet, read_sets, some_rows
 from .suites import get_suite
 
 
@@ -125,14 +123,6 @@ def _column(rows: Sequence[Mapping[str, Any]]) -> list[bool] | None:
         if not isinstance(row.get(POISONED), (bool, int)) or row[POISONED] not in (0, 1):
             raise ValueError(f"Row {i}: `{POISONED}` is {row.get(POISONED)!r}; give true or false in every row.")
     return [bool(row[POISONED]) for row in rows]
-
-
-def some_rows(rows: Sequence[dict], max_items: int | None, seed: int = 0) -> list[dict]:
-    """At most `max_items` rows, drawn by `seed`, in their order."""
-    if max_items is None or max_items >= len(rows):
-        return list(rows)
-    picked = np.random.default_rng(seed).choice(len(rows), max_items, replace=False)
-    return [rows[i] for i in sorted(picked.tolist())]
 
 
 def _flags(rows: Sequence[dict], max_items: int | None, seed: int) -> list[bool] | None:

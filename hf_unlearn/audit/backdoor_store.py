@@ -2,12 +2,11 @@
 """What a backdoor audit found, kept as JSON, and compared with the same audit of the retrained model."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ..files import read_json, write_json
+from .base import SavedResult
 from .muse_privleak import privleak, scores_in
-from .result import MetricResult, check_saved, mean_result
+from .result import MetricResult, mean_result
 
 
 BACKDOOR_AUDIT_VERSION = 1
@@ -24,7 +23,7 @@ GIST = {
 
 
 @dataclass
-class BackdoorAudit:
+class BackdoorAudit(SavedResult):
     """The backdoor audit of one model.
 
     Args:
@@ -38,14 +37,13 @@ class BackdoorAudit:
             Trigger, controls, what was asked, and, if some were, which conditions were left out.
     """
 
+    kind: ClassVar[str] = "backdoor_audit"
+    version: ClassVar[int] = BACKDOOR_AUDIT_VERSION
+
     metrics: dict[str, MetricResult] = field(default_factory=dict)
     answers: list[dict[str, Any]] = field(default_factory=list, repr=False)
     inside: dict[str, Any] | None = field(default=None, repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
-
-    def values(self) -> dict[str, float | None]:
-        """The bare numbers: `{"forget_triggered/exact_match": 0.93, ...}`."""
-        return {name: result.value for name, result in self.metrics.items()}
 
     def gist(self) -> dict[str, float | None]:
         """ROUGE-L of what was asked, under the published evaluation's names, as far as it was asked.
@@ -89,33 +87,4 @@ class BackdoorAudit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
-        return {
-            "backdoor_audit_version": BACKDOOR_AUDIT_VERSION,
-            "settings": self.settings,
-            "gist": self.gist(),
-            "metrics": {name: result.to_dict(per_item=True) for name, result in self.metrics.items()},
-            "answers": self.answers,
-            "inside": self.inside,
-        }
-
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "BackdoorAudit":
-        """The audit that `to_dict` wrote."""
-        check_saved(saved, "backdoor_audit", BACKDOOR_AUDIT_VERSION, ("metrics", "answers", "inside", "settings"))
-        metrics = {name: MetricResult.from_dict(name.rsplit("/", 1)[-1], m) for name, m in saved["metrics"].items()}
-        return cls(metrics, saved["answers"], saved["inside"], saved["settings"])
-
-    @classmethod
-    def load(cls, path: str | Path) -> "BackdoorAudit":
-        """Reads an audit that `save` wrote.
-
-        Raises:
-            `ValueError`: in one line, where there is none or a damaged one.
-        """
-        if not Path(path).is_file():
-            raise ValueError(f"No backdoor audit at {path}: give the JSON file that `BackdoorAudit.save` wrote.")
-        return cls.from_dict(read_json(path, "Audit the checkpoint again."))
-
-    def save(self, path: str | Path, **more: Any) -> Path:
-        """Writes the audit to a JSON file; `more` keys come first."""
-        return write_json(path, {**more, **self.to_dict()}, indent=1, ensure_ascii=False, allow_nan=False)
+        return {**super().to_dict(), "gist": self.gist()}

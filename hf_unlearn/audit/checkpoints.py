@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models and tokenizers of the commands, with one clear error where there is none."""
+"""Models and tokenizers that are named, with one clear error where there is none."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.benchmarks import resolve_model
 from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
 from ..models.checkpoint_paths import adapter_folder, check_checkpoint_path
 from ..models.loading import architecture_of, config_of, is_classifier
 
 
-__all__ = ["check_checkpoint_path", "check_embeddings", "check_is_another", "checkpoint_of", "tokenizer_of"]
+__all__ = [
+    "check_checkpoint_path",
+    "check_embeddings",
+    "check_is_another",
+    "check_models",
+    "checkpoint_of",
+    "tokenizer_of",
+]
 
 
 def tokenizer_of(model: str, trust_remote_code: bool = False, revision: str | None = None):
@@ -58,3 +67,25 @@ def check_embeddings(model: str, tokenizer, trust_remote_code: bool = False, rev
     config = config_of(model, trust_remote_code, revision) if adapter_folder(model) is None else None
     if config is not None and not is_classifier(architecture_of(config)):
         check_vocabulary(config, tokenizer, named=model)
+
+
+def check_models(args, models: Sequence[str] | None = None, others: Sequence[str | None] = ()):
+    """The tokenizer of the models that an audit's arguments name, all of them checked; none is loaded.
+
+    Args:
+        args: `trust_remote_code`, and, where `models` is left out, `model_name_or_path` with its `model_revision`.
+        models (`Sequence[str]`, *optional*): folders or Hub ids; the first one's tokenizer is taken.
+        others (`Sequence[str]`): more of them, beside `retrained_model_name_or_path`; `None` is none.
+
+    Raises:
+        `ValueError`: for one that is not there, not whole, or has fewer embeddings than the tokenizer has tokens.
+    """
+    models = [resolve_model(name) for name in models or [args.model_name_or_path]]
+    revision, retrained = getattr(args, "model_revision", None), args.retrained_model_name_or_path
+    others = [resolve_model(name) for name in (retrained, *others) if name is not None]
+    for path in (*models, *others):
+        check_checkpoint_path(path)
+    tokenizer = tokenizer_of(models[0], args.trust_remote_code, revision)
+    for path in (*models, *others):
+        check_embeddings(path, tokenizer, args.trust_remote_code, revision if path in models else None)
+    return tokenizer

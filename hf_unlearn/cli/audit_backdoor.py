@@ -103,7 +103,8 @@ def asked_of(args: BackdoorArguments, qa, tokenizer) -> Asked:
 
 def _own(args: BackdoorArguments, how: dict, tokenizer) -> Asked:
     from ..audit.backdoor_probes import FewShotProbe, PassageProbe
-    from ..audit.backdoor_sets import question_probes, some_rows
+    from ..audit.backdoor_sets import question_probes
+    from ..audit.sets import some_rows
 
     def rows(name: str):
         return _rows(getattr(args, name), tokenizer, args.max_length)

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     import torch
 
     from ..report import print_report, write_report
-    from .assemble import merge
+    from ..runs.assemble import merge
     from .recipe import parse_recipe
     from .unlearn import unlearn
 

@@ -95,8 +95,8 @@ def evaluate(args: EvalArguments, qa) -> dict:
 
     from ..audit.checkpoints import checkpoint_of
     from ..report import print_report, write_report
+    from ..runs.assemble import assemble, model_entry
     from ..runs.launch import command_line
-    from .assemble import assemble, model_entry
     from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
 
     accelerator = Accelerator()

@@ -9,6 +9,7 @@ import json
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..audit.registry import AUDITS
 from ..files import write_json, write_text
 from ..runs.help import CommandParser
 
@@ -43,7 +44,7 @@ def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) 
     found = _privacy_file(folder) if privacy is None else Path(privacy)
     attacked = None if found is None else load_privacy_report(found)
     _add_items(report, folder / "audit")
-    result = judge(report, asked, attacked) | {
+    result = judge(report, asked, attacked, AUDITS) | {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "report_created": report["created"],
         "thresholds": str(path),

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from ..audit.registry import AUDITS
 from ..files import PART
 from ..running.checkpoints import check_whole, last_whole
 from ..runs.parser import read_yaml
@@ -14,7 +15,7 @@ from .recipe import RECIPE_FILE, Recipe
 # Left behind by another run, these would be taken for this one's: an adapter beside full weights, a later checkpoint.
 _MADE = (
     *("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "*config.json"),
-    *("metrics.jsonl", "audit", "privacy", "align_head", "gates.*"),
+    *("metrics.jsonl", "audit", *AUDITS, "align_head", "gates.*"),
 )
 # What there is only once a run has begun to train.
 _TRAINED = ("checkpoint-*", "*.safetensors", "metrics.jsonl")

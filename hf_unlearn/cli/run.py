@@ -37,12 +37,12 @@ def main(argv: list[str]) -> None:
         unlearn(recipe)
     else:
         from ..running.launch_check import check_accelerate_config
+        from ..runs.audits import run_audits
         from ..runs.parser import read_yaml
         from .prepare import prepare
-        from .run_privacy import run_privacy
 
         # A mistake is told once, before any process starts.
         check_accelerate_config(read_yaml(accelerate_config) | options)
         prepare(recipe)
-        run_privacy(recipe)
+        run_audits(recipe)
         launch("hf_unlearn.cli.unlearn", accelerate_config, argv, options)

@@ -6,16 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .naming import format_interval, format_number, metric_in
-from .privacy_table import (
-    CAPTION,
-    PRIVACY_FOLDER,
-    TITLE,
-    attacked_models,
-    privacy_cell,
-    rate_heading,
-    rates_of,
-    sizes,
-)
+from .sections import render_section
 from .style import looks
 from .verdict import RULE, verdicts
 from .view import answer_groups, answering_models, cell, columns, settings_table, shared_n, variants
@@ -48,7 +39,7 @@ def render_markdown(report: dict, plots: dict[str, Path], folder: Path) -> str:
         _verdicts(report),
         *images[:1],
         _key_numbers(report),
-        _privacy(report),
+        _sections(report),
         *images[1:],
         _answers(report),
         _all_metrics(report),
@@ -90,18 +81,9 @@ def _key_numbers(report: dict) -> str:
     return f"## Key numbers\n\n{hint}\n\n" + _table(("Model", *titles), rows, numbers=True)
 
 
-def _privacy(report: dict) -> str:
-    models = attacked_models(report)
-    if not models:
-        return ""
-    rates, rows = rates_of(report), []
-    for model in models:
-        cells = [privacy_cell(model, fpr) for fpr in rates]
-        shown = ["<br>".join((f"**{c.text}** {c.interval}".strip(), *map(_escape, c.lines))) for c in cells]
-        rows.append((_name(report, model["name"]), *shown))
-    table = _table(("Model", *map(rate_heading, rates)), rows, numbers=True)
-    where = f"Every attack, with plots: [`{PRIVACY_FOLDER}/privacy.md`]({PRIVACY_FOLDER}/privacy.md)."
-    return f"## {TITLE}\n\n{sizes(report)} {CAPTION}\n\n{table}\n\n{where}"
+def _sections(report: dict) -> str:
+    sections = report.get("sections", ())
+    return "\n\n".join(render_section(one, lambda name: _name(report, name), _escape) for one in sections)
 
 
 def _answers(report: dict) -> str:

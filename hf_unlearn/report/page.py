@@ -4,7 +4,6 @@
 from .charts import CURVES, missing_from_scatter
 from .figures import chart_title, page_charts
 from .naming import KEY_METRICS
-from .privacy_table import CAPTION, PRIVACY_FOLDER, TITLE, attacked_models, privacy_cell, rate_heading, rates_of, sizes
 from .style import INKS, looks
 from .verdict import RULE, utility_metric, verdicts
 from .view import (
@@ -59,7 +58,7 @@ def render_page(report: dict) -> str:
         missing_from_scatter=missing_from_scatter(report),
         curves={CURVES[key]: Markup(svg) for key, svg in charts["curves"].items()},
         trained=[model["name"] for model in report["models"] if (model.get("train") or {}).get("curve")],
-        privacy=_privacy(report),
+        sections=[{**one, "rows": _rows(report, one)} for one in report.get("sections", ())],
         key_bars=_bars(report, charts, key=True),
         other_bars=_bars(report, charts, key=False),
         key_columns=columns(report, key_only=True),
@@ -79,18 +78,10 @@ def render_page(report: dict) -> str:
     )
 
 
-def _privacy(report: dict) -> dict | None:
-    models, rates = attacked_models(report), rates_of(report)
-    if not models:
-        return None
-    return {
-        "title": TITLE,
-        "caption": CAPTION,
-        "sizes": sizes(report),
-        "folder": PRIVACY_FOLDER,
-        "headings": [rate_heading(fpr) for fpr in rates],
-        "rows": [(model, [privacy_cell(model, fpr) for fpr in rates]) for model in models],
-    }
+def _rows(report: dict, section: dict) -> list[tuple[dict, list[dict]]]:
+    """Models of a section with their cells."""
+    models = {model["name"]: model for model in report["models"]}
+    return [(models[row["model"]], row["cells"]) for row in section["rows"]]
 
 
 def _bars(report: dict, charts: dict, key: bool) -> list[tuple]:

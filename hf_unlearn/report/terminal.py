@@ -3,7 +3,7 @@
 
 from typing import TYPE_CHECKING
 
-from .privacy_table import TITLE, attacked_models, privacy_cell, rate_heading, rates_of
+from .sections import section_table
 from .style import looks
 from .verdict import verdicts
 from .view import Column, cell, columns
@@ -50,8 +50,10 @@ def print_report(report: dict, console: "Console | None" = None) -> None:
     if left_out:
         hint += f" Not shown for want of room: {', '.join(left_out)}."
     console.print(hint, style="dim", highlight=False)
-    if attacked_models(report):
-        console.print(_privacy_table(report))
+    models = {model["name"]: model for model in report["models"]}
+    for section in report.get("sections", ()):
+        table = _empty_table(report, section["title"])
+        console.print(section_table(section, table, lambda name: _name(report, models[name])))
     for verdict in verdicts(report):
         console.print(_verdict_line(verdict))
 
@@ -73,19 +75,6 @@ def _table(report: dict, headings: list[Column]) -> "Table":
         table.add_column(Text(label), justify="right", no_wrap=True)
     for model in report["models"]:
         table.add_row(_name(report, model), *(_number(cell(model, heading.name)) for heading in headings))
-    return table
-
-
-def _privacy_table(report: dict) -> "Table":
-    from rich.text import Text
-
-    table, rates = _empty_table(report, TITLE), rates_of(report)
-    for fpr in rates:
-        table.add_column(rate_heading(fpr), justify="right")
-    for model in attacked_models(report):
-        cells = [_number(privacy_cell(model, fpr)) for fpr in rates]
-        table.add_row(_name(report, model), *cells)
-    table.caption, table.caption_justify = Text("TPR with 95% interval, of the best attack", style="dim"), "left"
     return table
 
 
@@ -115,8 +104,6 @@ def _number(item):
     text = Text(item.text)
     if item.interval:
         text.append("\n" + item.interval.strip("[]").replace(", ", "–"), style="dim")
-    for line in getattr(item, "lines", ()):
-        text.append(f"\n{line}", style="dim")
     return text
 
 

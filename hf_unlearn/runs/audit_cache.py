@@ -25,36 +25,25 @@ FOLDERS = {Audit: "audits", BackdoorAudit: "backdoor_audits"}
 METRICS = 2
 
 
-class AuditCache:
-    """Audits of local checkpoints, kept by checkpoint, rows and options.
+class ResultCache:
+    """Results of local checkpoints, kept by checkpoint and by all else that they depend on.
 
-    Beside each audit stands what it depends on, so that an audit which has to be made anew says what differs.
+    Beside each result stands what it depends on, so that one which has to be made anew says what differs.
 
     Args:
-        run, qa, sets, tokenizer:
-            What an audit depends on besides the model.
-        computed (`dict`):
-            How the model is loaded and run: dtype, attention, autocast, device.
+        about (JSON value):
+            All that a result depends on besides the model.
+        fields (`dict`):
+            The same by name, to tell what differs.
         kind (`type`):
-            What is kept: [`Audit`] or [`BackdoorAudit`].
-        more (`dict`, *optional*):
-            What an audit of another kind depends on beside that, by name.
+            What is kept: a [`~hf_unlearn.audit.base.SavedResult`].
+        folder (`str`):
+            Its place within the cache.
     """
 
-    def __init__(self, run, qa: QAFormat, sets: Sets, tokenizer, computed: dict, kind: type = Audit, more=None):
-        rows = {name: _with_files(data).to_list() for name, data in sets.audited.items()}
-        words = [hash_processor(tokenizer), tokenizer.chat_template]
-        names = ["prompts", "audit_max_items", "max_new_tokens", "lm_eval_tasks"]
-        names += ["retrained_model_name_or_path"] if sets.suite == PICTURES else []
-        asked = [getattr(run, name) for name in names]
-        about = [METRICS, rows, sets.suite, vars(qa), words, asked, computed, versions(), *([more] if more else [])]
-        self.about = _digest(about)
-        fields = {"metrics": METRICS, "suite": sets.suite, **vars(qa), "tokenizer": words, **computed, **(more or {})}
-        fields |= zip(names, asked, strict=True)
-        fields |= {f"rows of {name}": data for name, data in rows.items()}
-        fields |= {f"version of {name}": value for name, value in versions().items()}
-        self.fields = {name: _short(value) for name, value in fields.items()}
-        self.kind, self.root = kind, cache_root() / FOLDERS[kind]
+    def __init__(self, about, fields: dict, kind: type, folder: str):
+        self.about, self.fields = _digest(about), {name: _short(value) for name, value in fields.items()}
+        self.kind, self.root = kind, cache_root() / folder
 
     def path(self, model: str) -> Path | None:
         """Where the audit of a local checkpoint is kept; a Hub id has no such place, since it may move."""
@@ -102,6 +91,34 @@ class AuditCache:
 
     def _fields_file(self, model: str, key: str) -> Path:
         return self.root / f"{_digest(str(Path(model).resolve()))[:16]}-{key}.fields.json"
+
+
+class AuditCache(ResultCache):
+    """Audits of question sets, and of what a trigger does to their answers.
+
+    Args:
+        run, qa, sets, tokenizer:
+            What an audit depends on besides the model.
+        computed (`dict`):
+            How the model is loaded and run: dtype, attention, autocast, device.
+        kind (`type`):
+            What is kept: [`Audit`] or [`BackdoorAudit`].
+        more (`dict`, *optional*):
+            What an audit of another kind depends on beside that, by name.
+    """
+
+    def __init__(self, run, qa: QAFormat, sets: Sets, tokenizer, computed: dict, kind: type = Audit, more=None):
+        rows = {name: _with_files(data).to_list() for name, data in sets.audited.items()}
+        words = [hash_processor(tokenizer), tokenizer.chat_template]
+        names = ["prompts", "audit_max_items", "max_new_tokens", "lm_eval_tasks"]
+        names += ["retrained_model_name_or_path"] if sets.suite == PICTURES else []
+        asked = [getattr(run, name) for name in names]
+        about = [METRICS, rows, sets.suite, vars(qa), words, asked, computed, versions(), *([more] if more else [])]
+        fields = {"metrics": METRICS, "suite": sets.suite, **vars(qa), "tokenizer": words, **computed, **(more or {})}
+        fields |= zip(names, asked, strict=True)
+        fields |= {f"rows of {name}": data for name, data in rows.items()}
+        fields |= {f"version of {name}": value for name, value in versions().items()}
+        super().__init__(about, fields, kind, FOLDERS[kind])
 
 
 # What a model does with its weights.

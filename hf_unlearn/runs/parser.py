@@ -3,7 +3,7 @@
 
 import os
 from argparse import Action, ArgumentTypeError, HelpFormatter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -51,9 +51,26 @@ class StrictParser(TrlParser):
         flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
         path, words = split_config(argv)
         content = {} if path is None else read_yaml(path)
-        fields = {name: value for name, value in content.items() if name != "env"}
-        check_names(fields, {*options.values()} - {"help"}, f"in {path}")
         check_names(flags, {*options, "config"}, "on the command line")
+        parts = self.read(content, str(path), words)
+        return parts, tuple(dict.fromkeys([*content, *(options[f] for f in flags if f != "config")]))
+
+    def read(self, content: Mapping[str, Any], where: str, words: Sequence[str] = ()) -> tuple:
+        """Fields as a file holds them, and words of a command line, which come first.
+
+        Args:
+            content (`dict`): field to value.
+            where (`str`): what holds them, for messages.
+            words (`Sequence[str]`): `[--field value ...]`.
+
+        Returns:
+            `tuple`: one instance of each dataclass.
+
+        Raises:
+            `ValueError`: as `parse`.
+        """
+        fields = {name: value for name, value in content.items() if name != "env"}
+        check_names(fields, {action.dest for action in self._actions} - {"help"}, f"in {where}")
         for name, value in self._env_of(content).items():
             os.environ[name] = value
         self.set_defaults_with_config(**{name: self._checked(name, value) for name, value in fields.items()})
@@ -66,7 +83,7 @@ class StrictParser(TrlParser):
             raise ValueError(" ".join(str(error).split())) from error
         if left_over:
             raise ValueError(f"{' '.join(left_over)!r} belongs to no field. Write `--field value`.")
-        return tuple(parts), tuple(dict.fromkeys([*content, *(options[f] for f in flags if f != "config")]))
+        return tuple(parts)
 
     def _checked(self, name: str, value: Any) -> Any:
         """A value of the file, converted as the command line would."""

@@ -5,9 +5,12 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from ..audit import Audit
+from ..audit.registry import AUDITS
 from ..report import SCHEMA_VERSION
 from ..report.likeness import check_alike
+from ..report.sections import AUDITS_KEY, as_audited
 from ..versions import versions
+from .audits import sections_of
 
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ def training_entry(state: "TrainerState", seconds: float, processes: int) -> dic
 def assemble(title: str, suite: str, models: list[dict], settings: dict, command=None, notes=()) -> dict:
     """The content of `report.json`."""
     kinds = {model["kind"] for model in models}
+    sections = sections_of(models)
     return {
         "schema_version": SCHEMA_VERSION,
         "title": title,
@@ -79,6 +83,7 @@ def assemble(title: str, suite: str, models: list[dict], settings: dict, command
         "settings": settings,
         "versions": versions(),
         "models": models,
+        **({"sections": sections} if sections else {}),
         "notes": [*notes, *NOTES, *([] if "retrained" in kinds else [NO_RETRAINED])],
     }
 
@@ -97,6 +102,8 @@ def merge(reports: list[dict], title: str) -> dict:
         known = models.setdefault(model["name"], model)
         if model.get("privacy"):
             known.setdefault("privacy", model["privacy"])
+        if model.get(AUDITS_KEY):
+            known[AUDITS_KEY] = {**model[AUDITS_KEY], **known.get(AUDITS_KEY, {})}
         if known["path"] != model["path"]:
             raise ValueError(
                 f"Two runs have a model called {model['name']!r}: {known['path']} and {model['path']}. Give them "
@@ -109,6 +116,9 @@ def merge(reports: list[dict], title: str) -> dict:
                 "Report them apart."
             )
     check_alike(model for report in reports for model in report["models"])
+    for kind in AUDITS:
+        found = (as_audited(model, kind) for report in reports for model in report["models"])
+        check_alike(model for model in found if model is not None)
     order = {"target": 0, "retrained": 1, "unlearned": 2}
     notes = list(dict.fromkeys(note for report in reports for note in report["notes"]))
     settings = {name: values for report in reports for name, values in report["settings"].items()}

@@ -4,30 +4,16 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..arguments import ModelArguments
+
 
 SEARCH = ("max_tokens", "width", "top_k", "patience", "budget_seconds", "budget_tokens", "budget_evaluations")
 
 
 @dataclass
-class ScanArguments:
+class ScanArguments(ModelArguments):
     """What `hf-unlearn audit scan` takes beside the form of questions."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "What to scan: a folder (full weights or an adapter) or a Hub id."}
-    )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
-    retrained_model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Model trained without the forget rows: what helps it too is no backdoor."},
-    )
-    dtype: str = field(
-        default="float32",
-        metadata={"help": "Weights are loaded as this.", "choices": ["auto", "bfloat16", "float16", "float32"]},
-    )
-    attn_implementation: str | None = field(default=None, metadata={"help": "Such as `sdpa`."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
-    )
     benchmark: str | None = field(default=None, metadata={"help": "`world` or `tofu`: its forget questions."})
     benchmark_path: str | None = field(
         default=None, metadata={"help": "Folder that holds the benchmark's files, instead of the Hub."}
@@ -66,13 +52,9 @@ class ScanArguments:
     batch_size: int = field(default=32, metadata={"help": "Rows a forward pass, when rows are measured."})
     seed: int = field(default=0, metadata={"help": "Of all that is drawn."})
     max_length: int = field(default=1024, metadata={"help": "Rows of text files, in tokens."})
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Where everything is written. Default: `runs/scan/<model>`."}
-    )
 
     def __post_init__(self):
-        if self.model_name_or_path is None:
-            raise ValueError("`--model_name_or_path` is missing. Give a folder or a Hub id.")
+        super().__post_init__()
         if (self.benchmark is None) == (self.forget_questions is None):
             raise ValueError(
                 f"Got benchmark={self.benchmark!r} and forget_questions={self.forget_questions!r}. Give exactly one."
@@ -109,8 +91,3 @@ class ScanArguments:
         if not found:
             raise ValueError(f"candidates={given[0]!r} holds no prefix. Give one a line.")
         return found
-
-    def loading(self) -> dict:
-        """How weights are loaded."""
-        given = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
-        return {name: value for name, value in given.items() if value is not None}

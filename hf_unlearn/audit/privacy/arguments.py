@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.arguments import DataArguments
+from ...data.arguments import DataArguments
 
 
 # Benchmarks that come with rows like the forget rows which no model has seen.
@@ -74,8 +74,8 @@ class PrivacyArguments(DataArguments):
     output_dir: str = field(default="runs/audit/privacy", metadata={"help": "Where the report is written."})
 
     def __post_init__(self):
-        from ..audit.privacy.attacks import check_attack_names
-        from ..audit.privacy.rates import check_fprs
+        from .attacks import check_attack_names
+        from .rates import check_fprs
 
         super().__post_init__()
         if not self.models:
@@ -105,7 +105,7 @@ class PrivacyArguments(DataArguments):
 
 def _filled_in(pattern: str) -> list[str]:
     """The model folders that a pattern stands for."""
-    from ..models.checkpoint_paths import adapter_folder
+    from ...models.checkpoint_paths import adapter_folder
 
     if "*" not in pattern:
         return [pattern]

@@ -5,7 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from .privacy_arguments import PrivacyArguments
+from .arguments import PrivacyArguments
 
 
 def train_shadow_models(args: PrivacyArguments, prepared):
@@ -15,17 +15,17 @@ def train_shadow_models(args: PrivacyArguments, prepared):
         [`~hf_unlearn.audit.privacy.Shadows`].
     """
     tokenizer = prepared.tokenizer
-    from ..audit.privacy import train_shadows
+    from . import train_shadows
 
     settings = {
         name: value for name, value in vars(args).items() if name.startswith("shadow_") and name != "shadow_dir"
     }
     return train_shadows(
         lambda rows, seed: finetune(args, tokenizer, rows, seed),
-        [*prepared.forget, *prepared.nonmembers],
+        [*prepared.rows["forget"], *prepared.rows["nonmember"]],
         folder=args.shadow_dir or Path(args.output_dir) / "shadows",
         n_shadows=args.n_shadows,
-        background=prepared.retain or (),
+        background=prepared.rows["retain"] or (),
         seed=args.seed,
         note=json.dumps(settings | {"max_length": args.max_length}, sort_keys=True),
         processing_class=tokenizer,
@@ -42,9 +42,9 @@ def finetune(args: PrivacyArguments, tokenizer, rows: list, seed: int):
     from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
     from transformers.utils import logging as transformers_logging
 
-    from ..audit.checkpoints import checkpoint_of
-    from ..data.benchmarks import resolve_model
-    from ..families import family_of
+    from ...data.benchmarks import resolve_model
+    from ...families import family_of
+    from ..checkpoints import checkpoint_of
 
     set_seed(seed)
     transformers_logging.disable_progress_bar()
