@@ -21,7 +21,7 @@ from hf_unlearn.cli.audit import KINDS
 from hf_unlearn.cli.main import main
 from hf_unlearn.report import load_report, print_report
 from hf_unlearn.report.gates import judge
-from hf_unlearn.report.gates_spec import read_gates
+from hf_unlearn.report.gates.spec import read_gates
 
 
 WORDS = ("cup", "pen", "key", "hat", "bag", "map", "jar", "box")
@@ -292,7 +292,7 @@ def test_gates_hold_it(finished):
 def test_the_card_and_a_sweeps_table_have_it(finished):
     card = (finished / "README.md").read_text()
     assert "perplexity: perplexity" in card
-    from hf_unlearn.report.sweep_numbers import tabulate
+    from hf_unlearn.report.sweep.means import tabulate
     from hf_unlearn.sweep.collect import _run
 
     report = load_report(finished)

@@ -28,7 +28,7 @@ from hf_unlearn.audit.privacy import (
     named_attacks,
 )
 from hf_unlearn.audit.privacy.view import VIEW
-from hf_unlearn.report.sweep_numbers import tabulate
+from hf_unlearn.report.sweep.means import tabulate
 from hf_unlearn.runs.assemble import merge, model_entry
 
 

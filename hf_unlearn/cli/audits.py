@@ -12,9 +12,10 @@ from ..audit.suites import PICTURES, get_suite
 from ..audit.vqa_rows import check_rows
 from ..data.qa import QAFormat
 from ..data.sets import Sets
-from ..families import CLASSIFIER, family_of
+from ..families.base import CLASSIFIER
+from ..families.choose import family_of
+from ..processes import on_first_process
 from ..runs.audit_cache import AuditCache
-from ..stored.store import on_first_process
 from .picture_audit import picture_auditor
 
 

@@ -12,11 +12,11 @@ from ..audit import Audit
 from ..audit.result import MetricResult
 from ..report import print_report, write_report
 from ..report.sections import audit_metrics
-from ..running.backdoor_callback import BackdoorAuditCallback
-from ..running.callbacks import AuditCallback
 from ..runs.assemble import assemble, model_entry, training_entry
 from ..runs.audits import RunAudit
 from ..runs.launch import command_line
+from ..training.backdoor_callback import BackdoorAuditCallback
+from ..training.callbacks import AuditCallback
 from .audits import add_forget_quality
 from .prepare import Prepared, run_name
 from .recipe import Recipe

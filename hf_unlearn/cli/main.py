@@ -6,8 +6,8 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
-from ..running.faults import NonFiniteError
 from ..runs.help import entries, fill
+from ..training.faults import NonFiniteError
 from .faults import explained
 
 

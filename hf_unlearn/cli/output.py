@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..audit.registry import AUDITS
 from ..files import PART
-from ..running.checkpoints import check_whole, last_whole
 from ..runs.parser import read_yaml
+from ..training.checkpoints import check_whole, last_whole
 from .recipe import RECIPE_FILE, Recipe
 
 

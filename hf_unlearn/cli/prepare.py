@@ -7,10 +7,10 @@ from pathlib import Path
 from ..audit.checkpoints import check_checkpoint_path, check_embeddings, check_is_another, tokenizer_of
 from ..data.benchmarks import resolve_model
 from ..data.sets import Sets, load_sets
-from ..families import family_of
+from ..families.choose import family_of
 from ..modeling import check_adapter_fits, check_model_path, config_of
 from ..places import check_folder
-from ..running.best import check_best, loss_directions
+from ..training.best import check_best, loss_directions
 from .audits import check_audited
 from .output import check_output, resume_checkpoint
 from .recipe import Recipe

@@ -36,9 +36,9 @@ def main(argv: list[str]) -> None:
 
         unlearn(recipe)
     else:
-        from ..running.launch_check import check_accelerate_config
         from ..runs.audits import run_audits
         from ..runs.parser import read_yaml
+        from ..training.launch_check import check_accelerate_config
         from .prepare import prepare
 
         # A mistake is told once, before any process starts.

@@ -12,12 +12,12 @@ from transformers import ProgressCallback
 from ..audit import Audit
 from ..audit.checkpoints import checkpoint_of
 from ..modeling import whole_weights
-from ..running.callbacks import AuditCallback, MetricsFile, RunProgress
-from ..running.faults import STOPPED_TOGETHER, Terminated
-from ..running.preemption import ends_at_once
+from ..processes import on_first_process
 from ..runs.audits import RunAudit, run_audits
 from ..runs.launch import leave
-from ..stored.store import on_first_process
+from ..training.callbacks import AuditCallback, MetricsFile, RunProgress
+from ..training.faults import STOPPED_TOGETHER, Terminated
+from ..training.preemption import ends_at_once
 from .audits import AuditCache, audit_checkpoint, auditor
 from .final_audits import FinalAudits
 from .output import begin_output

@@ -8,7 +8,8 @@ from ...cache import cache_root
 from ...data.benchmarks import resolve_model
 from ...data.sets import load_sets
 from ...data.sources import load_rows
-from ...families import CAUSAL_LM, family_of
+from ...families.base import CAUSAL_LM
+from ...families.choose import family_of
 from ...places import check_folder
 from ..base import AuditKind, Prepared
 from ..checkpoints import check_models
