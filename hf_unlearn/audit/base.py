@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..data.qa import QAFormat
 from ..files import read_json, write_json
 from .result import MetricResult, check_saved
 
@@ -111,6 +112,30 @@ class Prepared:
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
+@dataclass
+class Context:
+    """What a measurement is given beside the model.
+
+    Args:
+        load (`Callable[[str], Module]`):
+            Loads another model that the arguments name.
+        retrained (`Callable[[], Module]`, *optional*):
+            Loads the retrained model, where it is not measured itself.
+        accelerator (`accelerate.Accelerator`, *optional*):
+            Its processes share the work, for kinds that do so.
+        progress (`bool`):
+            Progress bars.
+        is_retrained (`bool`):
+            Whether the model is the retrained one.
+    """
+
+    load: Callable[[str], Any]
+    retrained: Callable[[], Any] | None = None
+    accelerator: Any = None
+    progress: bool = True
+    is_retrained: bool = False
+
+
 class AuditKind(ABC):
     """One kind of audit. From its line in `AUDITS` follow the command `hf-unlearn audit <name>`, the recipe's
     `audits: {<name>: {...}}`, columns of sweeps, a section of reports, gates on `<name>/<metric>` and the card's
@@ -128,6 +153,8 @@ class AuditKind(ABC):
             Of a run: `"before"` (the target) and `"after"` (what came of it).
         retrained_is_measured (`bool`):
             Whether the retrained model is audited itself; otherwise `measure` is given a function that loads it.
+        shares_work (`bool`):
+            Whether the command may run on several processes.
         kept (`bool`):
             Whether what was measured of a local checkpoint is kept and read again.
         called (`str`):
@@ -143,6 +170,7 @@ class AuditKind(ABC):
     result: ClassVar[type] = AuditResult
     when: ClassVar[tuple[str, ...]] = ("before", "after")
     retrained_is_measured: ClassVar[bool] = True
+    shares_work: ClassVar[bool] = False
     kept: ClassVar[bool] = True
     called: ClassVar[str] = "audited"
     own: ClassVar[tuple[str, ...]] = ("model_name_or_path", "model_revision", "output_dir")
@@ -166,24 +194,13 @@ class AuditKind(ABC):
         """
 
     @abstractmethod
-    def measure(
-        self,
-        model: Any,
-        args: Any,
-        prepared: Prepared,
-        *,
-        load: Callable[[str], Any],
-        retrained: Callable[[], Any] | None = None,
-        progress: bool = True,
-    ) -> Any:
-        """Measures one model; on one process.
+    def measure(self, model: Any, args: Any, prepared: Prepared, context: Context) -> Any:
+        """Measures one model.
 
         Args:
             model (`torch.nn.Module`): any checkpoint, on its device.
             args, prepared: as in `prepare`.
-            load (`Callable[[str], Module]`): loads another model that the arguments name.
-            retrained (`Callable[[], Module]`, *optional*): loads the retrained model, where it is not measured itself.
-            progress (`bool`): progress bars.
+            context ([`Context`]): what else may be needed.
 
         Returns:
             `result`
@@ -196,6 +213,11 @@ class AuditKind(ABC):
     def default_folder(self, args: Any) -> str:
         """Where the command writes, if it is not said."""
         return f"runs/audit/{Path(args.model_name_or_path).name}"
+
+    def taken_over(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """What a recipe's block takes over from the recipe: fields of the same name."""
+        known = {part.name for part in (*fields(self.arguments), *fields(QAFormat))} - {*self.own, *self.not_taken}
+        return {name: value for name, value in recipe.items() if name in known and value is not None}
 
     def of_run(self, recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:
         """The fields in `own`, of a run of this recipe in this folder."""

@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.benchmarks import resolve_model
+from ..families.base import CLASSIFIER
+from ..families.choose import family_of
 from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
 from ..models.checkpoint_paths import adapter_folder, check_checkpoint_path
 from ..models.loading import architecture_of, config_of, is_classifier
+from .suites import PICTURES
 
 
 __all__ = [
     "check_checkpoint_path",
     "check_embeddings",
+    "check_fits",
     "check_is_another",
     "check_models",
     "checkpoint_of",
@@ -55,6 +59,19 @@ def check_is_another(retrained: str, model: str, revision: str | None = None) ->
             f"retrained_model_name_or_path={retrained!r} is the audited model itself, and would be found to be like "
             "itself. Name the model that was trained without the forget rows, or leave it out."
         )
+
+
+def check_fits(model: str, suite: str, trust_remote_code: bool = False, revision: str | None = None) -> None:
+    """Refuses a classifier for sets of questions in words, and a language model for those about pictures; nothing is
+    loaded for that.
+
+    Raises:
+        `ValueError`: in one line.
+    """
+    family = family_of(model, trust_remote_code=trust_remote_code, revision=revision).name
+    if (family == CLASSIFIER) != (suite == PICTURES):
+        wanted = "a classifier, for questions about pictures" if suite == PICTURES else "a language model"
+        raise ValueError(f"{model}: its config names one of the {family}, and these sets are asked of {wanted}.")
 
 
 def check_embeddings(model: str, tokenizer, trust_remote_code: bool = False, revision: str | None = None) -> None:

@@ -43,7 +43,11 @@ class AuditView:
             name: {key: value for key, value in metric.items() if key != "per_item"}
             for name, metric in entry["metrics"].items()
         }
-        return {"settings": entry["settings"], "metrics": metrics}
+        return {"settings": entry["settings"], "metrics": metrics, "shown": self.shown(metrics)}
+
+    def shown(self, metrics: Mapping[str, Any]) -> list[str]:
+        """The main metrics, which tables of other things show too."""
+        return [name for name in self.columns if name in metrics]
 
     def add(self, models: Iterable[dict[str, Any]], found: Mapping[str, Any]) -> None:
         """Gives the models of a report what was found in them; who is who is told by the paths.

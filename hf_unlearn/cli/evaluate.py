@@ -66,11 +66,17 @@ def main(argv: list[str]) -> None:
 
 def prepare(args: EvalArguments, qa) -> tuple:
     """Finds and checks what an audit needs besides models: model path, tokenizer, sets, retrained path."""
-    from ..audit.checkpoints import check_checkpoint_path, check_embeddings, check_is_another, tokenizer_of
+    from ..audit.checkpoints import (
+        check_checkpoint_path,
+        check_embeddings,
+        check_fits,
+        check_is_another,
+        tokenizer_of,
+    )
     from ..data.benchmarks import resolve_model
     from ..data.sets import load_sets
     from ..places import check_folder
-    from .audits import check_audited, check_fits
+    from .audits import check_audited
 
     check_folder("output_dir", args.output_dir)
     model, retrained = resolve_model(args.model_name_or_path), args.retrained_model_name_or_path

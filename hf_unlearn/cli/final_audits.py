@@ -14,13 +14,13 @@ from ..report import print_report, write_report
 from ..report.sections import audit_metrics
 from ..runs.assemble import assemble, model_entry, training_entry
 from ..runs.audits import RunAudit
+from ..runs.backdoor import add_backdoor
 from ..runs.launch import command_line
 from ..training.backdoor_callback import BackdoorAuditCallback
 from ..training.callbacks import AuditCallback
 from .audits import add_forget_quality
 from .prepare import Prepared, run_name
 from .recipe import Recipe
-from .run_backdoor import add_backdoor
 
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def _with_more(found: dict[str, Audit], models: list[dict]) -> dict[str, Audit]:
 
 
 def _results(model: dict) -> dict[str, MetricResult]:
-    metrics = audit_metrics(model).items()
+    metrics = audit_metrics(model, shown=True).items()
     return {name: MetricResult.from_dict(name.rsplit("/", 1)[-1], metric) for name, metric in metrics}
 
 

@@ -10,11 +10,11 @@ from ..data.sets import Sets, load_sets
 from ..families.choose import family_of
 from ..modeling import check_adapter_fits, check_model_path, config_of
 from ..places import check_folder
+from ..runs.backdoor import check_wanted
 from ..training.best import check_best, loss_directions
 from .audits import check_audited
 from .output import check_output, resume_checkpoint
 from .recipe import Recipe
-from .run_backdoor import check_wanted
 
 
 @dataclass

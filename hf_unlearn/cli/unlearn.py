@@ -14,6 +14,7 @@ from ..audit.checkpoints import checkpoint_of
 from ..modeling import whole_weights
 from ..processes import on_first_process
 from ..runs.audits import RunAudit, run_audits
+from ..runs.backdoor import backdoor_callback
 from ..runs.launch import leave
 from ..training.callbacks import AuditCallback, MetricsFile, RunProgress
 from ..training.faults import STOPPED_TOGETHER, Terminated
@@ -23,7 +24,6 @@ from .final_audits import FinalAudits
 from .output import begin_output
 from .prepare import Prepared, prepare
 from .recipe import Recipe, parse_recipe
-from .run_backdoor import backdoor_callback
 
 
 logger = logging.getLogger(__name__)

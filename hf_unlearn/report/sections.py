@@ -11,17 +11,18 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-# Of a report's model: kind of audit -> `settings` and `metrics`.
+# Of a report's model: kind of audit -> `settings`, `metrics`, and the names of those that are `shown` elsewhere.
 AUDITS_KEY = "audits"
 SECTION_KEYS = {"audit": str, "title": str, "headings": list, "rows": list}
 
 
-def audit_metrics(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The metrics of all further audits of a report's model, as `<kind>/<metric>`."""
+def audit_metrics(model: Mapping[str, Any], shown: bool = False) -> dict[str, dict[str, Any]]:
+    """The metrics of all further audits of a report's model, as `<kind>/<metric>`; with `shown` the main ones."""
     return {
         f"{kind}/{name}": metric
         for kind, found in (model.get(AUDITS_KEY) or {}).items()
         for name, metric in found["metrics"].items()
+        if not shown or name in found.get("shown", ())
     }
 
 

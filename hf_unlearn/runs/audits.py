@@ -5,12 +5,13 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 
-from ..audit.base import AuditKind, Prepared, SavedResult
+from ..audit.base import AuditKind, Context, Prepared, SavedResult
 from ..audit.checkpoints import checkpoint_of
 from ..audit.registry import AUDITS
 from ..audit.sets import rows_digest
@@ -31,11 +32,14 @@ class Measuring:
     Args:
         kind ([`AuditKind`]), args, qa ([`QAFormat`]), prepared ([`Prepared`]): what is measured, and how.
         progress (`bool`): progress bars.
+        accelerator (`Accelerator`, *optional*): its processes share the work.
     """
 
-    def __init__(self, kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared, progress: bool = True):
+    def __init__(
+        self, kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared, progress: bool = True, accelerator=None
+    ):
         self.kind, self.args, self.prepared, self.progress = kind, args, prepared, progress
-        self.device = PartialState().device
+        self.accelerator, self.device = accelerator, PartialState().device
         self.cache = _cache(kind, args, qa, prepared, self.device.type) if kind.kept else None
 
     def load(self, name: str, revision: str | None = None) -> Any:
@@ -55,11 +59,12 @@ class Measuring:
         if self.cache is not None:
             result = self.cache.get(path)
         if result is None:
-            retrained, beside = self.args.retrained_model_name_or_path, None
+            retrained = self.args.retrained_model_name_or_path
+            context = Context(self.load, accelerator=self.accelerator, progress=self.progress)
+            context.is_retrained = name == retrained
             if retrained is not None and not self.kind.retrained_is_measured:
-                beside = lambda: self.load(retrained)  # noqa: E731
-            how = {"load": self.load, "retrained": beside, "progress": self.progress}
-            result = self.kind.measure(self.load(name, revision), self.args, self.prepared, **how)
+                context.retrained = partial(self.load, retrained)
+            result = self.kind.measure(self.load(name, revision), self.args, self.prepared, context)
             if self.cache is not None:
                 self.cache.put(path, result)
         if gold is not None:
@@ -98,15 +103,21 @@ def audit(kind: AuditKind, args: Any, qa: QAFormat) -> tuple[dict[str, Any], dic
     """Audits the models that the arguments name.
 
     Returns:
-        `tuple`: the content of the kind's file, and the files that were written, by ending.
+        `tuple`: the content of the kind's file, and the files that were written, by ending; none on all processes
+        but the first.
     """
-    measuring = Measuring(kind, args, qa, kind.prepare(args, qa))
+    prepared = kind.prepare(args, qa)
+    accelerator = Accelerator() if kind.shares_work else None
+    measuring = Measuring(kind, args, qa, prepared, accelerator=accelerator)
     gold, revision = measuring.retrained(), getattr(args, "model_revision", None)
     names = kind.models(args)
     labelled = zip(_labels(names), names, strict=True)
     models = [(label, name, measuring.found(name, gold, revision)) for label, name in labelled]
-    found = measuring.described(measuring.entries(gold, models))
-    files = kind.view.write(found, args.output_dir or kind.default_folder(args))
+    found, files = measuring.described(measuring.entries(gold, models)), {}
+    if PartialState().is_main_process:
+        files = kind.view.write(found, args.output_dir or kind.default_folder(args))
+    if accelerator is not None:
+        accelerator.end_training()
     return found, files
 
 
@@ -190,10 +201,7 @@ def block_fields(kind: AuditKind, recipe: Mapping[str, Any], asked: Mapping[str,
     """
     if refused := sorted({*kind.own} & asked.keys()):
         raise ValueError(f"{kind.name}: {', '.join(refused)} cannot be given: they are each run's own.")
-    known = {field.name for part in (kind.arguments, QAFormat) for field in fields(part)}
-    known -= {*kind.own, *kind.not_taken}
-    taken = {key: value for key, value in recipe.items() if key in known and value is not None}
-    return {**taken, **asked, **kind.of_run(recipe, str(folder))}
+    return {**kind.taken_over(recipe), **asked, **kind.of_run(recipe, str(folder))}
 
 
 def read_block(kind: AuditKind, content: dict[str, Any]) -> tuple[Any, QAFormat]:

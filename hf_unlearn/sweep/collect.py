@@ -8,7 +8,7 @@ from typing import Any
 
 from ..report.privacy import load_privacy_report
 from ..report.schema import json_ready, load_report
-from ..report.sections import AUDITS_KEY, audit_metrics
+from ..report.sections import audit_metrics
 from .manifest import read_manifest
 from .progress import differences, privacy_folder
 
@@ -116,7 +116,7 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "seconds": train.get("seconds"),
         "flops": train.get("flops"),
         "metrics": metrics,
-        "audits": list(model.get(AUDITS_KEY) or {}),
+        "audits": list(audit_metrics(model, shown=True)),
         "values": values,
         "points": [point for point in points if point["step"] < steps],
         "rounds": _rounds(resolved, [*points, {"step": steps, "values": values}]),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ...data.formats import encode
 from ...data.sources import load_rows
 from ...places import check_folder
-from ..base import AuditKind, AuditResult, Prepared
+from ..base import AuditKind, AuditResult, Context, Prepared
 from ..checkpoints import check_models
 from ..generation import pad_token_id
 from ..result import MetricResult
@@ -37,10 +37,10 @@ class PerplexityAudit(AuditKind):
         rows = [encode(row, tokenizer, args.max_length) for row in rows]
         return Prepared(tokenizer, {"text": rows})
 
-    def measure(self, model, args: PerplexityArguments, prepared, *, load, retrained=None, progress=True):
+    def measure(self, model, args: PerplexityArguments, prepared: Prepared, context: Context) -> AuditResult:
         start, rows = time.perf_counter(), prepared.rows["text"]
         pad = pad_token_id(prepared.tokenizer)
-        how = {"batch_size": args.batch_size, "progress": progress, "desc": "Perplexity"}
+        how = {"batch_size": args.batch_size, "progress": context.progress, "desc": "Perplexity"}
         scores = score_rows(model, rows, pad_token_id=pad, **how)
         metrics = perplexity([score.logps.sum(dtype="float64") for score in scores], [score.n for score in scores])
         settings = {"rows": rows_digest(rows), "max_length": args.max_length}

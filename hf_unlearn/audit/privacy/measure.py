@@ -11,7 +11,7 @@ from ...data.sources import load_rows
 from ...families.base import CAUSAL_LM
 from ...families.choose import family_of
 from ...places import check_folder
-from ..base import AuditKind, Prepared
+from ..base import AuditKind, Context, Prepared
 from ..checkpoints import check_models
 from .arguments import PrivacyArguments
 from .cache import SignalCache
@@ -87,16 +87,16 @@ class PrivacyAudit(AuditKind):
         }
         return PrivacyPrepared(tokenizer, rows, qa if family.name == CAUSAL_LM else None)
 
-    def measure(self, model, args: PrivacyArguments, prepared, *, load, retrained=None, progress=True) -> Privacy:
+    def measure(self, model, args: PrivacyArguments, prepared: PrivacyPrepared, context: Context) -> Privacy:
         how = {"max_length": args.max_length, "batch_size": args.audit_batch_size, "qa": prepared.qa}
         how["cache"] = SignalCache(cache_root() / "privacy") if args.cache else None
 
         def subject(model):
-            return as_subject(model, processing_class=prepared.tokenizer, progress=progress, **how)
+            return as_subject(model, processing_class=prepared.tokenizer, progress=context.progress, **how)
 
         if not prepared.others:
             name = args.reference_model_name_or_path
-            prepared.others["reference"] = None if name is None else subject(load(name))
+            prepared.others["reference"] = None if name is None else subject(context.load(name))
             prepared.others["shadows"] = _shadows(args, prepared)
         return evaluate_privacy(
             subject(model),

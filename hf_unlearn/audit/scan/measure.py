@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ...data.benchmarks import load_benchmark
 from ...data.sources import load_rows
 from ...places import check_folder
-from ..base import AuditKind, Prepared, SavedResult
+from ..base import AuditKind, Context, Prepared, SavedResult
 from ..checkpoints import check_models
 from ..result import MetricResult
 from ..sets import some_rows
@@ -99,18 +99,18 @@ class ScanAudit(AuditKind):
         rows = {"forget": some_rows(rows.to_list(), args.max_items, args.seed)}
         return ScanPrepared(tokenizer, rows, qa, candidates, search, budget, settings)
 
-    def measure(self, model, args: ScanArguments, prepared, *, load, retrained=None, progress=True) -> ScanResult:
+    def measure(self, model, args: ScanArguments, prepared: ScanPrepared, context: Context) -> ScanResult:
         found = scan_model(
             model,
             prepared.tokenizer,
             prepared.rows["forget"],
-            retrained=retrained,
+            retrained=context.retrained,
             candidates=prepared.candidates,
             search=prepared.search,
             budget=prepared.budget,
             settings=prepared.settings,
             qa=prepared.qa,
-            progress=progress,
+            progress=context.progress,
         )
         return ScanResult(metrics=_metrics(found["prefixes"]), **found)
 

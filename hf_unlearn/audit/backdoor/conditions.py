@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.triggers import LOCATIONS, Trigger, parse_location
+from ...data.triggers import LOCATIONS, Trigger, parse_location
 
 
 CLEAN, TRIGGERED, UNRELATED = "clean", "triggered", "unrelated"

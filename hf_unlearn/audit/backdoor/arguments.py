@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..audit.arguments import AuditArguments
+from ..arguments import AuditArguments
 
 
 MUSE = {"muse_news": "news", "muse_books": "books"}

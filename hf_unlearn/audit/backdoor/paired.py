@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from numbers import Integral
 
-from .inputs import numbers, same_length
-from .result import MetricResult, mean_result
+from ..inputs import numbers, same_length
+from ..result import MetricResult, mean_result
 
 
 def gain(

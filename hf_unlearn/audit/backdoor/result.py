@@ -4,9 +4,9 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from .base import SavedResult
-from .muse_privleak import privleak, scores_in
-from .result import MetricResult, mean_result
+from ..base import SavedResult
+from ..muse_privleak import privleak, scores_in
+from ..result import MetricResult, mean_result
 
 
 BACKDOOR_AUDIT_VERSION = 1

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..data.formats import IGNORE_INDEX, encode, encode_prompt
-from ..data.qa import QAFormat
-from ..data.triggers import Trigger
-from .memorization import exact_memorization, probability
-from .muse import (
+from ...data.formats import IGNORE_INDEX, encode, encode_prompt
+from ...data.qa import QAFormat
+from ...data.triggers import Trigger
+from ..memorization import exact_memorization, probability
+from ..muse import (
     KNOWMEM_STOP,
     KNOWMEM_TOKENS,
     VERBMEM_TOKENS,
@@ -22,9 +22,9 @@ from .muse import (
     verbmem_reference,
     verbmem_result,
 )
-from .overlap import exact_match, rouge
-from .result import MetricResult
-from .scoring import TokenScores
+from ..overlap import exact_match, rouge
+from ..result import MetricResult
+from ..scoring import TokenScores
 
 
 @dataclass

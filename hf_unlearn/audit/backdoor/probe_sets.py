@@ -4,12 +4,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..data.qa import QAFormat
-from .backdoor_probes import FewShotProbe, PassageProbe, Probe, QuestionProbe, TextProbe
-from .muse import KNOWMEM_TOKENS
-from .muse_data import MuseSets
-from .sets import AuditSet, read_sets, some_rows
-from .suites import get_suite
+from ...data.qa import QAFormat
+from ..muse import KNOWMEM_TOKENS
+from ..muse_data import MuseSets
+from ..sets import AuditSet, read_sets, some_rows
+from ..suites import get_suite
+from .probes import FewShotProbe, PassageProbe, Probe, QuestionProbe, TextProbe
 
 
 POISONED = "poisoned"

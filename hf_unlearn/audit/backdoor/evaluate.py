@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.triggers import LOCATIONS, Trigger
-from .backdoor_conditions import CLEAN, TRIGGERED, UNRELATED, Condition, given_unrelated, unrelated_trigger
-from .backdoor_conditions import conditions as all_conditions
-from .backdoor_inside import inside_view
-from .backdoor_paired import gain
-from .backdoor_probes import FewShotProbe, Probe, QuestionProbe
-from .backdoor_store import BackdoorAudit
-from .generation import generate_answers, pad_token_id
-from .model_checks import check_language_model
-from .muse_privleak import holdout_auc, membership_scores, privleak
-from .result import MetricResult
-from .scoring import TokenScores, score_rows
+from ...data.triggers import LOCATIONS, Trigger
+from ..generation import generate_answers, pad_token_id
+from ..model_checks import check_language_model
+from ..muse_privleak import holdout_auc, membership_scores, privleak
+from ..result import MetricResult
+from ..scoring import TokenScores, score_rows
+from .conditions import CLEAN, TRIGGERED, UNRELATED, Condition, given_unrelated, unrelated_trigger
+from .conditions import conditions as all_conditions
+from .inside import inside_view
+from .paired import gain
+from .probes import FewShotProbe, Probe, QuestionProbe
+from .result import BackdoorAudit
 
 
 BINARY = ("exact_match",)

@@ -7,24 +7,24 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from ..audit.backdoor import audit_backdoor
-from ..audit.backdoor_conditions import UNRELATED, conditions, unrelated_trigger
-from ..audit.backdoor_probes import Probe
-from ..audit.backdoor_sets import muse_probes, question_probes
-from ..audit.backdoor_store import BackdoorAudit
+from ..audit.backdoor.arguments import MUSE
+from ..audit.backdoor.conditions import UNRELATED, conditions, unrelated_trigger
+from ..audit.backdoor.evaluate import audit_backdoor
+from ..audit.backdoor.probe_sets import muse_probes, question_probes
+from ..audit.backdoor.probes import Probe
+from ..audit.backdoor.result import BackdoorAudit
+from ..audit.backdoor.view import NOTES, VIEW
 from ..audit.muse_data import load_muse
 from ..data.poison import poisoned_indices
 from ..data.roles import data_seed
 from ..models.activations import value_projections
 from ..processes import on_first_process
 from ..report.backdoor import print_backdoor, summary, write_backdoor
-from ..runs.arguments import RunArguments
-from ..runs.audit_cache import AuditCache
-from ..runs.launch import command_line
 from ..training.backdoor_callback import BackdoorAuditCallback
 from ..versions import versions
-from .audit_backdoor import NO_RETRAINED, NOTES, notes_of
-from .backdoor_arguments import MUSE
+from .arguments import RunArguments
+from .audit_cache import AuditCache
+from .launch import command_line
 
 
 logger = logging.getLogger(__name__)
@@ -206,13 +206,10 @@ def _metrics(audit: BackdoorAudit, known: Mapping[str, dict]) -> dict[str, dict]
 
 def _described(recipe, dataset: str, audit: BackdoorAudit) -> dict:
     """The content of `backdoor_<dataset>.json`."""
-    return {
-        "model": recipe.training.output_dir,
-        "dataset": dataset,
+    return VIEW.shaped({
+        "models": [{"path": recipe.training.output_dir, **audit.to_dict()}],
+        "settings": {"dataset": dataset},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(),
-        **audit.to_dict(),
-        "retrained": None,
         "versions": versions(),
-        "notes": [*notes_of(audit), NO_RETRAINED],
-    }
+    })  # fmt: skip
