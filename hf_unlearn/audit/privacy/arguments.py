@@ -74,7 +74,7 @@ class PrivacyArguments(DataArguments):
     output_dir: str = field(default="runs/audit/privacy", metadata={"help": "Where the report is written."})
 
     def __post_init__(self):
-        from .attacks import check_attack_names
+        from .named import check_attack_names
         from .rates import check_fprs
 
         super().__post_init__()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .attack_settings import settings_of
-from .classifiers import Classifier
-from .subjects import LanguageModel, Subject, as_subject
+from .choose import as_subject
+from .subjects import LanguageModel, Subject
 
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class BaseAttack(ABC):
 
     def evaluate(self, model: Any, forget: Any, nonmember_data: Any, **kwargs: Any) -> "Privacy":
         """[`evaluate_privacy`] with this attack alone."""
-        from .evaluate import evaluate_privacy
+        # Of the package: what evaluates knows every attack, and so stands above them.
+        from . import evaluate_privacy
 
         return evaluate_privacy(model, forget, nonmember_data=nonmember_data, attacks=[self], **kwargs)
 
@@ -142,42 +143,3 @@ def _sequences(name: str, subject: Subject) -> LanguageModel:
     if not isinstance(subject, LanguageModel):
         raise ValueError(f"{name!r} reads sequences of tokens; a {type(subject).__name__} makes one prediction a row.")
     return subject
-
-
-def named_attacks(seed: int = 0) -> dict[str, BaseAttack]:
-    """Attacks that need nothing but their name; `seed` is that of the folds of those that learn."""
-    from .fitted import ScrubAttack, fitted_attacks
-
-    attacks = (
-        SignalAttack("loss", "logp"),
-        SignalAttack("confidence", "top"),
-        SignalAttack("entropy", "entropy", sign=-1),
-        SignalAttack("margin", "margin"),
-        MinKAttack(),
-        MinKAttack(normalized=True),
-        ZlibAttack(),
-        ScrubAttack(seed),
-        *fitted_attacks(seed),
-    )
-    return {attack.name: attack for attack in attacks}
-
-
-def check_attack_names(names: Sequence[str]) -> None:
-    """Raises `ValueError` for an attack that there is not, or that is named twice."""
-    known = [*named_attacks(), "reference", "lira"]
-    unknown = [name for name in names if name not in known]
-    if unknown or len(set(names)) < len(names):
-        what = f"there is no {unknown[0]!r}" if unknown else "one is named twice"
-        raise ValueError(f"attacks={list(names)}: {what}. Give each once, of: {', '.join(known)}.")
-
-
-def default_attacks(subject: Subject) -> list[str]:
-    """Named attacks that a subject can be put to, less those that are made only where they are asked for."""
-    from .fitted import fitted_attacks
-
-    left_out = {attack.name for attack in fitted_attacks()}
-    if isinstance(subject, Classifier):
-        left_out |= {"min-k", "min-k++", "zlib"}
-    if isinstance(subject, LanguageModel) and subject.tokenizer is None:
-        left_out.add("zlib")
-    return [name for name in named_attacks() if name not in left_out]

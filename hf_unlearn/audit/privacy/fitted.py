@@ -8,7 +8,8 @@ import numpy as np
 
 from .attacks import BaseAttack
 from .checks import MIN_ROWS
-from .subjects import Subject, as_subject
+from .choose import as_subject
+from .subjects import Subject
 
 
 CLIP = 100.0

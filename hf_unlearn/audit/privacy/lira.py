@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .attacks import BaseAttack
+from .choose import as_subject
 from .shadows import IN, OUT, UNLEARNED, Shadows
-from .subjects import as_subject
 
 
 MODES = ("online", "offline", "offline-two-sided")
