@@ -74,8 +74,7 @@ class PrivacyArguments(DataArguments):
     output_dir: str = field(default="runs/audit/privacy", metadata={"help": "Where the report is written."})
 
     def __post_init__(self):
-        from .named import check_attack_names
-        from .rates import check_fprs
+        from .names import check_attack_names
 
         super().__post_init__()
         if not self.models:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..result import MetricResult, finite
-from .attacks import BaseAttack, ReferenceAttack
+from .attack import BaseAttack
+from .attacks import ReferenceAttack
 from .cache import SignalCache, digest
 from .checks import MIN_ROWS, as_rows, check_disjoint, check_heads
-from .choose import as_subject
+from .choose_subject import as_subject
 from .fitted import ScrubAttack
 from .lira import lira_attacks
-from .named import check_attack_names, default_attacks, named_attacks
+from .names import check_attack_names, default_attacks, named_attacks
 from .rates import (
     DEFAULT_FPRS,
     TAILS,

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .attacks import BaseAttack
+from .attack import BaseAttack
 from .checks import MIN_ROWS
-from .choose import as_subject
+from .choose_subject import as_subject
 from .subjects import Subject
 
 

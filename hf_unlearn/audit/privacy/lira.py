@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .attacks import BaseAttack
-from .choose import as_subject
+from .attack import BaseAttack
+from .choose_subject import as_subject
 from .shadows import IN, OUT, UNLEARNED, Shadows
 
 

@@ -16,7 +16,7 @@ from ..checkpoints import check_models
 from .arguments import PrivacyArguments
 from .cache import SignalCache
 from .checks import as_rows
-from .choose import as_subject
+from .choose_subject import as_subject
 from .evaluate import evaluate_privacy
 from .result import Privacy
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks by name."""
+"""Attacks that need nothing but their name."""
 
 from collections.abc import Sequence
 
-from .attacks import BaseAttack, MinKAttack, SignalAttack, ZlibAttack
+from .attack import BaseAttack
+from .attacks import MinKAttack, SignalAttack, ZlibAttack
 from .classifiers import Classifier
 from .fitted import ScrubAttack, fitted_attacks
 from .subjects import LanguageModel, Subject

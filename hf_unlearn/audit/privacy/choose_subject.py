@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which kind of subject a model is."""
+"""A model as attacks take it."""
 
 import torch
 
