@@ -75,6 +75,7 @@ class PrivacyArguments(DataArguments):
 
     def __post_init__(self):
         from .names import check_attack_names
+        from .rates import check_fprs
 
         super().__post_init__()
         if not self.models:
