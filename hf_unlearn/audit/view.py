@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import read_json, write_json, write_text
 from ..report.likeness import unlike_settings
-from ..report.sections import AUDITS_KEY, cell_of, print_section, render_section
+from ..report.sections import AUDITS_KEY, cell_of, render_section, section_table
+from ..report.table import Table, escape
 
 
 if TYPE_CHECKING:
@@ -120,14 +121,16 @@ class AuditView:
         """The file as markdown."""
         parts = [f"# {found['title']}"]
         parts += [f"    {' '.join(found['command'].split())}"] if found.get("command") else []
-        parts.append(render_section({**self._own_section(found), "title": None, "file": None}))
+        parts.append(render_section({**self._own_section(found), "file": None}))
         for model in found["models"]:
             parts.append(f"## {model['name']}\n\n{_all_numbers(model['metrics'])}")
         return "\n\n".join([*parts, *(f"- {note}" for note in found.get("notes", []))]) + "\n"
 
     def show(self, found: Mapping[str, Any], console: "Console | None" = None) -> None:
         """Prints the table of the models in a file's content."""
-        print_section(self._own_section(found), console)
+        from rich.console import Console
+
+        (console or Console()).print(section_table(self._own_section(found), str).terminal())
 
     def _own_section(self, found: Mapping[str, Any]) -> dict[str, Any]:
         return self.section([{**model, AUDITS_KEY: {self.name: model}} for model in found["models"]])
@@ -164,10 +167,10 @@ class AuditView:
 
 def _all_numbers(metrics: Mapping[str, Any]) -> str:
     """Every metric with all that is known of it."""
-    lines = ["| metric | value | n | better | more |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     for name, metric in metrics.items():
         cell = cell_of(metric)
-        told = ", ".join(f"{key} {value}" for key, value in metric["details"].items())
+        told = escape(", ".join(f"{key} {value}" for key, value in metric["details"].items()))
         shown = f"{cell['text']} {cell['interval']}".strip()
-        lines.append(f"| `{name}` | {shown} | {metric['n']} | {metric['direction']} | {told} |")
-    return "\n".join(lines)
+        rows.append([f"`{name}`", shown, metric["n"], metric["direction"], told])
+    return Table(["metric", "value", "n", "better", "more"], rows).markdown()

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a report holds of further audits, and the sections that their views made of it: one row a model."""
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from .naming import UNDEFINED
+from .table import Cell, Table, escape
 
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 # Of a report's model: kind of audit -> `settings`, `metrics`, and the names of those that are `shown` elsewhere.
 AUDITS_KEY = "audits"
@@ -37,64 +34,43 @@ def as_audited(model: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
 
 
 def cell_of(metric: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A metric as a section shows it: `text`, `interval`, and further `lines`."""
+    """A metric as a section shows it."""
     if metric is None:
-        return {"text": UNDEFINED, "interval": "", "lines": []}
+        return section_cell(Cell(UNDEFINED))
     if metric["value"] is None:
-        return {"text": metric["details"].get("status", "undefined"), "interval": "", "lines": []}
+        return section_cell(Cell(metric["details"].get("status", "undefined")))
     ends = metric["interval"]
     interval = "" if ends is None else "[{:.4g}, {:.4g}]".format(*ends)
-    return {"text": f"{metric['value']:.4g}", "interval": interval, "lines": [f"n = {metric['n']:,}"]}
+    return section_cell(Cell(f"{metric['value']:.4g}", interval, (f"n = {metric['n']:,}",)))
 
 
-def render_section(section: Mapping[str, Any], named=str, escape=str) -> str:
-    """A section as markdown.
+def section_cell(cell: Any) -> dict[str, Any]:
+    """A cell as JSON: its `text`, `interval` and further `lines`."""
+    return {"text": cell.text, "interval": cell.interval, "lines": list(cell.lines)}
+
+
+def section_table(section: Mapping[str, Any], named: Callable[[str], Any]) -> Table:
+    """A section as a table.
 
     Args:
         section (`dict`): of a report's `sections`.
         named (`Callable`): how a model's name is written.
-        escape (`Callable`): makes of a text what markdown shows as it is.
     """
-    rows = [("Model", *section["headings"]), ("---", *["--:"] * len(section["headings"]))]
-    for row in section["rows"]:
-        cells = [
-            "<br>".join((f"**{c['text']}** {c['interval']}".strip(), *map(escape, c["lines"]))) for c in row["cells"]
-        ]
-        rows.append((named(row["model"]), *cells))
-    parts = [f"## {section['title']}"] if section["title"] else []
-    parts += [section["text"], "\n".join("| " + " | ".join(row) + " |" for row in rows)]
+    rows = [
+        [named(row["model"]), *(Cell(c["text"], c["interval"], tuple(c["lines"])) for c in row["cells"])]
+        for row in section["rows"]
+    ]
+    return Table(["model", *section["headings"]], rows, section["title"], numbers=True)
+
+
+def render_section(section: Mapping[str, Any], named: Callable[[str], Any] = escape) -> str:
+    """A section as markdown; arguments as in [`section_table`]."""
+    table = section_table(section, named)
+    table.heads[0] = "Model"
+    parts = [f"## {section['title']}", section["text"], table.markdown()]
     if section["file"]:
         parts.append(f"{section['more']}: [`{section['file']}`]({section['file']}).")
     return "\n\n".join(parts)
-
-
-def section_table(section: Mapping[str, Any], table: "Table", named) -> "Table":
-    """A section as a table of the terminal.
-
-    Args:
-        section (`dict`): of a report's `sections`.
-        table (`Table`): with a column for the models.
-        named (`Callable`): how a model's name is written.
-    """
-    from rich.text import Text
-
-    for heading in section["headings"]:
-        table.add_column(heading, justify="right")
-    for row in section["rows"]:
-        table.add_row(named(row["model"]), *map(_cell_text, row["cells"]))
-    if section["short"]:
-        table.caption, table.caption_justify = Text(section["short"], style="dim"), "left"
-    return table
-
-
-def print_section(section: Mapping[str, Any], console: "Console | None" = None) -> None:
-    """Prints a section by itself."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("model", title=Text(section["title"]), title_justify="left", title_style="bold")
-    (console or Console()).print(section_table(section, table, Text))
 
 
 def sections_problems(sections: Any) -> Iterable[str]:
@@ -107,14 +83,3 @@ def sections_problems(sections: Any) -> Iterable[str]:
         for key, kind in SECTION_KEYS.items()
         if not isinstance(section, dict) or not isinstance(section.get(key), kind)
     ]
-
-
-def _cell_text(cell: Mapping[str, Any]):
-    from rich.text import Text
-
-    text = Text(cell["text"])
-    if cell["interval"]:
-        text.append("\n" + cell["interval"].strip("[]").replace(", ", "–"), style="dim")
-    for line in cell["lines"]:
-        text.append(f"\n{line}", style="dim")
-    return text

@@ -17,6 +17,7 @@ from ...report.privacy_table import (
     rates_of,
     sizes,
 )
+from ...report.sections import section_cell
 from ..view import AuditView
 
 
@@ -35,7 +36,7 @@ class PrivacyView(AuditView):
             return None
         rates = rates_of(report)
         rows = [
-            {"model": model["name"], "cells": [vars(privacy_cell(model, fpr)) for fpr in rates]}
+            {"model": model["name"], "cells": [section_cell(privacy_cell(model, fpr)) for fpr in rates]}
             for model in attacked_models(report)
         ]
         return {
