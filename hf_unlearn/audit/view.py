@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import read_json, write_json, write_text
 from ..report.likeness import unlike_settings
-from ..report.sections import AUDITS_KEY, cell_of, render_section, section_table
+from ..report.sections import AUDITS_KEY, cell_of, section_markdown, section_table
 from ..report.table import Table, escape
 
 
@@ -121,7 +121,8 @@ class AuditView:
         """The file as markdown."""
         parts = [f"# {found['title']}"]
         parts += [f"    {' '.join(found['command'].split())}"] if found.get("command") else []
-        parts.append(render_section({**self._own_section(found), "file": None}))
+        section = self._own_section(found)
+        parts.append(section_markdown({**section, "file": None}, section_table(section, escape)))
         for model in found["models"]:
             parts.append(f"## {model['name']}\n\n{_all_numbers(model['metrics'])}")
         return "\n\n".join([*parts, *(f"- {note}" for note in found.get("notes", []))]) + "\n"

@@ -5,6 +5,7 @@ from .charts import CURVES, missing_from_scatter
 from .figures import chart_title, page_charts
 from .naming import KEY_METRICS
 from .style import INKS, looks
+from .table import Table
 from .verdict import RULE, utility_metric, verdicts
 from .view import (
     answer_groups,
@@ -12,6 +13,9 @@ from .view import (
     cell,
     columns,
     interval_methods,
+    key_table,
+    model_name,
+    section_tables,
     settings_table,
     shared_n,
     training_rows,
@@ -46,6 +50,7 @@ def render_page(report: dict) -> str:
     )  # fmt: skip
     charts = page_charts(report)
     setting_names, settings = settings_table(report)
+    named = {model["name"]: model_name(report, model) for model in report["models"]}
     return environment.get_template("report.html").render(
         report=report,
         style=Markup(environment.get_template("style.css").render(inks=INKS)),
@@ -58,10 +63,10 @@ def render_page(report: dict) -> str:
         missing_from_scatter=missing_from_scatter(report),
         curves={CURVES[key]: Markup(svg) for key, svg in charts["curves"].items()},
         trained=[model["name"] for model in report["models"] if (model.get("train") or {}).get("curve")],
-        sections=[{**one, "rows": _rows(report, one)} for one in report.get("sections", ())],
+        sections=section_tables(report),
+        key_numbers=key_table(report, columns(report, key_only=True)),
         key_bars=_bars(report, charts, key=True),
         other_bars=_bars(report, charts, key=False),
-        key_columns=columns(report, key_only=True),
         all_columns=columns(report, key_only=False),
         cell=cell,
         shared_n=lambda name: shared_n(report, name),
@@ -72,16 +77,12 @@ def render_page(report: dict) -> str:
         set_headings=SET_HEADINGS,
         shown_answers=SHOWN_ANSWERS,
         open_settings=OPEN_SETTINGS,
-        setting_names=setting_names,
-        settings=settings,
+        settings=Table(
+            ["Setting", *(named.get(name, name) for name in setting_names)],
+            [[key, *values] for key, values in settings],
+        ),
         training=training_rows(report),
     )
-
-
-def _rows(report: dict, section: dict) -> list[tuple[dict, list[dict]]]:
-    """Models of a section with their cells."""
-    models = {model["name"]: model for model in report["models"]}
-    return [(models[row["model"]], row["cells"]) for row in section["rows"]]
 
 
 def _bars(report: dict, charts: dict, key: bool) -> list[tuple]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .naming import UNDEFINED
-from .table import Cell, Table, escape
+from .table import Cell, Table
 
 
 # Of a report's model: kind of audit -> `settings`, `metrics`, and the names of those that are `shown` elsewhere.
@@ -60,13 +60,11 @@ def section_table(section: Mapping[str, Any], named: Callable[[str], Any]) -> Ta
         [named(row["model"]), *(Cell(c["text"], c["interval"], tuple(c["lines"])) for c in row["cells"])]
         for row in section["rows"]
     ]
-    return Table(["model", *section["headings"]], rows, section["title"], numbers=True)
+    return Table(["Model", *section["headings"]], rows, section["title"], numbers=True)
 
 
-def render_section(section: Mapping[str, Any], named: Callable[[str], Any] = escape) -> str:
-    """A section as markdown; arguments as in [`section_table`]."""
-    table = section_table(section, named)
-    table.heads[0] = "Model"
+def section_markdown(section: Mapping[str, Any], table: Table) -> str:
+    """A section with its table as markdown."""
     parts = [f"## {section['title']}", section["text"], table.markdown()]
     if section["file"]:
         parts.append(f"{section['more']}: [`{section['file']}`]({section['file']}).")
