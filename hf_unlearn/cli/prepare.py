@@ -4,19 +4,19 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..audit.checkpoints import check_checkpoint_path, check_embeddings, check_is_another, tokenizer_of
 from ..data.benchmarks import resolve_model
+from ..data.sets import Sets, load_sets
 from ..families.choose import family_of
 from ..forward.needs import names_of
 from ..modeling import check_adapter_fits, check_model_path, config_of
+from ..places import check_folder
 from ..reference.named import check_given
+from ..runs.backdoor import check_wanted
 from ..training.best import check_best, loss_directions
 from .audits import check_audited
-from .models import check_checkpoint_path, check_embeddings, check_is_another, tokenizer_of
 from .output import check_output, resume_checkpoint
-from .places import check_folder
 from .recipe import Recipe
-from .run_backdoor import check_wanted
-from .sets import Sets, load_sets
 
 
 @dataclass

@@ -7,7 +7,7 @@ may hold tokens. Log in before with `hf auth login`, or set HF_TOKEN.
 
 from pathlib import Path
 
-from .help import CommandParser, fill
+from ..runs.help import CommandParser, fill
 
 
 def main(argv: list[str]) -> None:

@@ -9,8 +9,8 @@
 | `live`    | a second model  | otherwise, and where a `ref_model` is given; where only some matrices train and   |
 |           |                 | none is sharded, a copy of those alone                                            |
 
-Another model is given by a path or loaded, and is `cache` or `live` by the same rule; switching the policy's adapter does
-not give it.
+Another model is given by a path or loaded, and is `cache` or `live` by the same rule; switching the policy's adapter
+does not give it.
 """
 
 from torch import nn
