@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the site takes from the code; `make docs` builds it and checks its links."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from hf_unlearn import METHODS, UnlearnConfig
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("docs_tables", DOCS / "site" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclasses.dataclass
+class Base:
+    kept: int = 1
+    changed: float = 0.1
+    listed: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Derived(Base):
+    changed: float = 0.2
+    new: str | None = dataclasses.field(default=None, metadata={"help": "Of 100 %% `a|b`\nor none."})
+
+
+def test_a_table_holds_what_differs_from_the_base_and_its_help(tables):
+    fields = tables.own_fields(Derived, Base)
+    assert [field.name for field in fields] == ["changed", "new"]
+    assert tables.arguments_table(fields).splitlines()[2:] == [
+        "| `changed` | `float` | `0.2` |  |",
+        "| `new` | `str` | `None` | Of 100 % `a\\|b` or none. |",
+    ]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_page_and_a_recipe_and_its_arguments_say_what_they_are(tables, name):
+    page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    assert page.startswith("# ")
+    assert "$$" in page
+    assert "\n## When to use\n" in page
+    assert "\n## Published numbers\n" in page
+    assert f"method: {name}\n" in tables.method_recipes(name)
+    assert all(field.metadata.get("help") for field in tables.own_fields(METHODS[name][0], UnlearnConfig))
+
+
+def test_the_command_line_page_has_every_command_and_audit(tables):
+    page = tables.commands_page()
+    for heading in ("## `hf-unlearn run`", "## `hf-unlearn gates`", "### `hf-unlearn audit privacy`"):
+        assert heading in page
+    assert "--fprs" in page
+    assert "Exit status: 0" in page
