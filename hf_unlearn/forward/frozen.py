@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..activations import captured, decoder_layers, stopped_after
 from ..fused.head import unwrapped
+from ..models.activations import captured, decoder_layers, stopped_after
 from ..stored.rows import CachedRows, Entry
 from .passes import Pass, one_pass
 from .predicted import Predicted

@@ -4,8 +4,8 @@
 import logging
 import math
 
-from ..config import UnlearnConfig
 from ..data.pairing import RolePairs
+from ..training.config import UnlearnConfig
 from .passes import cheaper_shape
 
 
