@@ -2,7 +2,11 @@
 """What the site takes from the code; `make docs` builds it and checks its links."""
 
 import dataclasses
+import functools
+import importlib
 import importlib.util
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +64,19 @@ def test_the_command_line_page_has_every_command_and_audit(tables):
         assert heading in page
     assert "--fprs" in page
     assert "Exit status: 0" in page
+
+
+def walk() -> list[tuple[str, str]]:
+    """`(file, name)` of each stop in CONTRIBUTING.md's walk."""
+    text = (DOCS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| \d+ \| `([\w/]+\.py)`: `([\w.]+)`", text, re.MULTILINE)
+
+
+def test_the_walk_has_at_most_ten_stops_and_each_is_there():
+    stops = walk()
+    assert 5 <= len(stops) <= 10
+    for file, name in stops:
+        module = importlib.import_module("hf_unlearn." + file.removesuffix(".py").replace("/", "."))
+        found = functools.reduce(getattr, name.split("."), module) if hasattr(module, name.split(".")[0]) else None
+        # A method may be named without its class.
+        assert found or any(name in vars(value) for value in vars(module).values() if inspect.isclass(value)), name
