@@ -7,9 +7,11 @@ import importlib
 import importlib.util
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hf_unlearn import METHODS, UnlearnConfig
 
@@ -80,3 +82,38 @@ def test_the_walk_has_at_most_ten_stops_and_each_is_there():
         found = functools.reduce(getattr, name.split("."), module) if hasattr(module, name.split(".")[0]) else None
         # A method may be named without its class.
         assert found or any(name in vars(value) for value in vars(module).values() if inspect.isclass(value)), name
+
+
+def run_lines() -> list[str]:
+    """Every `hf-unlearn run recipes/...` of the documents, without its comment."""
+    found = set()
+    for page in [DOCS.parent / "README.md", *DOCS.rglob("*.md")]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        found |= {
+            " ".join(line.split("#")[0].split())
+            for line in re.findall(r"^ *hf-unlearn run (recipes/.*)", text, re.MULTILINE)
+        }
+    return sorted(line.split(" && ")[0] for line in found)
+
+
+@pytest.mark.parametrize("line", run_lines())
+def test_a_documented_run_is_one_that_the_parser_takes(line, tmp_path, monkeypatch):
+    from hf_unlearn.cli.launch import take_launch_options
+    from hf_unlearn.cli.recipe import parse_recipe
+    from hf_unlearn.cli.run import recipe_path
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("forget", "retain"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    recipe, *rest = shlex.split(line)
+    argv = ["--config", recipe_path(recipe), *rest]
+    take_launch_options(argv)
+    assert parse_recipe(argv).run.method
+
+
+def test_the_thresholds_of_the_page_on_pipelines_are_gates():
+    from hf_unlearn.report.gates.spec import read_gates
+
+    text = (DOCS / "howto" / "ci.md").read_text(encoding="utf-8")
+    (gates,) = re.findall(r"```yaml\n# gates\.yaml\n(.*?)```", text, re.DOTALL)
+    assert [gate.name for gate in read_gates(yaml.safe_load(gates))] == ["forgotten", "useful", "not_found"]
