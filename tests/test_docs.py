@@ -78,6 +78,8 @@ def test_the_walk_has_at_most_ten_stops_and_each_is_there():
     stops = walk()
     assert 5 <= len(stops) <= 10
     for file, name in stops:
+        # Not a name that a module had before.
+        assert (DOCS.parent / "hf_unlearn" / file).is_file()
         module = importlib.import_module("hf_unlearn." + file.removesuffix(".py").replace("/", "."))
         found = functools.reduce(getattr, name.split("."), module) if hasattr(module, name.split(".")[0]) else None
         # A method may be named without its class.

@@ -16,8 +16,8 @@ from ..audit.muse_data import load_muse
 from ..data.poison import poisoned_indices
 from ..data.roles import data_seed
 from ..models.activations import value_projections
+from ..processes import on_first_process
 from ..report.backdoor import print_backdoor, summary, write_backdoor
-from ..stored.store import on_first_process
 from ..training.backdoor_callback import BackdoorAuditCallback
 from ..versions import versions
 from .arguments import RunArguments

@@ -11,7 +11,7 @@ from transformers import ProgressCallback
 
 from ..audit import Audit
 from ..modeling import whole_weights
-from ..stored.store import on_first_process
+from ..processes import on_first_process
 from ..training.callbacks import AuditCallback, MetricsFile, RunProgress
 from ..training.faults import STOPPED_TOGETHER, Terminated
 from ..training.preemption import ends_at_once
@@ -128,6 +128,7 @@ def build_trainer(recipe: Recipe, prepared: Prepared):
             forget_dataset=prepared.roles["forget"],
             retain_dataset=prepared.roles.get("retain"),
             poisoned_dataset=prepared.roles.get("poisoned"),
+            alternate_dataset=prepared.roles.get("alternate"),
             eval_dataset=evaluated or None,
             processing_class=prepared.tokenizer,
             peft_config=get_peft_config(recipe.model),

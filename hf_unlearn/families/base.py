@@ -6,21 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from .. import modeling
-from ..data.collator import RoleBatches, RoleCollator
-from ..data.formats import encode_dataset, tokenizer_of
+from ..data.collator import RoleBatches
 from ..data.pairing import RolePairs
-from ..data.roles import encode_roles
-from ..forward import planning
-from ..forward.build import build_forward
-from ..forward.frozen import FrozenPrefix, frozen_depth
+from ..forward.frozen import FrozenPrefix
 from ..forward.needs import Needs
 from ..forward.path import Forward
-from ..forward.trial import try_model
-from ..models.decoders import adds_router_loss, check_decoder_only, check_has_head
-from ..models.loading import class_of
 from ..stored.rows import Entry
-from ..training.config import UnlearnConfig
 
 
 logger = logging.getLogger(__name__)
@@ -55,7 +46,7 @@ class Family:
         """
         return processor
 
-    def encode_roles(self, forget, retain, processor, args: UnlearnConfig, poisoned=None) -> dict:
+    def encode_roles(self, forget, retain, processor, args, poisoned=None, alternate=None, needed=()) -> dict:
         """Role to encoded rows; see [`~hf_unlearn.data.roles.encode_roles`]."""
         raise NotImplementedError
 
@@ -83,11 +74,11 @@ class Family:
         """States of a layer for a row of a batch, padding included; 0 where layers differ in that."""
         return batch["input_ids"].shape[-1]
 
-    def shape_of(self, pairs: RolePairs, args: UnlearnConfig) -> str:
+    def shape_of(self, pairs: RolePairs, args) -> str:
         """How a step's rows go through the model."""
         raise NotImplementedError
 
-    def build_forward(self, model: nn.Module, args: UnlearnConfig, needs: Needs, shape: str) -> Forward:
+    def build_forward(self, model: nn.Module, args, needs: Needs, shape: str) -> Forward:
         """The path of rows through the model."""
         raise NotImplementedError
 
@@ -99,82 +90,5 @@ class Family:
         """A flat batch as it is handed to the model for its own loss."""
         return inputs
 
-    def frozen_prefix(self, entry: Entry) -> FrozenPrefix | None:
-        """The layers whose states are constants in training, where they can be kept."""
-
-
-class CausalLM(Family):
-    """Rows of text, of which tokens are predicted."""
-
-    name = CAUSAL_LM
-    pipeline_tag = "text-generation"
-
-    def ready(self, processor):
-        tokenizer = tokenizer_of(processor)
-        modeling.ensure_pad_token(tokenizer)
-        return tokenizer
-
-    def encode_roles(self, forget, retain, processor, args, poisoned=None):
-        return encode_roles(forget, retain, processor, args, poisoned)
-
-    def encode(self, rows, processor, max_length, name):
-        return encode_dataset(rows, processor, max_length, name)
-
-    def collator(self, processor, roles, max_length, pad_to_multiple_of=None):
-        return RoleCollator(processor.pad_token_id, tuple(roles), pad_to_multiple_of=pad_to_multiple_of)
-
-    def check_model(self, model, processor, ref_model):
-        if not isinstance(ref_model, nn.Module | None):
-            raise ValueError(f"`ref_model` is a {type(ref_model).__name__}. Pass a loaded model, or leave it out.")
-        for given in filter(None, (model, ref_model)):
-            check_decoder_only(given.config, type(given).__name__)
-            check_has_head(given)
-        if adds_router_loss(model):
-            logger.warning(
-                "output_router_logits is set in the model's config: its auxiliary loss is left out, in training and "
-                "in evaluation, so what balances the experts is not trained."
-            )
-        modeling.check_vocabulary(model, processor, ref_model)
-
-    def predictions(self, model, processor) -> int:
-        return len(processor)
-
-    def shape_of(self, pairs, args) -> str:
-        return planning.shape_of(pairs, args)
-
-    def build_forward(self, model, args, needs, shape):
-        return build_forward(model, args.fused_losses, needs, shape)
-
-    def try_model(self, trainer):
-        # Of any role: some methods train on no forget rows.
-        rows = next(iter(trainer.train_dataset.roles.values()))["input_ids"]
-        try_model(trainer, next(iter(rows)))
-
-    def evaluated(self, model, inputs):
-        # A router's auxiliary loss belongs to no term of the objective, so it is no part of evaluation either.
-        return {**inputs, "output_router_logits": False} if adds_router_loss(model) else inputs
-
-    def frozen_prefix(self, entry):
-        layers, depth = frozen_depth(entry.model)
-        if layers is None and not all(parameter.requires_grad for parameter in entry.model.parameters()):
-            logger.info("States below what trains are computed at every step: the model's layers are not one list.")
-        return FrozenPrefix(entry, layers, depth) if depth else None
-
-
-def family_of(
-    model: str | nn.Module, likelihood: str = "auto", trust_remote_code: bool = False, revision: str | None = None
-) -> Family:
-    """The family that a model is of, by its class or, for a path or Hub id, by the class that its config names."""
-    config = modeling.config_of(model, trust_remote_code, revision)
-    if isinstance(model, str):
-        name = (getattr(config, "architectures", None) or [""])[0]
-    else:
-        name = type(getattr(model, "get_base_model", lambda: model)()).__name__
-    if isinstance(model, str) and config is not None:
-        # A model that cannot be loaded is told before rows are read.
-        class_of(config)
-    if modeling.is_classifier(name):
-        from .classifier.family import Classifier
-
-        return Classifier(config, likelihood, name)
-    return CausalLM()
+    def frozen_prefix(self, entry: Entry, forward: Forward) -> FrozenPrefix | None:
+        """Takes the layers whose states are constants in training out of a path, where they can be kept on disk."""

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..models.checkpoint_files import ADAPTER_CONFIG
-from ..models.checkpoint_paths import REFERENCE_ADAPTER, adapter_folder
-from ..training.method_state import METHOD_STATE
+from ..models.checkpoint_paths import METHOD_STATE, REFERENCE_ADAPTER, adapter_folder
 
 
 # What another machine needs to load the model. All else in a run's folder stays at home: reports and audits quote the

@@ -3,15 +3,14 @@
 
 from typing import TYPE_CHECKING
 
-from .privacy_table import TITLE, attacked_models, privacy_cell, rate_heading, rates_of
-from .style import looks
+from .table import Table
 from .verdict import verdicts
-from .view import Column, cell, columns
+from .view import columns, key_table, privacy_table
 
 
 if TYPE_CHECKING:
+    import rich.table
     from rich.console import Console
-    from rich.table import Table
 
 
 # Left out one by one, in this order, where the terminal is too narrow for all.
@@ -32,92 +31,45 @@ def print_report(report: dict, console: "Console | None" = None) -> None:
         `ValueError`: if the report does not fit its schema.
     """
     from rich.console import Console
+    from rich.text import Text
 
     from .schema import validate_report
 
     validate_report(report)
     console = console or Console()
     headings, left_out = columns(report, key_only=True), []
-    table = _table(report, headings)
+    table = _shown(report, key_table(report, headings), no_wrap=True)
     for name in LEAVES_FIRST:
         if _width(table) <= console.width:
             break
         left_out += [heading.full_label for heading in headings if heading.name == name]
         headings = [heading for heading in headings if heading.name != name]
-        table = _table(report, headings)
+        table = _shown(report, key_table(report, headings), no_wrap=True)
     console.print(table)
     hint = "95% intervals below. ↑ higher, ↓ lower, ≈ closer to retrained is better. – is undefined."
     if left_out:
         hint += f" Not shown for want of room: {', '.join(left_out)}."
     console.print(hint, style="dim", highlight=False)
-    if attacked_models(report):
-        console.print(_privacy_table(report))
+    if attacks := privacy_table(report):
+        table = _shown(report, attacks)
+        table.caption, table.caption_justify = Text("TPR with 95% interval, of the best attack", style="dim"), "left"
+        console.print(table)
     for verdict in verdicts(report):
         console.print(_verdict_line(verdict))
 
 
-def _width(table: "Table") -> int:
+def _width(table: "rich.table.Table") -> int:
     """What the table takes up when nothing is cut."""
     from rich.console import Console
 
     return Console(width=10_000).measure(table).maximum
 
 
-def _table(report: dict, headings: list[Column]) -> "Table":
-    from rich.text import Text
-
-    table = _empty_table(report, report["title"])
-    for heading in headings:
-        lines = [heading.set.replace(", ", "\n"), heading.label.replace(" ", "\n")]
-        label = "\n".join(line for line in (*lines, f"{heading.unit} {heading.arrow}".strip()) if line)
-        table.add_column(Text(label), justify="right", no_wrap=True)
-    for model in report["models"]:
-        table.add_row(_name(report, model), *(_number(cell(model, heading.name)) for heading in headings))
-    return table
-
-
-def _privacy_table(report: dict) -> "Table":
-    from rich.text import Text
-
-    table, rates = _empty_table(report, TITLE), rates_of(report)
-    for fpr in rates:
-        table.add_column(rate_heading(fpr), justify="right")
-    for model in attacked_models(report):
-        cells = [_number(privacy_cell(model, fpr)) for fpr in rates]
-        table.add_row(_name(report, model), *cells)
-    table.caption, table.caption_justify = Text("TPR with 95% interval, of the best attack", style="dim"), "left"
-    return table
-
-
-def _empty_table(report: dict, title: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", title_style="bold",
-                  padding=(0, 1), pad_edge=False)  # fmt: skip
+def _shown(report: dict, table: Table, **columns) -> "rich.table.Table":
+    shown = table.terminal(**columns)
     longest = max(len(model["name"]) + 2 for model in report["models"])
-    table.add_column("model", overflow="fold", min_width=min(longest, LONGEST_NAME))
-    return table
-
-
-def _name(report: dict, model: dict):
-    from rich.text import Text
-
-    look = looks(report)[model["name"]]
-    name = Text(f"{look.marker.glyph} ", style=look.ink.dark)
-    return name.append(model["name"], style="bold" if model["kind"] == "unlearned" else "")
-
-
-def _number(item):
-    from rich.text import Text
-
-    text = Text(item.text)
-    if item.interval:
-        text.append("\n" + item.interval.strip("[]").replace(", ", "–"), style="dim")
-    for line in getattr(item, "lines", ()):
-        text.append(f"\n{line}", style="dim")
-    return text
+    shown.columns[0].header, shown.columns[0].min_width = "model", min(longest, LONGEST_NAME)
+    return shown
 
 
 def _verdict_line(verdict):

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from ..addons.value_norms.arguments import ValueNormArguments
 from ..checks import check_choice, check_number, check_patterns, check_whole
 from ..data.poison import PoisonArguments
+from ..data.role_table import tied_to
 from ..families.classifier.arguments import ClassifierArguments
 from ..hub.card import check_template
 from ..hub.hub_trainer import check_hub
@@ -233,5 +234,11 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
 
     def weight_of(self, role: str) -> float:
         """The weight of a role's term in the objective."""
+        role = tied_to(role) or role
         weights = {"forget": self.forget_weight, "retain": self.retain_weight, "poisoned": self.poison_weight}
         return self.retain_weight if weights[role] is None else weights[role]
+
+    @classmethod
+    def own_fields(cls) -> list[str]:
+        """Names of the fields that a method adds to those of every method."""
+        return [name for name in cls.__dataclass_fields__ if name not in UnlearnConfig.__dataclass_fields__]

@@ -2,9 +2,10 @@
 """Whether processes were started as their launcher was told: several fall back silently, with exit status 0."""
 
 import logging
-import os
 
 import torch
+
+from ..processes import asks_fsdp, told
 
 
 logger = logging.getLogger(__name__)
@@ -24,18 +25,6 @@ def check_launch(args) -> None:
         raise ValueError(FSDP_NEEDS_ACCELERATORS)
 
 
-def asks_fsdp(args) -> bool:
-    """Whether FSDP is to shard the run's models: by its arguments, or by its launcher, of which they do not tell."""
-    return bool(args.fsdp) or _told("ACCELERATE_USE_FSDP")
-
-
-def shards_weights(args) -> bool:
-    """Whether DeepSpeed or FSDP is to run the model: an optimizer over weights, or copies of them, in parts."""
-    # On processors the state tells of DeepSpeed only once the Accelerator is made.
-    asks_deepspeed = bool(args.deepspeed) or _told("ACCELERATE_USE_DEEPSPEED")
-    return asks_deepspeed or args.distributed_state.distributed_type.value == "DEEPSPEED" or asks_fsdp(args)
-
-
 def tell_launch(trainer) -> None:
     """Logs what came of a launch on several processes, once the model is wrapped.
 
@@ -43,7 +32,7 @@ def tell_launch(trainer) -> None:
         `ValueError`: if DeepSpeed was asked for and is not there.
     """
     kind, wrapper = trainer.accelerator.distributed_type.value, type(trainer.model_wrapped).__name__
-    if _told("ACCELERATE_USE_DEEPSPEED") and kind != "DEEPSPEED":
+    if told("ACCELERATE_USE_DEEPSPEED") and kind != "DEEPSPEED":
         raise ValueError(
             f"DeepSpeed is asked for, and accelerate took {kind} instead, as it does where ACCELERATE_USE_CPU is set. "
             "Unset it: on a machine without accelerators processors are taken anyway."
@@ -80,7 +69,3 @@ FSDP_NEEDS_ACCELERATORS = (
     "FSDP is asked for, and there is no accelerator: accelerate would train with DDP, whole models on every process, "
     "without a word. Take `--accelerate_config cpu`, or zero3, which shards on processors too."
 )
-
-
-def _told(name: str) -> bool:
-    return os.environ.get(name, "false").lower() in ("true", "1")

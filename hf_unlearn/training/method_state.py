@@ -12,9 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..files import whole_file
-
-
-METHOD_STATE = "method_state.safetensors"
+from ..models.checkpoint_paths import METHOD_STATE
 
 
 def write_method_state(folder: str | Path, state: Mapping[str, Any]) -> None:

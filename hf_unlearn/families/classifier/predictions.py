@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from ... import losses
-from ...forward.predicted import Predicted
 from ...fused import TileRows
+from ...fused.predicted import Predicted
 
 
 class RowPredictions(Predicted):

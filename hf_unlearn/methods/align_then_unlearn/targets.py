@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...cache import cache_root
+from ...stored.build import build
 from ...stored.key import cache_key, hash_rows, hash_tensors, hash_tokenizer
-from ...stored.store import Rows, Store, build
+from ...stored.store import Rows, Store
 from .encoder import TextEncoder
 from .windows import NONE, Windows
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.formats import encode_dataset
-from ...families.base import family_of
+from ...families.choose import family_of
 from ...families.classifier.family import Classifier
 
 

@@ -10,11 +10,12 @@ from transformers import TrainerCallback
 
 from ...checks import check_choice, check_left_out
 from ...data.pairing import RolePairs
+from ...data.role_table import FORGET, RETAIN
 from ...data.roles import data_seed
 from ...families.base import CLASSIFIER
 from ...forward.rows import RoleRows
+from ...processes import shards_weights
 from ...training.config import UnlearnConfig
-from ...training.launch_check import shards_weights
 from ...training.trainer import UnlearnTrainer
 from ..relabel import SOURCES, relabelled_answers, relabelled_classes
 from .sensitive_rows import ClassifierRows, TokenRows
@@ -46,7 +47,7 @@ class AmnesiacConfig(UnlearnConfig):
         metadata={"help": "Folder of the original training's record, made by `AmnesiacRecorder`."},
     )
     relabel_with: str = field(
-        default="forget",
+        default=FORGET,
         metadata={
             "help": "Source of a language model's wrong answers: other `forget` rows, `retain` rows, or `refusal`."
         },
@@ -93,7 +94,7 @@ class AmnesiacTrainer(UnlearnTrainer):
     def check_rows(self, args: AmnesiacConfig, roles, processor) -> None:
         if args.variant == "relabel":
             return
-        self.record, rows = StepRecord(args.record_path), roles["forget"]
+        self.record, rows = StepRecord(args.record_path), roles[FORGET]
         if self.family.name == CLASSIFIER:
             names = ClassifierRows(rows, self.family.collator(processor, (), args.max_length)).names
         else:
@@ -103,14 +104,14 @@ class AmnesiacTrainer(UnlearnTrainer):
     def make_pairs(self, roles, args: AmnesiacConfig, processor) -> RolePairs:
         seed = data_seed(args)
         if args.variant == "subtract":
-            return RolePairs({"retain": roles["retain"]}, seed=seed, epoch_by="retain")
+            return RolePairs({RETAIN: roles[RETAIN]}, seed=seed, epoch_by=RETAIN)
         if self.family.name == CLASSIFIER:
-            forget = relabelled_classes(roles["forget"], len(self.family.classes), seed)
+            forget = relabelled_classes(roles[FORGET], len(self.family.classes), seed)
         else:
             source = args.relabel_with
             pool = None if source == "refusal" else roles[source]
-            forget = relabelled_answers(roles["forget"], pool, source, processor, args.max_length, seed)
-        return RolePairs({**roles, "forget": forget}, seed=seed, epoch_by=args.epoch_by)
+            forget = relabelled_answers(roles[FORGET], pool, source, processor, args.max_length, seed)
+        return RolePairs({**roles, FORGET: forget}, seed=seed, epoch_by=args.epoch_by)
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         return rows.nll

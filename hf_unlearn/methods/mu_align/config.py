@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...checks import check_choice, check_number, check_whole
+from ...processes import asks_fsdp
 from ...training.config import UnlearnConfig
-from ...training.launch_check import asks_fsdp
 from ..gradient_conflict import GRAD_ORTHO
 from ..teacher import TeacherArguments
 from .tails import CAPS, TAILS

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...forward.predicted import Predicted
+from ...fused.predicted import Predicted
 from ...losses import at_least_float32
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...checks import check_choice, check_left_out, check_number, check_whole
+from ...processes import shards_weights
 from ...training.config import UnlearnConfig
-from ...training.launch_check import shards_weights
 from ..teacher import TeacherArguments
 
 
