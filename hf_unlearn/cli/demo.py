@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn demo`: several methods in the embedded world, and one report that compares them. No downloads."""
+"""`hf-unlearn demo`: runs several methods in the embedded world and compares them in one report. No downloads."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ METHODS = ("ga", "grad_diff", "npo_klr")
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="hf-unlearn demo", description=__doc__)
-    parser.add_argument("--output_dir", default="runs/demo", help="where runs and report are written (%(default)s)")
+    parser.add_argument("--output_dir", default="runs/demo", help="folder of runs and report (%(default)s)")
     parser.add_argument(
         "--recipes",
         nargs="+",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn env`: what a bug report needs. No names of models or data, no tokens."""
+"""`hf-unlearn env`: versions and environment for a bug report. No names of models or data, no tokens."""
 
 import os
 import platform

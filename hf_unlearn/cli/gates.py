@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn gates RUN`: holds a run's report against thresholds; the exit status tells a pipeline whether to go on.
+"""`hf-unlearn gates RUN`: compares a run's report with thresholds; a pipeline can continue by the exit status.
 
-Exit status: 0 where all gates are passed, 1 where one is failed, 3 where none is failed but one is unresolved or
-missing, 2 for a mistake in what was asked.
+Exit status: 0 if all gates passed, 1 if one failed, 3 if none failed but one is unresolved or missing, 2 for an error
+in the command or the thresholds.
 """
 
 import json
@@ -18,7 +18,9 @@ def main(argv: list[str]) -> None:
     parser = CommandParser(prog="hf-unlearn gates", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, or its report.json")
     parser.add_argument(
-        "--thresholds", metavar="FILE", help="gates (shipped ones for a classifier or a language model); docs/gates.md"
+        "--thresholds",
+        metavar="FILE",
+        help="YAML file of gates, see docs/gates.md (default: the shipped ones for classifiers or language models)",
     )
     parser.add_argument(
         "--privacy", metavar="PATH", help="privacy.json or its folder (RUN/privacy.json, RUN/privacy/privacy.json)"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn plan RECIPE [--field value ...]`: whether it fits into the GPUs, and what would make it fit.
+"""`hf-unlearn plan RECIPE [--field value ...]`: estimates whether a recipe fits the GPUs, and what would make it fit.
 
-Only the model's config is read. Own options: `--gpus N` (default: the accelerate config's, or 1), `--gpu_memory GIB`
-of each (80), `--accelerate_config NAME|PATH`, `--row_length N` (longest row in tokens; `max_length`),
-`--tokens_per_row N` (predicted tokens of a row on average, for the cache on disk; 60), `--json FILE`.
+Only the model's config is read. Options: `--gpus N` (default: the accelerate config's, or 1), `--gpu_memory GIB` of
+each (80), `--accelerate_config NAME|PATH`, `--row_length N` (maximum row length in tokens; `max_length`),
+`--tokens_per_row N` (mean number of predicted tokens per row, for the cache on disk; 60), `--json FILE`.
 """
 
 import os

@@ -19,10 +19,12 @@ def main(argv: list[str]) -> None:
         "the file of one audit, such as privacy.json, or its folder",
     )
     parser.add_argument(
-        "--output_dir", help="where the report is written (runs/report, or where the sweep or the privacy.json is)"
+        "--output_dir", help="output folder (default: runs/report, or the folder of the sweep or of privacy.json)"
     )
-    parser.add_argument("--title", default="Comparison of runs", help="shown at the top")
-    parser.add_argument("--from_wandb", metavar="ENTITY/PROJECT", help="runs from there; needs the package `wandb`")
+    parser.add_argument("--title", default="Comparison of runs", help="title of the report")
+    parser.add_argument(
+        "--from_wandb", metavar="ENTITY/PROJECT", help="read runs from Weights & Biases; requires the package `wandb`"
+    )
     args = parser.parse_args(argv)
     check_folder("--output_dir", args.output_dir)
     if args.from_wandb is not None:

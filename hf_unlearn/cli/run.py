@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-unlearn run RECIPE [--field value ...]`: train, audit, report.
 
-`--accelerate_config NAME|PATH` starts it on several processes (`--num_processes N` and `--main_process_port P`
-override the config). `accelerate launch scripts/unlearn.py --config RECIPE ...` is the same without this command.
+`--accelerate_config NAME|PATH` launches several processes (`--num_processes N` and `--main_process_port P` override
+the config). `accelerate launch scripts/unlearn.py --config RECIPE ...` is equivalent.
 """
 
 from ..places import recipe_path

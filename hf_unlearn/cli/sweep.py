@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn sweep SWEEP.yaml`: many runs from one file, and one table of them.
+"""`hf-unlearn sweep SWEEP.yaml`: many runs from one file, with one table of results.
 
-What is done is skipped and what was interrupted goes on: the same command starts a sweep and finishes it.
+Finished runs are skipped and interrupted ones resume: the same command starts and completes a sweep.
 """
 
 import os
@@ -54,13 +54,13 @@ def main(argv: list[str]) -> None:
 
 def _parser() -> CommandParser:
     parser = CommandParser(prog="hf-unlearn sweep", description=__doc__)
-    parser.add_argument("sweep", metavar="SWEEP.yaml", help="what to run; docs/sweep.md tells what it may hold")
-    parser.add_argument("--output_dir", help="the sweep's folder (its own, or runs/sweeps/NAME)")
-    parser.add_argument("--dry_run", action="store_true", help="check everything and list the runs; start nothing")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at the same time (1, or one a GPU)")
-    parser.add_argument("--gpus", metavar="0,1", help="GPUs to deal runs out to, one each")
-    parser.add_argument("--slurm", metavar="FILE.sh", help="write an array script for `sbatch`; start nothing")
-    parser.add_argument("--only", metavar="RUN", help="one run, by its name, id or number in manifest.jsonl")
+    parser.add_argument("sweep", metavar="SWEEP.yaml", help="sweep file, see docs/sweep.md")
+    parser.add_argument("--output_dir", help="output folder (default: the sweep file's, or runs/sweeps/NAME)")
+    parser.add_argument("--dry_run", action="store_true", help="check settings and list the runs without starting any")
+    parser.add_argument("--jobs", type=int, metavar="N", help="number of concurrent runs (default: 1, or one per GPU)")
+    parser.add_argument("--gpus", metavar="0,1", help="GPUs to distribute runs over, one each")
+    parser.add_argument("--slurm", metavar="FILE.sh", help="write an array script for `sbatch` without starting a run")
+    parser.add_argument("--only", metavar="RUN", help="run only one, given by name, id or number in manifest.jsonl")
     return parser
 
 
