@@ -12,11 +12,11 @@ from ..forward.needs import names_of
 from ..modeling import check_adapter_fits, check_model_path, config_of
 from ..places import check_folder
 from ..reference.named import check_given
-from ..runs.backdoor import check_wanted
 from ..training.best import check_best, loss_directions
-from .audits import check_audited
+from .backdoor import check_wanted
 from .output import check_output, resume_checkpoint
 from .recipe import Recipe
+from .suite_audits import check_audited
 
 
 @dataclass
