@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet --constraint 
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-all quality style clean
+.PHONY: demo test test-slow test-all quality style docs clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/hf-unlearn demo
@@ -28,6 +28,10 @@ style: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# The site in build/docs; a link without a target and a docstring that cannot be read are errors.
+docs: $(VENV)/installed-docs
+	$(VENV)/bin/mkdocs build --strict
+
 $(VENV)/installed: setup.py constraints.txt
 	python3 -m venv $(VENV)
 	$(PIP) torch
@@ -36,6 +40,10 @@ $(VENV)/installed: setup.py constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable ".[dev]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) --editable ".[docs]"
 	touch $@
 
 clean:
