@@ -12,6 +12,12 @@ from importlib.machinery import ModuleSpec
 MOVED = {
     "activations": "models.activations",
     "align": "methods.align_then_unlearn",
+    "audit.backdoor_conditions": "audit.backdoor.conditions",
+    "audit.backdoor_inside": "audit.backdoor.inside",
+    "audit.backdoor_paired": "audit.backdoor.paired",
+    "audit.backdoor_probes": "audit.backdoor.probes",
+    "audit.backdoor_sets": "audit.backdoor.probe_sets",
+    "audit.backdoor_store": "audit.backdoor.result",
     "classify": "families.classifier",
     "classify.rows": "families.classifier.predictions",
     "config": "training.config",

@@ -33,8 +33,8 @@ def measure(recipe_path: Path, ratio: float, seed: int, folder: Path) -> dict:
     if not file.is_file():
         from hf_unlearn.cli.prepare import prepare
         from hf_unlearn.cli.recipe import parse_recipe
-        from hf_unlearn.cli.run_backdoor import backdoor_audit
         from hf_unlearn.cli.unlearn import build_trainer
+        from hf_unlearn.runs.backdoor import backdoor_audit
 
         with tempfile.TemporaryDirectory() as run:
             fields = {"poison_ratio": ratio, "seed": seed, "output_dir": run, "disable_tqdm": True}

@@ -199,7 +199,7 @@ def test_a_wheel_holds_everything_that_is_read_at_run_time(tmp_path):
 
     # Away from the repository, a shipped recipe and config are found by name.
     code = (
-        "import hf_unlearn, hf_unlearn.cli.run as run, hf_unlearn.cli.launch as launch;"
+        "import hf_unlearn, hf_unlearn.cli.run as run, hf_unlearn.runs.launch as launch;"
         "print(hf_unlearn.__file__, run.recipe_path('recipes/tofu/llama-2-7b/npo.yaml'), launch.config_path('zero3'))"
     )
     done = subprocess.run(

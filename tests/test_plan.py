@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from hf_unlearn.bench import session
 from hf_unlearn.bench.cases import select
 from hf_unlearn.bench.sizes import Size
-from hf_unlearn.cli.launch import config_path
 from hf_unlearn.cli.main import main
 from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.forward.needs import KL, LOGPS
@@ -25,6 +24,7 @@ from hf_unlearn.plan.shapes import BUILT_IN, find_config, shape_of
 from hf_unlearn.plan.switches import remedies
 from hf_unlearn.plan.table import describe, plan, print_plan, verdict
 from hf_unlearn.plan.workload import Planned, Workload, read_workload
+from hf_unlearn.runs.launch import config_path
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "tofu"

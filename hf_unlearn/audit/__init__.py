@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 _PUBLIC = {
     "DEFAULT_FPRS": "privacy",
+    "AUDITS": "registry",
     "SUITES": "suites",
     "Audit": "store",
-    "BackdoorAudit": "backdoor_store",
+    "AuditKind": "base",
+    "AuditResult": "base",
+    "BackdoorAudit": "backdoor.result",
     "BaseAttack": "privacy",
     "Classifier": "privacy",
     "FittedAttack": "privacy",
@@ -30,7 +33,7 @@ _PUBLIC = {
     "ZlibAttack": "privacy",
     "as_subject": "privacy",
     "auc_result": "privacy",
-    "audit_backdoor": "backdoor",
+    "audit_backdoor": "backdoor.evaluate",
     "audit_classifier": "vqa",
     "audit_model": "qa",
     "audit_rwku": "rwku",
@@ -42,7 +45,7 @@ _PUBLIC = {
     "extraction_strength": "memorization",
     "fluency": "rwku_fluency",
     "forget_quality": "ratios",
-    "gain": "backdoor_paired",
+    "gain": "backdoor.paired",
     "generate_answers": "generation",
     "holdout_auc": "muse_privleak",
     "knowmem": "muse",
@@ -51,19 +54,19 @@ _PUBLIC = {
     "load": "evaluate_metrics",
     "load_muse": "muse_data",
     "log_truth_ratios": "ratios",
-    "mcnemar": "backdoor_paired",
+    "mcnemar": "backdoor.paired",
     "mean_shift": "distance",
     "membership_auc": "muse_privleak",
     "membership_scores": "muse_privleak",
     "model_utility": "utility",
-    "muse_probes": "backdoor_sets",
+    "muse_probes": "backdoor.probe_sets",
     "named_attacks": "privacy",
-    "newcombe_interval": "backdoor_paired",
+    "newcombe_interval": "backdoor.paired",
     "nonmembers_needed": "privacy",
     "privleak": "muse_privleak",
     "probability": "memorization",
     "published_rouge": "rwku_overlap",
-    "question_probes": "backdoor_sets",
+    "question_probes": "backdoor.probe_sets",
     "representations": "vqa_cka",
     "roc_tpr": "privacy",
     "rouge": "overlap",
@@ -78,9 +81,12 @@ _PUBLIC = {
     "verbmem": "muse",
 }
 __all__ = [
+    "AUDITS",
     "DEFAULT_FPRS",
     "SUITES",
     "Audit",
+    "AuditKind",
+    "AuditResult",
     "BackdoorAudit",
     "BaseAttack",
     "Classifier",
@@ -151,10 +157,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .backdoor import audit_backdoor
-    from .backdoor_paired import gain, mcnemar, newcombe_interval
-    from .backdoor_sets import muse_probes, question_probes
-    from .backdoor_store import BackdoorAudit
+    from .backdoor.evaluate import audit_backdoor
+    from .backdoor.paired import gain, mcnemar, newcombe_interval
+    from .backdoor.probe_sets import muse_probes, question_probes
+    from .backdoor.result import BackdoorAudit
+    from .base import AuditKind, AuditResult
     from .distance import covariance_distance, mean_shift, row_mse
     from .evaluate_metrics import load
     from .generation import generate_answers
@@ -193,6 +200,7 @@ if TYPE_CHECKING:
     )
     from .qa import audit_model
     from .ratios import forget_quality, log_truth_ratios, truth_ratio
+    from .registry import AUDITS
     from .result import MetricResult
     from .rwku import audit_rwku
     from .rwku_fluency import fluency

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """RWKU's membership sets: how much a text looks as if the model had never been trained on it."""
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,7 @@ import torch
 
 from .generation import pad_token_id
 from .model_checks import check_sound
-from .privacy.attacks import SMALLEST_SPREAD
-from .privacy.signals import SOFTMAX_COLUMNS, Signals, token_signals
+from .privacy.signals import SOFTMAX_COLUMNS, Signals, compressed_sizes, token_signals
 from .result import MetricResult, finite, mean_result
 from .scoring import score_rows
 
@@ -49,17 +47,13 @@ def membership(
     found = score_rows(model, rows, pad_token_id=pad_token_id(tokenizer), scores_of=token_signals, **options)
     check_sound(model, [np.isfinite(row[0]).any() for row in found if len(row[0])], "texts")
     signals = Signals.of_rows(found, SOFTMAX_COLUMNS)
-    logps = signals.columns["logp"]
-    # The mean of log p under p is minus the entropy.
-    normalized = (logps + signals.columns["entropy"]) / np.maximum(signals.columns["spread"], SMALLEST_SPREAD)
     loss = -signals.mean("logp")
-    sizes = np.array([len(zlib.compress(text.encode())) for text in texts])
     enough = signals.lengths >= 1 / K
     scores = {
         "loss": (loss, "mean NLL a token, nats"),
-        "zlib": (loss / sizes, "loss a byte of zlib"),
-        "min_k": (np.where(enough, -signals.lowest_mean(logps, K), np.nan), "Min-20%"),
-        "min_k++": (np.where(enough, -signals.lowest_mean(normalized, K), np.nan), "Min-20%++"),
+        "zlib": (loss / compressed_sizes(texts), "loss a byte of zlib"),
+        "min_k": (np.where(enough, -signals.lowest_mean(signals.columns["logp"], K), np.nan), "Min-20%"),
+        "min_k++": (np.where(enough, -signals.lowest_mean(signals.standardised(), K), np.nan), "Min-20%++"),
     }
     direction = "higher" if role == "forget" else "lower"
     return {

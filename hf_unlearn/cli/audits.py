@@ -4,19 +4,17 @@
 from accelerate import PartialState
 
 from ..audit import Audit, audit_model
+from ..audit.arguments import AuditArguments
 from ..audit.harness import check_tasks, run_tasks
 from ..audit.rwku import audit_rwku
 from ..audit.sets import read_sets
-from ..audit.suites import get_suite
+from ..audit.suites import PICTURES, get_suite
 from ..audit.vqa_rows import check_rows
 from ..data.qa import QAFormat
-from ..families.base import CLASSIFIER
-from ..families.choose import family_of
+from ..data.sets import Sets
 from ..processes import on_first_process
-from .arguments import AuditArguments
-from .audit_cache import AuditCache
-from .picture_audit import PICTURES, picture_auditor
-from .sets import Sets
+from ..runs.audit_cache import AuditCache
+from .picture_audit import picture_auditor
 
 
 def check_audited(sets: Sets, max_items: int | None) -> None:
@@ -26,19 +24,6 @@ def check_audited(sets: Sets, max_items: int | None) -> None:
             check_rows(name, rows)
         return
     read_sets(sets.audited, get_suite(sets.suite).roles_of(sets.audited), max_items)
-
-
-def check_fits(model: str, suite: str, trust_remote_code: bool = False, revision: str | None = None) -> None:
-    """Refuses a classifier for sets of questions in words, and a language model for those about pictures; nothing is
-    loaded for that.
-
-    Raises:
-        `ValueError`: in one line.
-    """
-    family = family_of(model, trust_remote_code=trust_remote_code, revision=revision).name
-    if (family == CLASSIFIER) != (suite == PICTURES):
-        wanted = "a classifier, for questions about pictures" if suite == PICTURES else "a language model"
-        raise ValueError(f"{model}: its config names one of the {family}, and these sets are asked of {wanted}.")
 
 
 def auditor(run: AuditArguments, qa: QAFormat, sets: Sets, tokenizer, progress: bool = True):

@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ..files import write_json, write_text
-from .help import CommandParser
-from .places import check_file
+from ..places import check_file
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:

@@ -3,8 +3,8 @@
 
 from pathlib import Path
 
-from .help import CommandParser
-from .places import check_folder
+from ..places import check_folder
+from ..runs.help import CommandParser
 
 
 METHODS = ("ga", "grad_diff", "npo_klr")
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     import torch
 
     from ..report import print_report, write_report
-    from .assemble import merge
+    from ..runs.assemble import merge
     from .recipe import parse_recipe
     from .unlearn import unlearn
 

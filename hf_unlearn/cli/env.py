@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..cache import cache_root
+from ..runs.help import CommandParser
 from ..versions import PACKAGES, versions
-from .help import CommandParser
 
 
 # They change what is installed or how a run goes, but never its result.

@@ -3,20 +3,24 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..audit import Audit
+from ..audit.result import MetricResult
 from ..report import print_report, write_report
+from ..report.sections import audit_metrics
+from ..runs.assemble import assemble, model_entry, training_entry
+from ..runs.audits import RunAudit
+from ..runs.backdoor import add_backdoor
+from ..runs.launch import command_line
 from ..training.backdoor_callback import BackdoorAuditCallback
 from ..training.callbacks import AuditCallback
-from .assemble import assemble, model_entry, training_entry
 from .audits import add_forget_quality
-from .launch import command_line
 from .prepare import Prepared, run_name
 from .recipe import Recipe
-from .run_backdoor import add_backdoor
-from .run_privacy import RunPrivacy
 
 
 logger = logging.getLogger(__name__)
@@ -38,7 +42,7 @@ class FinalAudits:
         self.failed: dict[str, Exception] = {}
 
     def made(
-        self, audits: AuditCallback, backdoor: BackdoorAuditCallback | None, privacy: RunPrivacy | None
+        self, audits: AuditCallback, backdoor: BackdoorAuditCallback | None, more: list[RunAudit]
     ) -> tuple[dict, dict[str, Audit]]:
         """Makes all audits and the report; called on all processes.
 
@@ -56,15 +60,16 @@ class FinalAudits:
             models, notes = self._entries(found)
         if asked is not None:
             sets = self.prepared.sets
-            more = self._try("backdoor audit", lambda: add_backdoor(self.recipe, sets, models, backdoor, self.show))
-            notes += more or []
-        if privacy is not None:
+            told = self._try("backdoor audit", lambda: add_backdoor(self.recipe, sets, models, backdoor, self.show))
+            notes += told or []
+        if more:
             _make_room(self.trainer)
-            self._try("privacy audit", lambda: privacy.after(models, run_name(self.recipe)))
+        for one in more:
+            self._try(f"{one.kind.name} audit", partial(one.after, models, run_name(self.recipe)))
         report = self._write(models, notes) if models else {}
         if self.failed:
             self._tell()
-        return report, found
+        return report, _with_more(found, models)
 
     def _try(self, name: str, make: Callable[[], Any]) -> Any:
         try:
@@ -129,6 +134,20 @@ class FinalAudits:
             print_report(report)
             print(f"Report: {files['report.html']}")
         return report
+
+
+def _with_more(found: dict[str, Audit], models: list[dict]) -> dict[str, Audit]:
+    """The audits as the card shows them: with the metrics of further ones, as `<kind>/<metric>`."""
+    of_kind = {model["kind"]: model for model in models}
+    return {
+        name: replace(one, metrics={**one.metrics, **_results(of_kind[name])}) if name in of_kind else one
+        for name, one in found.items()
+    }
+
+
+def _results(model: dict) -> dict[str, MetricResult]:
+    metrics = audit_metrics(model, shown=True).items()
+    return {name: MetricResult.from_dict(name.rsplit("/", 1)[-1], metric) for name, metric in metrics}
 
 
 def _called(sets, run) -> str:

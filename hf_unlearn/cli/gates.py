@@ -9,8 +9,9 @@ import json
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..audit.registry import AUDITS
 from ..files import write_json, write_text
-from .help import CommandParser
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
@@ -32,8 +33,7 @@ def main(argv: list[str]) -> None:
 
 def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) -> int:
     """Writes `gates.json` and `gates.md` beside the report, prints them and returns the exit status."""
-    from ..report.gates import judge
-    from ..report.gates.judge import EXIT_STATUS
+    from ..report.gates.judge import EXIT_STATUS, judge
     from ..report.gates.spec import default_thresholds, load_gates
     from ..report.gates.view import print_gates, render_gates
     from ..report.privacy import load_privacy_report
@@ -46,7 +46,7 @@ def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) 
     found = _privacy_file(folder) if privacy is None else Path(privacy)
     attacked = None if found is None else load_privacy_report(found)
     _add_items(report, folder / "audit")
-    result = judge(report, asked, attacked) | {
+    result = judge(report, asked, attacked, AUDITS) | {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "report_created": report["created"],
         "thresholds": str(path),

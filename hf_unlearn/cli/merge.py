@@ -6,8 +6,8 @@ An adapter on top of another adapter is merged with both. `run` takes the result
 
 from pathlib import Path
 
-from .help import CommandParser
-from .places import check_folder
+from ..places import check_folder
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
@@ -36,7 +36,7 @@ def merge(adapter: str, output_dir: str, dtype: str = "auto", trust_remote_code:
         raise ValueError(f"{adapter!r} holds no adapter. Give a folder with an adapter_config.json and its weights.")
     check_checkpoint_path(adapter)
 
-    from .models import checkpoint_of, tokenizer_of
+    from ..audit.checkpoints import checkpoint_of, tokenizer_of
 
     tokenizer = tokenizer_of(adapter, trust_remote_code)
     model = checkpoint_of(adapter, trust_remote_code, tokenizer, dtype=dtype).merge_and_unload()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-unlearn methods`: lists the values of a recipe's `method:`."""
 
-from .help import CommandParser, entries, fill
+from ..runs.help import CommandParser, entries, fill
 
 
 def main(argv: list[str]) -> None:

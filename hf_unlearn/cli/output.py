@@ -5,16 +5,17 @@ import os
 import shutil
 from pathlib import Path
 
+from ..audit.registry import AUDITS
 from ..files import PART
+from ..runs.parser import read_yaml
 from ..training.checkpoints import check_whole, last_whole
-from .parser import read_yaml
 from .recipe import RECIPE_FILE, Recipe
 
 
 # Left behind by another run, these would be taken for this one's: an adapter beside full weights, a later checkpoint.
 _MADE = (
     *("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "*config.json"),
-    *("metrics.jsonl", "audit", "privacy", "align_head", "gates.*"),
+    *("metrics.jsonl", "audit", *AUDITS, "align_head", "gates.*"),
 )
 # What there is only once a run has begun to train.
 _TRAINED = ("checkpoint-*", "*.safetensors", "metrics.jsonl")

@@ -4,12 +4,8 @@
 from functools import cache
 
 from ..audit import Audit
+from ..audit.checkpoints import checkpoint_of
 from ..data.benchmarks import resolve_model
-from .models import checkpoint_of
-
-
-# The suite of sets of questions about pictures.
-PICTURES = "vqa"
 
 
 def picture_auditor(run, sets, processor, progress: bool):

@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 
 from ..files import write_json
-from .help import fill
-from .launch import config_path, take_option
-from .places import check_file
+from ..places import check_file
+from ..runs.help import fill
+from ..runs.launch import config_path, take_option
 
 
 USAGE = "usage: hf-unlearn plan RECIPE [--gpus N] [--gpu_memory GIB] [--accelerate_config NAME] [--field value ...]"
@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
     output = take_option(argv, "json")
     check_file("--json", output)
 
+    from ..places import recipe_path
     from .quick import check_recipe
-    from .run import recipe_path
 
     words = argv if argv[0].startswith("--") else ["--config", recipe_path(argv[0]), *argv[1:]]
     check_recipe(words)

@@ -7,7 +7,7 @@ rows, or may contain tokens. Log in with `hf auth login`, or set HF_TOKEN.
 
 from pathlib import Path
 
-from .help import CommandParser, fill
+from ..runs.help import CommandParser, fill
 
 
 def main(argv: list[str]) -> None:

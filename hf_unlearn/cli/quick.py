@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..methods import METHODS
 from ..models.checkpoint_paths import check_model_path
-from .arguments import RunArguments
+from ..runs.arguments import RunArguments
+from ..runs.parser import check_names, read_yaml, split_config
 from .field_names import fields_of
 from .methods_named import check_method_of_file, method_of
-from .parser import check_names, read_yaml, split_config
 
 
 # Options that are no field's name.
@@ -58,7 +58,7 @@ def recipe_fields(method: str) -> dict[str, str]:
     """Every field of a recipe of this method, with its annotation; none where a source cannot be read."""
     module, config = METHODS.where(method)
     parts = [
-        fields_of("hf_unlearn.cli.arguments", "RunArguments"),
+        fields_of("hf_unlearn.runs.arguments", "RunArguments"),
         fields_of("hf_unlearn.data.qa", "QAFormat"),
         fields_of(module, config),
         fields_of("trl", "ModelConfig"),

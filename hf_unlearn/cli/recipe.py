@@ -12,9 +12,9 @@ from ..data.qa import QAFormat
 from ..files import write_text
 from ..hub.card import card_settings
 from ..methods import METHODS
-from .arguments import RunArguments
+from ..runs.arguments import RunArguments
+from ..runs.parser import StrictParser, read_yaml, split_config
 from .methods_named import check_method_of_file, method_of
-from .parser import StrictParser, read_yaml, split_config
 
 
 RECIPE_FILE = "recipe.yaml"
@@ -59,12 +59,29 @@ def parse_recipe(argv: list[str] | None = None) -> Recipe:
         `ValueError`: for an unknown method or field, a wrong type or a value out of range.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    path, words = split_config(argv)
-    content = {} if path is None else read_yaml(path)
+    path, _ = split_config(argv)
+    return read_recipe({} if path is None else read_yaml(path), path, argv)
+
+
+def read_recipe(content: dict, path: str | None, argv: list[str] | None = None) -> Recipe:
+    """Reads a recipe that a file holds.
+
+    Args:
+        content (`dict`): the file's, which is called `path` in messages.
+        path (`str`, *optional*): of the file.
+        argv (`list[str]`, *optional*): `[--config FILE] [--field value ...]`; what it says comes first.
+
+    Raises:
+        `ValueError`: as `parse_recipe`.
+    """
+    words = [] if argv is None else split_config(argv)[1]
     method = method_of(content, words)
     parser = StrictParser((RunArguments, QAFormat, METHODS[method][0], ModelConfig), prog="hf-unlearn run")
     check_method_of_file(content, method, path)
-    (run, qa, training, model), given = parser.parse(argv)
+    if argv is None:
+        (run, qa, training, model), given = parser.read(content, str(path)), tuple(content)
+    else:
+        (run, qa, training, model), given = parser.parse(argv)
     if model.model_name_or_path is None:
         raise ValueError("No model is named. Give `model_name_or_path`: a folder or a Hub id.")
     if training.output_dir == "trainer_output":

@@ -3,10 +3,8 @@
 
 from pathlib import Path
 
+from ..audit.registry import AUDITS
 from ..report import load_report
-from ..report.likeness import WORST, unlike_attack
-from ..report.privacy import load_privacy_report
-from ..report.privacy_table import PRIVACY_FOLDER, add_privacy
 
 
 REPORT, PRIVACY = "report.json", "privacy.json"
@@ -39,55 +37,44 @@ def find_runs(names: list[str], output_dir: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def load_runs(runs: list[Path]) -> tuple[list[dict], list[dict]]:
-    """The reports of runs, and what attacks found in those that were attacked."""
-    reports, attacked = [load_report(run) for run in runs], []
+def load_runs(runs: list[Path]) -> tuple[list[dict], dict[str, list[dict]]]:
+    """The reports of runs, and by kind of audit what those hold that were audited so."""
+    reports, audited = [load_report(run) for run in runs], {}
     for run, report in zip(runs, reports, strict=True):
-        folder = (run if run.is_dir() else run.parent) / PRIVACY_FOLDER
-        if (folder / PRIVACY).is_file():
-            privacy = load_privacy_report(folder)
-            add_privacy(report["models"], privacy)
-            attacked.append(_named(privacy, report))
-    return reports, attacked
+        folder = run if run.is_dir() else run.parent
+        for view in _views():
+            if (folder / view.name / f"{view.name}.json").is_file():
+                found = view.load(folder / view.name)
+                view.add(report["models"], found)
+                audited.setdefault(view.name, []).append(_named(found, report))
+    return reports, audited
 
 
-def merge_privacy(reports: list[dict], title: str) -> dict:
-    """One `privacy.json` over several runs; models of the same name and path are shown once.
+def merge_audits(audited: dict[str, list[dict]], title: str) -> list[tuple]:
+    """One file a kind of audit over several runs, each with its view.
 
     Raises:
-        `ValueError`: if they were attacked on different rows or with other settings.
+        `ValueError`: if models were not audited alike.
     """
-    models = {(model["name"], model["path"]): model for report in reports for model in report["models"]}
-    rows = {tuple(model["settings"]["rows"].values()) for model in models.values()}
-    if len(rows) > 1:
-        raise ValueError("The runs were attacked on different rows, so they do not compare. Report them apart.")
-    first = next(iter(models.values()))
-    # Those of one report were attacked together.
-    for other in (model for report in reports[1:] for model in report["models"]):
-        for attack in [*(name for name in first["scores"] if name in other["scores"]), WORST]:
-            if differs := unlike_attack(attack, first["settings"], other["settings"]):
-                raise ValueError(
-                    f"{attack}: {first['name']!r} and {other['name']!r} were {differs}, so they do not compare. "
-                    "Report them apart."
-                )
-    order = {"target": 0, "retrained": 1}
-    return {
-        **reports[0],
-        "title": f"Membership inference: {title}",
-        "command": None,
-        "models": sorted(models.values(), key=lambda model: order.get(model["name"], 2)),
-        "notes": list(dict.fromkeys(note for report in reports for note in report["notes"])),
-    }
+    return [(view, view.merge(audited[view.name], title)) for view in _views() if view.name in audited]
 
 
-def is_privacy(name: str) -> bool:
-    """Whether this is a `privacy.json`, or the folder of one and of no run."""
+def view_of(name: str):
+    """The view of the audit whose file this is, or its folder and no run's; `None` where it is none."""
     path = Path(name)
-    return path.name == PRIVACY or ((path / PRIVACY).is_file() and not (path / REPORT).is_file())
+    for view in _views():
+        file = f"{view.name}.json"
+        if path.name == file or ((path / file).is_file() and not (path / REPORT).is_file()):
+            return view
+    return None
 
 
-def _named(privacy: dict, report: dict) -> dict:
+def _views() -> list:
+    return [AUDITS[name].view for name in AUDITS]
+
+
+def _named(found: dict, report: dict) -> dict:
     """With the names that the report gives its models: those of a sweep's audit are folders' names."""
     names = {model["path"]: model["name"] for model in report["models"]}
-    models = [{**model, "name": names.get(model["path"], model["name"])} for model in privacy["models"]]
-    return {**privacy, "models": models}
+    models = [{**model, "name": names.get(model["path"], model["name"])} for model in found["models"]]
+    return {**found, "models": models}

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..files import write_text
-from .help import CommandParser
-from .places import check_file, check_folder
+from ..places import check_file, check_folder
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
@@ -22,10 +22,10 @@ def main(argv: list[str]) -> None:
     gpus = None if args.gpus is None else [gpu for gpu in args.gpus.split(",") if gpu]
     _check_processes(args.jobs, gpus)
 
+    from ..places import recipe_path
     from ..sweep.expand import expand
     from ..sweep.manifest import write_manifest
     from ..sweep.spec import read_spec
-    from .run import recipe_path
 
     spec = read_spec(recipe_path(args.sweep))
     if spec.accelerate_config is not None:
@@ -70,11 +70,9 @@ def resolve(content: dict, recipe: Path) -> tuple[str, dict]:
     Raises:
         `ValueError`: for what that would refuse.
     """
-    from .as_file import as_file
-    from .recipe import parse_recipe
+    from .recipe import read_recipe
 
-    with as_file(content, recipe.name) as path:
-        parsed = parse_recipe(["--config", str(path)])
+    parsed = read_recipe(content, recipe.name)
     return parsed.run.method, parsed.resolved()
 
 
@@ -171,9 +169,11 @@ def _write_script(path: Path, spec, folder: Path, count: int) -> None:
 
 def _add_privacy(spec, runs) -> None:
     """Gives every run all fields of its membership-inference audit: the sweep's, or else its recipe's."""
+    from ..audit.registry import AUDITS
+    from ..runs.audits import block_fields, read_block
     from ..sweep.targets import fill_in
-    from .privacy_fields import privacy_fields, read_privacy
 
+    kind = AUDITS["privacy"]
     targets = {target["id"]: target for target in spec.targets}
     for run in runs:
         asked = run.privacy if spec.privacy is None else spec.privacy
@@ -181,8 +181,8 @@ def _add_privacy(spec, runs) -> None:
             continue
         asked = asked if run.target is None else fill_in(asked, targets[run.target])
         try:
-            run.privacy = privacy_fields(run.content, asked, run.folder)
-            read_privacy(run.privacy)
+            run.privacy = block_fields(kind, run.content, asked, run.folder)
+            read_block(kind, run.privacy)
         except ValueError as error:
             raise ValueError(f"{spec.path}: {error}") from error
 
@@ -206,7 +206,7 @@ def _check_processes(jobs: int | None, gpus: list[str] | None) -> None:
 
 
 def _check_launch(name: str, jobs: int | None, gpus: list[str] | None) -> None:
-    from .launch import config_path
+    from ..runs.launch import config_path
 
     config_path(name)
     if (jobs or 1) > 1 or gpus is not None:

@@ -47,6 +47,10 @@ class RetrainTrainer(UnlearnTrainer):
     config_class = RetrainConfig
     method = "retrain"
 
+    @classmethod
+    def trained_roles_of(cls, args):
+        return (RETAIN,)
+
     def make_pairs(self, roles, args, processor) -> RolePairs:
         rows = roles[RETAIN]
         if args.train_on == "all":

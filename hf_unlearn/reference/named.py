@@ -16,6 +16,7 @@ from ..models.checkpoint_paths import adapter_folder, check_model_path
 from ..stored.rows import RunStart
 from .base import Reference
 from .build import ReferenceRequest, build_reference
+from .cached import CachedReference
 
 
 class References:
@@ -41,7 +42,13 @@ class References:
         names = names_of(needs)
         models = {name: build_reference(request, name) for name in names}
         # A checkpoint does not hold them: a run that goes on has to be given the same.
-        weights = {name: request.entry.of(request.models[name]).weights for name in names if name != REFERENCE}
+        weights = {
+            name: models[name].about["weights"]
+            if isinstance(models[name], CachedReference)
+            else request.entry.of(request.models[name]).weights
+            for name in names
+            if name != REFERENCE
+        }
         return cls(models, needs, weights)
 
     def get(self, name: str) -> Reference | None:

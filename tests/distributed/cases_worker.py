@@ -14,6 +14,6 @@ if __name__ == "__main__":
     from cases import main
 
     main(*sys.argv[1:])
-    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.cli.launch.leave`).
+    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.runs.launch.leave`).
     sys.stdout.flush()
     os._exit(0)

@@ -101,6 +101,10 @@ class AmnesiacTrainer(UnlearnTrainer):
             names = TokenRows(rows["input_ids"]).names
         self.tainted = self.record.tainted(names)
 
+    @classmethod
+    def trained_roles_of(cls, args):
+        return (RETAIN,) if args.variant == "subtract" else super().trained_roles_of(args)
+
     def make_pairs(self, roles, args: AmnesiacConfig, processor) -> RolePairs:
         seed = data_seed(args)
         if args.variant == "subtract":

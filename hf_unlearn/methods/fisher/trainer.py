@@ -94,6 +94,10 @@ class FisherTrainer(UnlearnTrainer):
         retain = Need(Drawn(true), weigh=None if true else _drawn)
         return {FORGET: Need(Drawn(True)), RETAIN: retain}
 
+    @classmethod
+    def trained_roles_of(cls, args):
+        return (RETAIN,)
+
     def make_pairs(self, roles, args: FisherConfig, processor) -> RolePairs:
         self.forget_rows, retain = roles[FORGET], roles[RETAIN]
         if len(args.scales) > 1 and len(retain) < 2:
