@@ -19,7 +19,7 @@ class PerplexityArguments(ModelArguments):
     dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
     max_items: int | None = field(default=None, metadata={"help": "Rows at most (drawn by `seed`); all by default."})
     max_length: int = field(default=1024, metadata={"help": "Tokens a row; longer texts become several rows."})
-    batch_size: int = field(default=32, metadata={"help": "Rows a forward pass."})
+    batch_size: int = field(default=32, metadata={"help": "Batch size."})
     seed: int = field(default=0, metadata={"help": "Of the choice of rows."})
 
     def __post_init__(self):
