@@ -56,7 +56,7 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
     )
-    output_dir: str | None = field(default=None, metadata={"help": "Where everything is written."})
+    output_dir: str | None = field(default=None, metadata={"help": "Output folder."})
 
     def __post_init__(self):
         if self.model_name_or_path is None:
