@@ -352,3 +352,15 @@ def test_chunks_of_nothing_are_an_error(tokenizer):
 def test_chunks_are_rows_that_train_every_token(tokenizer):
     encoded = encode_dataset(chunk_documents(["aaaaaaa"], tokenizer, max_length=6), tokenizer, max_length=6)
     assert encoded["labels"] == encoded["input_ids"]
+
+
+def test_rows_in_memory_are_encoded_without_a_hash_of_the_tokenizer(tokenizer, forget_rows, tmp_path, monkeypatch):
+    from datasets import Dataset, arrow_dataset, load_from_disk
+
+    rows = Dataset.from_list(forget_rows)
+    rows.save_to_disk(tmp_path)
+    on_disk = [encode_dataset(load_from_disk(tmp_path), tokenizer) for _ in range(2)]
+    # Those are found again by the hash; rows in memory are not, and the hash would take longer than they do.
+    assert len(list(tmp_path.glob("cache-*"))) == 1
+    monkeypatch.setattr(arrow_dataset, "update_fingerprint", lambda *args: pytest.fail("hashed"))
+    assert list(encode_dataset(rows, tokenizer)) == list(on_disk[0]) == list(on_disk[1])

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .tables import check_strings
+from .tables import check_strings, mapped
 
 
 @dataclass
@@ -78,7 +78,8 @@ class QAFormat:
         if not {"question", "answer"} <= columns or columns & {"input_ids", "image"}:
             return rows
         check_strings(rows, ("question", "answer"), "the questions and answers")
-        return rows.map(
+        return mapped(
+            rows,
             lambda row: self.example(row["question"], row["answer"], tokenizer),
             remove_columns=[name for name in rows.column_names if name not in ("question", "topic")],
             desc="Writing questions as prompts",

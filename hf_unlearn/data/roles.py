@@ -3,6 +3,7 @@
 
 from .formats import encode_dataset
 from .poison import poison
+from .tables import mapped
 
 
 def encode_roles(forget, retain, tokenizer, args, poisoned=None) -> dict:
@@ -48,7 +49,7 @@ def _number_topics(rows):
     if "topic" not in rows.column_names:
         return rows
     numbers = {topic: number for number, topic in enumerate(sorted(set(rows["topic"])))}
-    return rows.map(lambda row: {"topic": numbers[row["topic"]]})
+    return mapped(rows, lambda row: {"topic": numbers[row["topic"]]})
 
 
 def data_seed(args) -> int:

@@ -49,6 +49,19 @@ def as_dataset(dataset, name: str):
     return _of_list(rows, name)
 
 
+def mapped(dataset, function, **kwargs):
+    """`dataset.map`, of which a dataset in memory is not asked for a fingerprint.
+
+    `map` hashes the function and all that it refers to (a tokenizer) to find an earlier result in the dataset's cache
+    files. Where there are none, nothing can be found, and for small sets the hash costs more than the rows do.
+    """
+    from datasets.fingerprint import generate_random_fingerprint
+
+    if not dataset.cache_files:
+        kwargs["new_fingerprint"] = generate_random_fingerprint()
+    return dataset.map(function, **kwargs)
+
+
 def _is_frame(dataset) -> bool:
     return hasattr(dataset, "iloc") and hasattr(dataset, "to_dict")
 
