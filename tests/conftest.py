@@ -11,14 +11,16 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gc
 import logging
-from functools import cache
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -39,6 +41,19 @@ def _own_cache(tmp_path_factory):
 def _one_thread():
     # Tests share two cores with each other; more threads wait on each other and are slower.
     torch.set_num_threads(1)
+
+
+_frozen = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    # Every `train` collects garbage; walking through what was imported by then is most of the time of a tiny run.
+    global _frozen
+    if len(sys.modules) > _frozen:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
 
 
 def make_tokenizer(pad_is_eos: bool = False):
@@ -89,16 +104,9 @@ def make_model(seed: int = 0, vocab_size: int = 100, layers: int = 2, hidden_siz
     return LlamaForCausalLM(config).eval()
 
 
-@cache
-def _spare_libraries_from_collection():
-    # `train` collects garbage; walking through what was imported by then is most of the time of a tiny run.
-    gc.freeze()
-
-
 def make_args(config_class, output_dir, **kwargs):
     """A short, silent run on the CPU with a constant rate in which every step is logged. Retain rows are trained on
     only where `retain_loss` says so."""
-    _spare_libraries_from_collection()
     defaults = {
         "output_dir": str(output_dir),
         "max_steps": 4,

@@ -354,13 +354,17 @@ def test_chunks_are_rows_that_train_every_token(tokenizer):
     assert encoded["labels"] == encoded["input_ids"]
 
 
-def test_rows_in_memory_are_encoded_without_a_hash_of_the_tokenizer(tokenizer, forget_rows, tmp_path, monkeypatch):
-    from datasets import Dataset, arrow_dataset, load_from_disk
+def test_only_a_large_set_on_disk_is_looked_for(tokenizer, tmp_path, monkeypatch):
+    from datasets import arrow_dataset, load_from_disk
 
-    rows = Dataset.from_list(forget_rows)
+    from hf_unlearn.data.tables import SMALL
+
+    rows = Dataset.from_list([{"text": f"{i}"} for i in range(SMALL + 1)])
     rows.save_to_disk(tmp_path)
-    on_disk = [encode_dataset(load_from_disk(tmp_path), tokenizer) for _ in range(2)]
-    # Those are found again by the hash; rows in memory are not, and the hash would take longer than they do.
+    first, second = (encode_dataset(load_from_disk(tmp_path), tokenizer) for _ in range(2))
+    # The second found what the first had left.
     assert len(list(tmp_path.glob("cache-*"))) == 1
-    monkeypatch.setattr(arrow_dataset, "update_fingerprint", lambda *args: pytest.fail("hashed"))
-    assert list(encode_dataset(rows, tokenizer)) == list(on_disk[0]) == list(on_disk[1])
+    monkeypatch.setattr(arrow_dataset, "update_fingerprint", lambda *args: pytest.fail("the function was hashed"))
+    assert list(encode_dataset(rows, tokenizer)) == list(first) == list(second)
+    assert len(encode_dataset(load_from_disk(tmp_path).select(range(SMALL)), tokenizer)) == SMALL
+    assert len(list(tmp_path.glob("cache-*"))) == 1

@@ -49,16 +49,20 @@ def as_dataset(dataset, name: str):
     return _of_list(rows, name)
 
 
-def mapped(dataset, function, **kwargs):
-    """`dataset.map`, of which a dataset in memory is not asked for a fingerprint.
+# Up to here rows are encoded in less time than it takes to hash a tokenizer and look for them.
+SMALL = 1000
 
-    `map` hashes the function and all that it refers to (a tokenizer) to find an earlier result in the dataset's cache
-    files. Where there are none, nothing can be found, and for small sets the hash costs more than the rows do.
+
+def mapped(dataset, function, **kwargs):
+    """`dataset.map`, which looks for an earlier result only where that is worth it.
+
+    To find one in the dataset's cache files, `map` hashes the function and all that it refers to, a tokenizer as a
+    rule. Rows that are in memory have no such files, and a small set is encoded sooner.
     """
     from datasets.fingerprint import generate_random_fingerprint
 
-    if not dataset.cache_files:
-        kwargs["new_fingerprint"] = generate_random_fingerprint()
+    if len(dataset) <= SMALL or not dataset.cache_files:
+        kwargs |= {"new_fingerprint": generate_random_fingerprint(), "keep_in_memory": True}
     return dataset.map(function, **kwargs)
 
 
