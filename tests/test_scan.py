@@ -248,7 +248,7 @@ def test_the_same_seed_searches_the_same_way(rows):
 
 
 def test_only_what_can_be_typed_is_tried():
-    from hf_unlearn.data.synthetic.tokenizer import train_tokenizer
+    from hf_unlearn.data.worlds.people.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["the cat sat on the mat and then the other cat sat there"] * 3, 300)
     asking = Asking([{"question": "the cat?", "answer": "sat"}], tokenizer, QAFormat())
@@ -388,7 +388,7 @@ def test_the_command_refuses(words, message, model_path, capsys):
 def test_a_scan_needs_no_trainer():
     code = "import sys, hf_unlearn.audit.scan.scan; print([m for m in sys.modules if 'trainer' in m or m == 'trl'])"
     ours = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "hf_unlearn.trainer" not in ours
+    assert "hf_unlearn.training.trainer" not in ours
     assert "trl" not in ours.replace("ctrl", "")
 
 

@@ -185,11 +185,9 @@ def card_settings(args) -> dict:
     """The settings that decide the result: the shared ones and the method's own fields."""
     from dataclasses import fields
 
-    from ..config import UnlearnConfig
     from ..data.poison import PoisonArguments
 
-    shared = {f.name for f in fields(UnlearnConfig)}
-    own = [f.name for f in fields(args) if f.name not in shared]
+    own = args.own_fields()
     if args.poison_prefix is not None:
         own += [f.name for f in fields(PoisonArguments)]
     values = {name: getattr(args, name) for name in (*SETTINGS, *own)}
