@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gc
 import logging
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
@@ -43,17 +44,61 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-_frozen = 0
+# Files that take minutes begin first: two workers then end together (`make test` gives each whole files).
+LONGEST = (
+    "test_launch_forms", "test_backdoor_demo", "test_sweep_run", "test_rmu_distributed", "test_zoo_of_models",
+    "test_kill", "test_launch", "test_distributed", "test_notebook", "test_baselines_demo", "test_align_demo",
+    "test_vqa_run", "test_targeted", "test_pipeline", "test_adapter_zoo", "test_run_privacy", "test_main_job",
+    "test_amnesiac", "test_rmu", "test_scrub", "test_fisher", "test_methods", "test_engine", "test_classify",
+    "test_bench", "test_synthetic", "test_recipes", "test_mu_align",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+class Now:
+    """What the running test is told by hooks, which come before fixtures of any scope."""
+
+    modules = 0
+    draws = False
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup():
+def pytest_runtest_setup(item):
     # Every `train` collects garbage; walking through what was imported by then is most of the time of a tiny run.
-    global _frozen
-    if len(sys.modules) > _frozen:
+    if len(sys.modules) > Now.modules:
         gc.collect()
         gc.freeze()
-        _frozen = len(sys.modules)
+        Now.modules = len(sys.modules)
+    Now.draws = item.get_closest_marker("drawn") is not None
+
+
+# A dot, and the first line of a document.
+PICTURES = {
+    "png": b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="),
+    "pdf": b"%PDF-1.4\n",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_pictures():
+    # To draw a report's figures takes longer than all else of a tiny run: tests that look at them are marked `drawn`.
+    from matplotlib.figure import Figure
+
+    draw = Figure.savefig
+
+    def savefig(self, file, *args, format=None, **kwargs):
+        if Now.draws or format not in PICTURES:
+            draw(self, file, *args, format=format, **kwargs)
+        else:
+            Path(file).write_bytes(PICTURES[format])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
 
 
 def make_tokenizer(pad_is_eos: bool = False):

@@ -19,9 +19,12 @@ import warnings
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from hf_unlearn import NPOTrainer
+from hf_unlearn.audit import audit_model
+
 
 READY = ["torch.distributed", "transformers.models.llama.modeling_llama", "peft", "datasets", "accelerate"]
-READY += ["hf_unlearn.trainer", "hf_unlearn.methods.npo", "hf_unlearn.audit.qa", "pytest"]
+READY += [NPOTrainer.__module__, audit_model.__module__, "pytest"]
 # Of a launcher around the tests.
 FOREIGN = ("ACCELERATE_", "FSDP_")
 

@@ -3,10 +3,10 @@ import contextlib
 import io
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -26,7 +26,7 @@ from hf_unlearn.plan.table import describe, plan, print_plan, verdict
 from hf_unlearn.plan.workload import Planned, Workload, read_workload
 
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "tofu"
+RECIPES = ROOT / "recipes" / "tofu"
 NPO_KLR = {"forget": "logps", "retain": "kl"}
 
 

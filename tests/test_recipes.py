@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from hf_unlearn import METHODS
 from hf_unlearn.cli.launch import take_launch_options
@@ -20,7 +21,6 @@ from hf_unlearn.plan.table import warnings
 from hf_unlearn.plan.workload import read_workload
 
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(path for path in ROOT.glob("recipes/**/*.yaml") if "sweeps" not in path.parts)
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]

@@ -223,6 +223,7 @@ def model_named(report: dict, name: str) -> dict:
     return next(model for model in report["models"] if model["name"] == name)
 
 
+@pytest.mark.drawn
 def test_all_files_are_written_and_pictures_show_something(report, tmp_path):
     from matplotlib.image import imread
 
