@@ -19,6 +19,9 @@ from hf_unlearn.report.verdict import forget_metric, keep_metric, verdicts
 from hf_unlearn.report.view import answer_groups
 
 
+# Pages hold their charts.
+pytestmark = pytest.mark.drawn("svg")
+
 N = 32
 METHODS = {"GA": "ga", "GradDiff": "ga", "NPO": "npo", "NPO-KLR": "npo"}
 # Shares of right or probable answers: forget, paraphrased, retain; probabilities: forget, retain; utility, KS p-value.
