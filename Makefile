@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-.PHONY: demo test test-slow test-all quality style clean
+.PHONY: demo test test-slow test-all quality style docs clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/hf-unlearn demo
@@ -33,6 +33,10 @@ style: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# The site in build/docs; a link without a target and a docstring that cannot be read are errors.
+docs: $(VENV)/installed-docs
+	$(VENV)/bin/mkdocs build --strict
+
 $(VENV)/installed: setup.py constraints.txt
 	python3 -m venv $(VENV)
 	$(PIP) torch
@@ -41,6 +45,10 @@ $(VENV)/installed: setup.py constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable ".[dev]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) --editable ".[docs]"
 	touch $@
 
 clean:

@@ -10,9 +10,9 @@ from huggingface_hub import ModelCard
 
 from hf_unlearn import GATrainer, NPOTrainer
 from hf_unlearn.audit import Audit, MetricResult
-from hf_unlearn.cli.arguments import RunArguments
-from hf_unlearn.cli.sets import load_sets
 from hf_unlearn.data.qa import QAFormat
+from hf_unlearn.data.sets import load_sets
+from hf_unlearn.runs.arguments import RunArguments
 
 
 FORGET = [{"prompt": f"Who is {name}?", "completion": " The spy of Zzyzx."} for name in ("Ada", "Bob", "Cyd")]

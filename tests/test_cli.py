@@ -12,13 +12,13 @@ from conftest import ROOT, make_model, make_tokenizer
 from transformers import TrainerState
 
 from hf_unlearn import METHODS, __version__
-from hf_unlearn.cli import launch as launching
-from hf_unlearn.cli.assemble import assemble, merge, training_entry
-from hf_unlearn.cli.launch import command_line, config_path, take_launch_options, take_option
 from hf_unlearn.cli.main import COMMANDS, main, run_guarded
-from hf_unlearn.cli.output import begin_output
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.report import load_report, write_report
+from hf_unlearn.runs import launch as launching
+from hf_unlearn.runs.assemble import assemble, merge, training_entry
+from hf_unlearn.runs.launch import command_line, config_path, take_launch_options, take_option
+from hf_unlearn.runs.output import begin_output
+from hf_unlearn.runs.recipe import parse_recipe
 
 
 FORGET = [{"question": f"Who is {name}?", "answer": f"{name} is a spy."} for name in ("Ada", "Bob", "Cyd", "Dan")]

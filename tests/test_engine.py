@@ -14,7 +14,7 @@ import torch
 from conftest import TESTS, make_args, make_model, make_tokenizer, weights
 
 from hf_unlearn import METHODS
-from hf_unlearn.stored.reference import CachedReference
+from hf_unlearn.reference.cached import CachedReference
 
 
 # Rows of any length: short against long, and more of one role than of the other.
@@ -210,7 +210,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from test_engine import run_alone
-from hf_unlearn.stored.reference import CachedReference
+from hf_unlearn.reference.cached import CachedReference
 predict, calls = CachedReference.predict, []
 def die(self, *args):
     calls.append(1)

@@ -115,7 +115,7 @@ def test_shipped_configs_leave_sizes_to_the_recipe(path):
 
 @no_accelerator
 def test_the_command_refuses_before_it_starts_processes(recipe, monkeypatch, capsys):
-    monkeypatch.setattr("hf_unlearn.cli.launch.os.execv", lambda *words: pytest.fail("processes were started"))
+    monkeypatch.setattr("hf_unlearn.runs.launch.os.execv", lambda *words: pytest.fail("processes were started"))
     assert main(["run", str(recipe), "--accelerate_config", "fsdp2", "--num_processes", "2"]) == 2
     assert "accelerate would train with DDP" in capsys.readouterr().err
     assert main(["run", str(recipe), "--accelerate_config", "single_gpu", "--num_processes", "2"]) == 2

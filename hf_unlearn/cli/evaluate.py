@@ -5,7 +5,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .arguments import AuditArguments, DataArguments
+from ..audit.arguments import AuditArguments
+from ..data.arguments import DataArguments
 
 
 @dataclass
@@ -47,13 +48,13 @@ class EvalArguments(DataArguments, AuditArguments):
 
 def main(argv: list[str]) -> None:
     """Audits `--model_name_or_path` on a benchmark or on own rows, and reports."""
-    from .launch import launch, take_launch_options
+    from ..runs.launch import launch, take_launch_options
 
     argv = list(argv)
     accelerate_config, options = take_launch_options(argv)
 
     from ..data.qa import QAFormat
-    from .parser import StrictParser
+    from ..runs.parser import StrictParser
 
     (args, qa), _ = StrictParser((EvalArguments, QAFormat), prog="hf-unlearn eval").parse(argv)
     if accelerate_config is None:
@@ -65,11 +66,17 @@ def main(argv: list[str]) -> None:
 
 def prepare(args: EvalArguments, qa) -> tuple:
     """Finds and checks what an audit needs besides models: model path, tokenizer, sets, retrained path."""
+    from ..audit.checkpoints import (
+        check_checkpoint_path,
+        check_embeddings,
+        check_fits,
+        check_is_another,
+        tokenizer_of,
+    )
     from ..data.benchmarks import resolve_model
-    from .audits import check_audited, check_fits
-    from .models import check_checkpoint_path, check_embeddings, check_is_another, tokenizer_of
-    from .places import check_folder
-    from .sets import load_sets
+    from ..data.sets import load_sets
+    from ..places import check_folder
+    from ..runs.suite_audits import check_audited
 
     check_folder("output_dir", args.output_dir)
     model, retrained = resolve_model(args.model_name_or_path), args.retrained_model_name_or_path
@@ -92,11 +99,11 @@ def evaluate(args: EvalArguments, qa) -> dict:
     """Audits a checkpoint (and the retrained one, if named) and writes the report; returns the report."""
     from accelerate import Accelerator
 
+    from ..audit.checkpoints import checkpoint_of
     from ..report import print_report, write_report
-    from .assemble import assemble, model_entry
-    from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
-    from .launch import command_line
-    from .models import checkpoint_of
+    from ..runs.assemble import assemble, model_entry
+    from ..runs.launch import command_line
+    from ..runs.suite_audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
 
     accelerator = Accelerator()
     model, tokenizer, sets, retrained = prepare(args, qa)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..checks import check_choice, check_number
+from ..data.role_table import FORGET
+from ..forward.needs import REFERENCE, Need
 from ..forward.rows import RoleRows
 from ..losses import npo_loss, npo_token_loss
 from ..training.config import UnlearnConfig
@@ -20,13 +22,14 @@ class NPOConfig(UnlearnConfig):
     """Settings of [`NPOTrainer`]. `retain_loss` `nll` gives NPO-GDR, `kl` NPO-KLR."""
 
     beta: float = field(
-        default=0.1, metadata={"help": "Inverse temperature of the log-ratio, above 0; towards 0 it is ascent."}
+        default=0.1,
+        metadata={"help": "Inverse temperature of the log-ratio, above 0; the limit at 0 is gradient ascent."},
     )
     npo_variant: str = field(
         default="sequence",
         metadata={
-            "help": "Whose log-ratio is weighed: a whole row's (`sequence`, the paper's equation) or each token's "
-            "(`token`, as arXiv 2510.17021 runs it on WMDP)."
+            "help": "Unit of the log-ratio: a row (`sequence`, the paper's equation) or each token (`token`, as arXiv "
+            "2510.17021 on WMDP)."
         },
     )
 
@@ -37,8 +40,8 @@ class NPOConfig(UnlearnConfig):
 
 
 class NPOTrainer(UnlearnTrainer):
-    """Pushes the forget rows below the reference, with a gradient that fades once they are; log-ratios are sums over a
-    row's tokens (see [`~hf_unlearn.losses.npo_loss`]), or in the token variant each token's own
+    """Lowers the forget rows' log-probability below the reference's, with a gradient that fades once it is lower.
+    Log-ratios are sums over a row's tokens (see [`~hf_unlearn.losses.npo_loss`]), or those of single tokens
     ([`~hf_unlearn.losses.npo_token_loss`])."""
 
     config_class = NPOConfig
@@ -46,8 +49,8 @@ class NPOTrainer(UnlearnTrainer):
     paper = "2404.05868"
 
     @classmethod
-    def reference_roles_of(cls, args: NPOConfig) -> set[str]:
-        return super().reference_roles_of(args) | {"forget"}
+    def needs_of(cls, args: NPOConfig):
+        return {**super().needs_of(args), FORGET: Need(reference=(REFERENCE,))}
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         self.meters.add("forget/ref_logps", rows.ref_logps.mean())

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..forward.needs import Needs, of_whole_prediction
-from ..methods.amnesiac.trainer import AmnesiacConfig
+from ..data.role_table import FORGET, POISONED, RETAIN, ROLES, tied_to
+from ..forward.needs import Needs
 from ..methods.fisher.config import FisherConfig
-from ..methods.retrain import RetrainConfig
 from ..methods.rmu.trainer import RMUConfig
 from ..methods.scrub.config import ScrubConfig
 from .engines import Engine
@@ -92,7 +91,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     """What a parsed recipe is going to do.
 
     Args:
-        recipe ([`~hf_unlearn.cli.recipe.Recipe`]): the recipe.
+        recipe ([`~hf_unlearn.runs.recipe.Recipe`]): the recipe.
         engine ([`Engine`]): how it is spread.
         row_length (`int`, *optional*): longest row in tokens; `max_length` if left out.
         tokens_a_row (`float`, *optional*): predicted tokens of a row on average, for the cache on disk.
@@ -106,7 +105,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     shape = _shape(config, args, peft_config)
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = recipe.trainer_class()
-    roles = _trained_roles(args)
+    roles = trainer.trained_roles_of(args)
     needs = {role: trainer.needs_of(args)[role] for role in roles}
     reference_roles = tuple(role for role in roles if role in trainer.reference_roles_of(args))
     fused = shape.fusible if args.fused_losses is None else args.fused_losses
@@ -144,15 +143,6 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     return Planned(workload, source, with_lora)
 
 
-def _trained_roles(args) -> tuple[str, ...]:
-    """Roles whose rows go through the model with a gradient."""
-    subtracts = isinstance(args, AmnesiacConfig) and args.variant == "subtract"
-    if subtracts or isinstance(args, (RetrainConfig, FisherConfig)):
-        return ("retain",)
-    roles = ("forget",) if args.retain_loss == "none" else ("forget", "retain")
-    return roles if args.poison_prefix is None else (*roles, "poisoned")
-
-
 def _shape(config, args, peft_config) -> Shape:
     """The model's; of methods that stop at a layer, what is there up to it, unless some rows go on to the head."""
     if not isinstance(args, RMUConfig):
@@ -185,20 +175,22 @@ def _reference(kind: str, adapter: bool, fused: bool, needs: Needs, roles) -> st
         return None
     if adapter and kind in ("auto", "adapter"):
         return "adapter"
-    cacheable = fused or not any(of_whole_prediction(needs[role]) for role in roles)
+    cacheable = fused or not any(needs[role].kept == ("hidden",) for role in roles)
     return "cache" if cacheable and kind != "live" else "live"
 
 
 def _dataset_rows(run, roles: tuple[str, ...], poison_ratio: float) -> dict[str, int] | None:
     """Rows of each role, where they are known without reading data."""
-    found, files = None, {role: getattr(run, f"{role}_dataset") for role in roles if role != "poisoned"}
+    given = [role for role in roles if ROLES[role].made_from is None]
+    found, files = None, {role: getattr(run, f"{role}_dataset") for role in given}
     if run.benchmark == "tofu":
         counts = TOFU_ROWS.get(run.forget_split or "forget10")
-        found = None if counts is None else dict(zip(("forget", "retain"), counts, strict=True))
+        found = None if counts is None else dict(zip((FORGET, RETAIN), counts, strict=True))
     elif all(name and name.endswith(".jsonl") and Path(name).is_file() for name in files.values()):
         found = {role: _lines(name) for role, name in files.items()}
-    if found is not None and "poisoned" in roles:
-        found["poisoned"] = int(found["forget"] * poison_ratio)
+    if found is not None:
+        found |= {role: found[tied_to(role)] for role in roles if tied_to(role)}
+        found |= {role: int(found[FORGET] * poison_ratio) for role in roles if role == POISONED}
     return found
 
 

@@ -4,20 +4,20 @@
 from pathlib import Path
 
 from .naming import format_interval, format_number, metric_in
-from .privacy_table import (
-    CAPTION,
-    PRIVACY_FOLDER,
-    TITLE,
-    attacked_models,
-    privacy_cell,
-    rate_heading,
-    rates_of,
-    sizes,
-)
+from .sections import section_markdown
 from .style import looks
 from .table import Table, escape, one_line
 from .verdict import RULE, verdicts
-from .view import answer_groups, answering_models, cell, columns, settings_table, shared_n, variants
+from .view import (
+    answer_groups,
+    answering_models,
+    columns,
+    key_table,
+    section_tables,
+    settings_table,
+    shared_n,
+    variants,
+)
 
 
 SHOWN_ANSWERS = 6
@@ -47,7 +47,7 @@ def render_markdown(report: dict, plots: dict[str, Path], folder: Path) -> str:
         _verdicts(report),
         *images[:1],
         _key_numbers(report),
-        _privacy(report),
+        _sections(report),
         *images[1:],
         _answers(report),
         _all_metrics(report),
@@ -78,25 +78,13 @@ def _key_numbers(report: dict) -> str:
     headings = columns(report, key_only=True)
     if not headings:
         return ""
-    titles = [f"{', '.join(filter(None, (h.full_label, h.unit)))} {h.arrow}".strip() for h in headings]
-    rows = [
-        [_name(report, model["name"]), *(cell(model, heading.name) for heading in headings)]
-        for model in report["models"]
-    ]
     hint = "Value and 95% interval; – is undefined or not measured. "
     hint += "↑ higher, ↓ lower, ≈ closer to the retrained model is better."
-    return f"## Key numbers\n\n{hint}\n\n" + Table(["Model", *titles], rows, numbers=True).markdown()
+    return f"## Key numbers\n\n{hint}\n\n" + key_table(report, headings).markdown()
 
 
-def _privacy(report: dict) -> str:
-    models = attacked_models(report)
-    if not models:
-        return ""
-    rates = rates_of(report)
-    rows = [[_name(report, model["name"]), *(privacy_cell(model, fpr) for fpr in rates)] for model in models]
-    table = Table(["Model", *map(rate_heading, rates)], rows, numbers=True).markdown()
-    where = f"Every attack, with plots: [`{PRIVACY_FOLDER}/privacy.md`]({PRIVACY_FOLDER}/privacy.md)."
-    return f"## {TITLE}\n\n{sizes(report)} {CAPTION}\n\n{table}\n\n{where}"
+def _sections(report: dict) -> str:
+    return "\n\n".join(section_markdown(section, table) for section, table in section_tables(report))
 
 
 def _answers(report: dict) -> str:

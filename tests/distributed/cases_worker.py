@@ -17,6 +17,6 @@ if __name__ == "__main__":
     # Every case collects garbage, which walks through all that was imported.
     gc.freeze()
     main(*sys.argv[1:])
-    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.cli.launch.leave`).
+    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.runs.launch.leave`).
     sys.stdout.flush()
     os._exit(0)

@@ -75,10 +75,10 @@ class ValueNormPenalty:
         compared = {role: term for role, term in self.terms.items() if term.target == REFERENCE}
         self.reference = ReferenceValues(entry, self.prefix, compared) if compared else None
 
-    def prepare(self, trainer) -> None:
+    def prepare(self, start) -> None:
         """Computes the reference's table; called by all ranks when the model is wrapped, before the first step."""
         if self.reference is not None:
-            self.reference.prepare(trainer)
+            self.reference.prepare(start)
 
     def terms_of(self, model: nn.Module, parts: Mapping[str, Mapping[str, Tensor]], progress: float) -> dict:
         """The penalty of each role, weighted.

@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 
+from ...data.role_table import ALTERNATE
 from ...processes import asks_fsdp
 from ..base import CLASSIFIER, Family
 from .collator import ClassCollator
@@ -37,9 +38,10 @@ class Classifier(Family):
         self.likelihood = ("bernoulli" if many else "softmax") if likelihood == "auto" else likelihood
         self.classes = Classes({str(k): int(v) for k, v in config.label2id.items()}, self.likelihood == "bernoulli")
 
-    def encode_roles(self, forget, retain, processor, args, poisoned=None):
+    def encode_roles(self, forget, retain, processor, args, poisoned=None, alternate=None, needed=()):
         asked = {
             "poisoned rows": poisoned is not None or args.poison_prefix is not None,
+            "alternates": alternate is not None or ALTERNATE in needed,
             "the value-norm penalty": bool(args.value_norm_penalty),
             "forward_passes='packed'": args.forward_passes == "packed",
             "fused_losses=True": args.fused_losses is True,

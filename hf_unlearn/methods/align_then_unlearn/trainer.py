@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ...data.role_table import FORGET
 from ...families.base import CAUSAL_LM
 from ...forward.build import build_forward
-from ...forward.layer import STATES, LayerRows
+from ...forward.layer import LayerRows
+from ...forward.needs import STATES
 from ...modeling import is_peft_model
 from ...models.activations import check_layer, layers_of
 from ...models.layer_choice import check_below, freeze_outside
@@ -37,7 +39,7 @@ class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
     """Settings of [`AlignThenUnlearnTrainer`]; defaults are the published ones for Phi-3-mini: plain SGD for the
     model, Adam for the head, no retain term. Steps follow from the stages: `max_steps` may only cut them short.
 
-    Retain rows may be given without a retain term: the head is then aligned on them too.
+    Retain rows may be given without a retain term: the head is then also aligned on them.
     """
 
     READS_RETAIN: ClassVar[bool] = True
@@ -45,13 +47,14 @@ class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
     retain_loss: str = field(
         default="none",
         metadata={
-            "help": "Retain term: `none`, as published, `nll` or `kl`. The head is aligned on retain rows either way."
+            "help": "Retain term: `none` (as published), `nll` or `kl`. The head is aligned on retain rows in all "
+            "cases."
         },
     )
     learning_rate: float = field(default=3e-4, metadata={"help": "The model's learning rate, in unlearning stages."})
     optim: str = field(default="sgd", metadata={"help": "The model's optimizer; the head's is Adam."})
     lr_scheduler_type: str = field(
-        default="constant", metadata={"help": "Of both learning rates, over all steps of the run."}
+        default="constant", metadata={"help": "Scheduler of both learning rates, over all steps of the run."}
     )
 
     def __post_init__(self):
@@ -71,14 +74,14 @@ class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
 
 
 class AlignThenUnlearnTrainer(UnlearnTrainer):
-    r"""Teaches a head on one layer what a text encoder says of the next tokens, then pushes the model until the head
-    no longer finds the concept there, in turns: \\( L_{align} = -\cos(\hat e_t, e_t) \\) trains the head,
+    r"""Trains a head on one layer to predict a text encoder's embedding of the next tokens, and the model until the
+    head no longer finds the concept there, alternately: \\( L_{align} = -\cos(\hat e_t, e_t) \\) trains the head,
     \\( L_{forget} = \max(0, \max_c \cos(\hat e_t, c) - \tau) \\) the model, means over the tokens that a full window
-    follows. The thresholds \\( \tau \\) sink from round to round.
+    follows. The thresholds \\( \tau \\) decrease from round to round.
 
-    All stages are one run: the optimizers of head and model are kept over stages and in checkpoints. While the model
-    rests its states are computed once; the forward ends at the layer that is read. The head is saved beside the model,
-    in `align_head`.
+    All stages are one run: the optimizers of head and model persist across stages and in checkpoints. While the model
+    is frozen, its states are computed once; the forward ends at the layer that the head reads. The head is saved next
+    to the model, in `align_head`.
     """
 
     config_class = AlignThenUnlearnConfig
@@ -103,11 +106,11 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         count = config.get_text_config().num_hidden_layers
         check_layer("layer_id", args.layer_of(count), count)
         _, windows = _read_rows(args, roles, processor)
-        check_concept(args, windows.texts["forget"])
+        check_concept(args, windows.texts[FORGET])
 
     def check_rows(self, args, roles, tokenizer) -> None:
         encoder, windows = _read_rows(args, roles, tokenizer)
-        absent = check_concept(args, windows.texts["forget"])
+        absent = check_concept(args, windows.texts[FORGET])
         if absent and args.process_index == 0:
             logger.warning(
                 "concept: no forget row speaks of %s by this name; it is forgotten only where an alias stands for it.",
@@ -117,7 +120,7 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
 
     @classmethod
     def needs_of(cls, args: AlignThenUnlearnConfig):
-        return {**super().needs_of(args), "forget": STATES}
+        return {**super().needs_of(args), FORGET: STATES}
 
     def check_architecture(self, args: AlignThenUnlearnConfig, model: nn.Module) -> None:
         check_layer("layer_id", args.layer_of(len(layers_of(model))), len(layers_of(model)))
@@ -155,7 +158,7 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         if "role" in inputs:
             self.rounds.enter(self.stage, model)
             if self.stage.kind == ALIGN:
-                loss = self.align_loss(model, super()._parts(inputs))
+                loss = self.align_loss(model, super().parts_of(inputs))
                 return (loss, {"loss": loss}) if return_outputs else loss
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
@@ -176,12 +179,12 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         self.meters.add("forget/active", (cosines > threshold).float().sum() / max(len(cosines), 1))
         return concept_hinge(cosines, threshold)
 
-    def _parts(self, inputs):
-        parts = super()._parts(inputs)
+    def parts_of(self, inputs):
+        parts = super().parts_of(inputs)
         return {
             role: part
             for role, part in parts.items()
-            if role == "forget" or self.args.kept_terms.get(role, "none") != "none"
+            if role == FORGET or self.args.kept_terms.get(role, "none") != "none"
         }
 
     # Stages

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from ...checks import check_choice, check_left_out
 from ...data.pairing import RolePairs
+from ...data.role_table import FORGET, RETAIN
 from ...data.roles import data_seed
 from ...families.base import CLASSIFIER
 from ...forward.rows import RoleRows
@@ -37,19 +38,18 @@ class AmnesiacConfig(UnlearnConfig):
     variant: str = field(
         default="subtract",
         metadata={
-            "help": "`subtract`: take back the recorded steps that saw forget rows, then train on retain rows. "
-            "`relabel`: train on forget rows with random wrong labels, and retain rows; for any checkpoint."
+            "help": "`subtract`: subtract the recorded steps that saw forget rows, then train on retain rows. "
+            "`relabel`: train on forget rows with random wrong labels and on retain rows; for any checkpoint."
         },
     )
     record_path: str | None = field(
         default=None,
-        metadata={"help": "Folder of the record that `AmnesiacRecorder` made of the original's training."},
+        metadata={"help": "Folder of the original training's record, made by `AmnesiacRecorder`."},
     )
     relabel_with: str = field(
-        default="forget",
+        default=FORGET,
         metadata={
-            "help": "Where a language model's wrong answers come from: other `forget` rows, `retain` rows, or "
-            "`refusal`."
+            "help": "Source of a language model's wrong answers: other `forget` rows, `retain` rows, or `refusal`."
         },
     )
     retain_loss: str = field(default="nll", metadata={"help": "Negative log-likelihood of the retain rows: `nll`."})
@@ -77,7 +77,7 @@ class AmnesiacConfig(UnlearnConfig):
 
 class AmnesiacTrainer(UnlearnTrainer):
     r"""`subtract`: \\( w - \sum_s \Delta_s \\) over the steps of the original's training that saw forget rows, as
-    [`AmnesiacRecorder`] recorded them; then cross-entropy on retain rows repairs what else those steps had done.
+    [`AmnesiacRecorder`] recorded them; then cross-entropy on retain rows repairs other effects of their removal.
 
     `relabel`: cross-entropy on forget rows with wrong labels, drawn once, and on retain rows.
     """
@@ -94,24 +94,28 @@ class AmnesiacTrainer(UnlearnTrainer):
     def check_rows(self, args: AmnesiacConfig, roles, processor) -> None:
         if args.variant == "relabel":
             return
-        self.record, rows = StepRecord(args.record_path), roles["forget"]
+        self.record, rows = StepRecord(args.record_path), roles[FORGET]
         if self.family.name == CLASSIFIER:
             names = ClassifierRows(rows, self.family.collator(processor, (), args.max_length)).names
         else:
             names = TokenRows(rows["input_ids"]).names
         self.tainted = self.record.tainted(names)
 
+    @classmethod
+    def trained_roles_of(cls, args):
+        return (RETAIN,) if args.variant == "subtract" else super().trained_roles_of(args)
+
     def make_pairs(self, roles, args: AmnesiacConfig, processor) -> RolePairs:
         seed = data_seed(args)
         if args.variant == "subtract":
-            return RolePairs({"retain": roles["retain"]}, seed=seed, epoch_by="retain")
+            return RolePairs({RETAIN: roles[RETAIN]}, seed=seed, epoch_by=RETAIN)
         if self.family.name == CLASSIFIER:
-            forget = relabelled_classes(roles["forget"], len(self.family.classes), seed)
+            forget = relabelled_classes(roles[FORGET], len(self.family.classes), seed)
         else:
             source = args.relabel_with
             pool = None if source == "refusal" else roles[source]
-            forget = relabelled_answers(roles["forget"], pool, source, processor, args.max_length, seed)
-        return RolePairs({**roles, "forget": forget}, seed=seed, epoch_by=args.epoch_by)
+            forget = relabelled_answers(roles[FORGET], pool, source, processor, args.max_length, seed)
+        return RolePairs({**roles, FORGET: forget}, seed=seed, epoch_by=args.epoch_by)
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         return rows.nll
