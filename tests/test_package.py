@@ -13,12 +13,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import hf_unlearn
 from hf_unlearn.moved import MOVED
 
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hf_unlearn"
 HEAVY = (
     "torch",
