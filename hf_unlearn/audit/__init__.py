@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from .generation import generate_answers
     from .harness import run_tasks
     from .memorization import exact_memorization, extraction_strength, probability
-    from .muse import knowmem, knowmem_prompt, verbmem
-    from .muse_data import load_muse
-    from .muse_privleak import holdout_auc, membership_auc, membership_scores, privleak
+    from .muse.data import load_muse
+    from .muse.measure import knowmem, knowmem_prompt, verbmem
+    from .muse.privleak import holdout_auc, membership_auc, membership_scores, privleak
     from .overlap import exact_match, rouge
     from .privacy import (
         DEFAULT_FPRS,
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
     from .ratios import forget_quality, log_truth_ratios, truth_ratio
     from .registry import AUDITS
     from .result import MetricResult
-    from .rwku import audit_rwku
-    from .rwku_fluency import fluency
-    from .rwku_overlap import published_rouge
+    from .rwku.fluency import fluency
+    from .rwku.measure import audit_rwku
+    from .rwku.overlap import published_rouge
     from .scoring import TokenScores, score_rows
     from .store import Audit
     from .suites import SUITES, Suite
     from .utility import model_utility
-    from .vqa import audit_classifier, shuffled_accuracy
-    from .vqa_cka import cka_map, linear_cka, representations
+    from .vqa.cka import cka_map, linear_cka, representations
+    from .vqa.measure import audit_classifier, shuffled_accuracy
 
 __all__, __getattr__, __dir__ = lazy(__name__)
