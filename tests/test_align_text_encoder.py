@@ -126,8 +126,8 @@ def test_a_real_encoder_knows_what_texts_are_about():
 
 @pytest.mark.slow
 def test_a_real_encoder_forgets_in_the_world(tmp_path):
-    from hf_unlearn.cli.recipe import parse_recipe
     from hf_unlearn.cli.unlearn import unlearn
+    from hf_unlearn.runs.recipe import parse_recipe
 
     build_world(progress=False)
     recipe = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "align_then_unlearn.yaml"

@@ -100,8 +100,9 @@ def run_lines() -> list[str]:
 
 @pytest.mark.parametrize("line", run_lines())
 def test_a_documented_run_is_one_that_the_parser_takes(line, tmp_path, monkeypatch):
-    from hf_unlearn.cli.recipe import parse_recipe
-    from hf_unlearn.cli.run import recipe_path, take_launch_options
+    from hf_unlearn.cli.run import recipe_path
+    from hf_unlearn.runs.launch import take_launch_options
+    from hf_unlearn.runs.recipe import parse_recipe
 
     monkeypatch.chdir(tmp_path)
     for name in ("forget", "retain"):

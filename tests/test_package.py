@@ -83,7 +83,10 @@ def test_public_names_are_there():
         _ = hf_unlearn.NPOTrainr
 
 
-@pytest.mark.parametrize("name", ["audit", "fused", "report", "data.worlds.people", "data.vqa"])
+@pytest.mark.parametrize(
+    "name",
+    ["audit", "audit.backdoor", "audit.privacy", "audit.scan", "fused", "report", "data.worlds.people", "data.vqa"],
+)
 def test_public_names_of_subpackages_are_there(name):
     module = __import__(f"hf_unlearn.{name}", fromlist=["__all__"])
     missing = [public for public in module.__all__ if not hasattr(module, public)]
@@ -140,10 +143,10 @@ def imports_of(path: Path) -> set[str]:
 
 LAYERS = {
     "losses.py": ("hf_unlearn",),
-    "audit": tuple(f"hf_unlearn.{name}" for name in ("trainer", "methods", "cli", "report", "callbacks", "reference")),
-    "report": tuple(f"hf_unlearn.{name}" for name in ("trainer", "methods", "cli", "audit", "callbacks")),
-    "data": tuple(f"hf_unlearn.{name}" for name in ("trainer", "cli", "audit", "report")),
-    "trainer.py": ("hf_unlearn.cli", "hf_unlearn.audit", "hf_unlearn.report"),
+    "audit": tuple(f"hf_unlearn.{name}" for name in ("training", "methods", "cli", "runs", "reference")),
+    "report": tuple(f"hf_unlearn.{name}" for name in ("training", "methods", "cli", "runs", "audit")),
+    "data": tuple(f"hf_unlearn.{name}" for name in ("training", "cli", "runs", "audit", "report")),
+    "training/trainer.py": ("hf_unlearn.cli", "hf_unlearn.audit", "hf_unlearn.report"),
     "methods": ("hf_unlearn.cli", "hf_unlearn.audit", "hf_unlearn.report"),
 }
 
@@ -156,6 +159,15 @@ def test_a_stage_knows_only_what_is_to_its_left(part):
     found = {(file.name, name) for file in files for name in imports_of(file) if name.startswith(LAYERS[part])}
     # The synthetic world trains its own models, with the plain Trainer.
     assert not found
+
+
+def test_only_the_views_of_audits_know_the_report():
+    knows = {
+        path.name
+        for path in (PACKAGE / "audit").rglob("*.py")
+        if any(name.startswith("hf_unlearn.report") for name in imports_of(path))
+    }
+    assert knows == {"view.py"}
 
 
 def test_recipes_and_accelerate_configs_are_those_at_the_top():

@@ -14,7 +14,6 @@ from hf_unlearn.bench import session
 from hf_unlearn.bench.cases import select
 from hf_unlearn.bench.sizes import Size
 from hf_unlearn.cli.main import main
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.forward.needs import KL, LOGPS
 from hf_unlearn.plan.engines import Engine, read_engine
 from hf_unlearn.plan.heads import head_bytes
@@ -25,6 +24,7 @@ from hf_unlearn.plan.switches import remedies
 from hf_unlearn.plan.table import describe, plan, print_plan, verdict
 from hf_unlearn.plan.workload import Planned, Workload, read_workload
 from hf_unlearn.runs.launch import config_path
+from hf_unlearn.runs.recipe import parse_recipe
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "tofu"

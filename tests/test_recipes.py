@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from hf_unlearn import METHODS
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.plan.engines import read_engine
 from hf_unlearn.plan.memory import GIB, estimate
 from hf_unlearn.plan.shapes import shape_of
@@ -18,6 +17,7 @@ from hf_unlearn.plan.table import warnings
 from hf_unlearn.plan.workload import read_workload
 from hf_unlearn.runs.launch import take_launch_options
 from hf_unlearn.runs.parser import read_yaml
+from hf_unlearn.runs.recipe import parse_recipe
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -78,7 +78,7 @@ def prepare(args: EvalArguments, qa) -> tuple:
     from ..data.benchmarks import resolve_model
     from ..data.sets import load_sets
     from ..places import check_folder
-    from .audits import check_audited
+    from ..runs.suite_audits import check_audited
 
     check_folder("output_dir", args.output_dir)
     model, retrained = resolve_model(args.model_name_or_path), args.retrained_model_name_or_path
@@ -105,7 +105,7 @@ def evaluate(args: EvalArguments, qa) -> dict:
     from ..report import print_report, write_report
     from ..runs.assemble import assemble, model_entry
     from ..runs.launch import command_line
-    from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
+    from ..runs.suite_audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
 
     accelerator = Accelerator()
     model, tokenizer, sets, retrained = prepare(args, qa)

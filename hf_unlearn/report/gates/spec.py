@@ -22,7 +22,7 @@ ALL_ATTACKS = f"{PRIVACY}*/"
 ATTACK = re.compile(r"privacy/[^/]+/(auc|retain_auc|tpr_zero_fp|tpr@\d+(\.\d+)?e-\d+(/lower|/both)?)")
 SETS = {"forget", "retain", "test", "holdout", "general", "real_authors", "world_facts"}
 SETS |= {f"{name}_paraphrased" for name in SETS}
-FOLDER = Path(__file__).parent / "templates"
+FOLDER = Path(__file__).parents[1] / "templates"
 
 
 @dataclass(frozen=True)
