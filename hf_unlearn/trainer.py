@@ -28,26 +28,24 @@ from .models.adapters import AddedAdapter, add_adapter, check_adapters, weights_
 from .models.tied import check_untie, untie_as_asked
 from .other_arguments import check_collator, refuse_others
 from .reference import Reference, ReferenceRequest, build_reference
+from .running.addon_steps import AddOnTrainer
 from .running.arguments_check import check_steps
 from .running.arithmetic import Arithmetic
 from .running.best import check_early
 from .running.dropout import dropout_as_asked
 from .running.launch_check import check_launch
 from .running.meters import Meters
-from .running.resumable import ResumableTrainer
 from .running.rounding import RoundingCheck
 from .running.run_control import RunControl
 from .running.term_balance import TermBalance
 from .stored.rows import Entry
 from .unused import tell_unused
-from .value_norms.penalty import ValueNormPenalty
-from .value_norms.tables import unlearned_norms
 
 
 logger = logging.getLogger(__name__)
 
 
-class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
+class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
     """Base of all methods. A method overrides `forget_loss` and, where it needs a reference, `reference_roles_of`.
 
     Args:
@@ -131,8 +129,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
         check_collator(data_collator, collator, pairs)
         self.role_names = collator.roles
-        # Before the policy takes its place in memory.
-        unlearned = unlearned_norms(args, roles, collator) if args.value_norm_penalty else {}
+        self.addons.load(roles, collator)
 
         reload = None
         if isinstance(model, str):
@@ -151,7 +148,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             model, added = add_adapter(model, family.adapter_config(peft_config), revision)
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
         self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, reload)
-        self.penalty = ValueNormPenalty(args, model, entry, unlearned) if args.value_norm_penalty else None
+        self.addons.setup(entry)
         # Width and dtype of a token's states, known once the forward path was tried.
         self.states_like: Tensor | None = None
         self.meters = Meters()
@@ -174,6 +171,7 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         self._watch(retain_rows=retain_dataset is not None)
 
     def _watch(self, retain_rows: bool) -> None:
+        self.addons.attach(self)
         for callback in (RunControl(self), RoundingCheck(self), TermBalance):
             self.add_callback(callback)
         self.watch_faults(self.meters)
@@ -198,10 +196,12 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
                 "already. Pass the model as a path or Hub id, or leave them out."
             )
         check_adapters(model, peft_config)
-        check_untie(args, peft_config is not None or modeling.is_peft_model(model))
+        adapter = peft_config is not None or modeling.is_peft_model(model)
+        self.add_addons(args, adapter)
+        check_untie(args, adapter)
         if peft_config is not None and args.trainable_modules:
             raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
-        if args.reference == "adapter" and peft_config is None and not modeling.is_peft_model(model):
+        if args.reference == "adapter" and not adapter:
             raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
 
     def _plan_step(self, entry: Entry, shape: str, added: AddedAdapter | None, ref_model, reload) -> None:
@@ -290,31 +290,22 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
             num_items_in_batch = None if model.training else num_items_in_batch
             inputs = self.family.evaluated(self.model, inputs)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = sum(self.weighted_terms(model, inputs).values())
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def weighted_terms(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms whose sum is the objective on a batch: those of the roles, then those of add-ons, by name."""
         rows = self.role_rows(model, inputs)
         terms = {
             role: self.forget_loss(found) if role == "forget" else self.retain_loss(found)
             for role, found in rows.items()
         }
-        loss = self.objective(terms)
         for role, term in terms.items():
             self.meters.add(f"{role}/loss", term)
             for name, value in rows[role].observed().items():
                 self.meters.add(f"{role}/{name}", value)
-        if self.penalty is not None:
-            loss = loss + self.penalty_of(model, inputs)
-        return (loss, {"loss": loss}) if return_outputs else loss
-
-    def objective(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The sum of the roles' weighted terms."""
-        return sum(self.args.weight_of(role) * term for role, term in terms.items())
-
-    def penalty_of(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The value-norm penalty of a batch, all roles' terms together."""
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        terms = self.penalty.terms_of(model, self._parts(inputs), progress)
-        for role, term in terms.items():
-            self.meters.add(f"{role}/value_norm", term)
-        return sum(terms.values())
+        weighted = {role: self.args.weight_of(role) * term for role, term in terms.items()}
+        return weighted | self.addons.terms(model, rows)
 
     def role_rows(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, RoleRows]:
         """The rows of all roles through the model, and what the reference says of those that need it.
@@ -342,7 +333,8 @@ class UnlearnTrainer(EvaluationRows, ResumableTrainer, HubTrainer):
         if self.arithmetic is None:
             self.arithmetic = Arithmetic(self.model)
         along = self.reference_roles_of(self.args) if self.reference and self.reference.reads_along else ()
-        read = self.positions_read
+        times = 1 + self.addons.take_repeated()
+        read = {role: times * count for role, count in self.positions_read.items()}
         return self.arithmetic.of_step(sum(read.values()), sum(read[role] for role in along if role in read))
 
     # The run around it

@@ -185,8 +185,8 @@ def card_settings(args) -> dict:
     """The settings that decide the result: the shared ones and the method's own fields."""
     from dataclasses import fields
 
+    from ..addons.poison import PoisonArguments
     from ..config import UnlearnConfig
-    from ..data.poison import PoisonArguments
 
     shared = {f.name for f in fields(UnlearnConfig)}
     own = [f.name for f in fields(args) if f.name not in shared]

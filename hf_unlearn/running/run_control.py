@@ -29,7 +29,7 @@ class RunControl(TrainerCallback):
         self.trainer.states_like = self.trainer.forward_path.probe(self.trainer.model_wrapped)
         if self.trainer.forward_path.shape == "packed":
             check_packing(self.trainer)
-        for kept in (self.trainer.forward_path.prefix, self.trainer.reference, self.trainer.penalty):
+        for kept in (self.trainer.forward_path.prefix, self.trainer.reference, *self.trainer.addons.values()):
             if kept is not None:
                 kept.prepare(self.trainer)
 
