@@ -14,6 +14,8 @@ _PUBLIC = {
     "MUAlign": "hf_unlearn.methods.mu_align_short",
     "UnlearnConfig": "hf_unlearn.config",
     "UnlearnTrainer": "hf_unlearn.trainer",
+    "UnlearnedWrapper": "hf_unlearn.models.wrappers",
+    "load_unlearned": "hf_unlearn.models.loading",
     "split_forget_retain": "hf_unlearn.data.preference",
     **METHODS.public_names(),
 }
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from .methods.scrub import ScrubConfig as ScrubConfig
     from .methods.scrub import ScrubTrainer as ScrubTrainer
     from .methods.step_deltas import AmnesiacRecorder as AmnesiacRecorder
+    from .models.loading import load_unlearned as load_unlearned
+    from .models.wrappers import UnlearnedWrapper as UnlearnedWrapper
     from .trainer import UnlearnTrainer as UnlearnTrainer
 
 

@@ -26,6 +26,7 @@ from .hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from .hub.hub_trainer import HubTrainer
 from .models.adapters import AddedAdapter, add_adapter, check_adapters, weights_as_entered
 from .models.tied import check_untie, untie_as_asked
+from .models.wrappers import check_not_wrapped
 from .other_arguments import check_collator, refuse_others
 from .reference import Reference, ReferenceRequest, build_reference
 from .running.addon_steps import AddOnTrainer
@@ -83,8 +84,6 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
     paper: ClassVar[str | None] = None
     # Kinds of models that the method is defined for.
     families: ClassVar[tuple[str, ...]] = (CAUSAL_LM, CLASSIFIER)
-    # Whether the weights change once more after the last step.
-    changes_at_end = False
 
     def __init__(
         self,
@@ -109,6 +108,7 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._check_request(args, model, quantization_config, peft_config)
+        check_not_wrapped(model, ref_model, args.fused_losses)
         args = args.settled(retain_rows=retain_dataset is not None)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)

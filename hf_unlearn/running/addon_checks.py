@@ -38,6 +38,11 @@ def check_engine(args, addons: Iterable[AddOn]) -> None:
         addons (`Iterable[AddOn]`): of the run.
     """
     for addon in addons:
+        if args.load_best_model_at_end and overrides(addon, "finish"):
+            raise ValueError(
+                f"{addon.title} changes the weights after the last step, and load_best_model_at_end=True takes those "
+                "of another. Leave one out."
+            )
         for need in sorted(required(addon) - {FORWARD}):
             if (why := _missing(args, need)) is not None:
                 raise ValueError(f"{addon.title} {_DOES[need]}, and {why}")

@@ -21,6 +21,11 @@ class AddOnTrainer(ResumableTrainer):
 
     addons: AddOns
 
+    @property
+    def changes_at_end(self) -> bool:
+        """Whether the weights change once more after the last step; a method may say so itself."""
+        return bool(self.addons.having("finish"))
+
     @classmethod
     def addons_of(cls, args) -> list[AddOn]:
         """The add-ons of a run: those that its settings turn on; a method may bring its own."""
