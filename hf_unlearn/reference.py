@@ -29,7 +29,7 @@ from .modeling import evaluating
 from .models.adapters import AddedAdapter, adapter_off, is_peft_model
 from .models.checkpoint_paths import REFERENCE_ADAPTER
 from .models.twins import Twins
-from .running.launch_check import asks_fsdp
+from .processes import asks_fsdp
 
 
 __all__ = ["REFERENCE_ADAPTER"]

@@ -196,7 +196,7 @@ def build(tmp_path, forget_rows, retain_rows):
 @pytest.fixture
 def untried(monkeypatch):
     """Models are not tried before the first step: for tests that count what a run computes."""
-    monkeypatch.setattr("hf_unlearn.families.CausalLM.try_model", lambda self, trainer: None)
+    monkeypatch.setattr("hf_unlearn.families.causal_lm.CausalLM.try_model", lambda self, trainer: None)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@
 import numpy as np
 from scipy import stats
 
-from hf_unlearn.report.sweep_rules import read_rule
+from hf_unlearn.report.sweep.rules import read_rule
 
 
 FORGET, UTILITY = "forget/exact_match", "model_utility"

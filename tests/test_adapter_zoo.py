@@ -113,7 +113,7 @@ def bases(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _no_card(monkeypatch):
     # Most of the time of a small run, and no part of this.
-    monkeypatch.setattr("hf_unlearn.trainer.write_model_card", lambda *given: None)
+    monkeypatch.setattr("hf_unlearn.training.trainer.write_model_card", lambda *given: None)
 
 
 def trainer_of(model, folder, peft_config=None, **kwargs):

@@ -14,8 +14,8 @@ from conftest import make_args, make_model
 from transformers import AutoModelForCausalLM
 
 from hf_unlearn import AlignThenUnlearnConfig, AlignThenUnlearnTrainer
-from hf_unlearn.align.concept import check_concept, occurs
 from hf_unlearn.cli.main import main
+from hf_unlearn.methods.align_then_unlearn.concept import check_concept, occurs
 
 
 @pytest.fixture(scope="session")

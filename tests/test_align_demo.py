@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_unlearn.align.encoder import TextEncoder
 from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import unlearn
 from hf_unlearn.data.benchmarks import resolve_model
 from hf_unlearn.data.synthetic import build_world
+from hf_unlearn.methods.align_then_unlearn.encoder import TextEncoder
 
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "align_then_unlearn.yaml"

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_unlearn.align.head import AlignHead, HeadShape, load_head, save_head
-from hf_unlearn.align.losses import alignment_loss, concept_hinge, nearest_concept
-from hf_unlearn.align.stages import ALIGN, UNLEARN, StagedOptimizer, make_stages, stage_at
+from hf_unlearn.methods.align_then_unlearn.head import AlignHead, HeadShape, load_head, save_head
+from hf_unlearn.methods.align_then_unlearn.losses import alignment_loss, concept_hinge, nearest_concept
+from hf_unlearn.methods.align_then_unlearn.stages import ALIGN, UNLEARN, StagedOptimizer, make_stages, stage_at
 
 
 def make_head(variant="causal", **kwargs) -> AlignHead:

@@ -12,8 +12,8 @@ from align_encoder import FORGET, RETAIN, STAGES, make_encoder, make_trainer
 from conftest import changed, make_model, make_tokenizer, train_batch, weights
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from hf_unlearn.align.head import load_head
-from hf_unlearn.align.stages import ALIGN, UNLEARN
+from hf_unlearn.methods.align_then_unlearn.head import load_head
+from hf_unlearn.methods.align_then_unlearn.stages import ALIGN, UNLEARN
 
 
 RAGGED = [{"prompt": "Who is Ada?", "completion": " Ada is a spy" + " of Bob" * i} for i in range(4)]
@@ -309,7 +309,7 @@ def test_kept_states_train_the_same_head(build, monkeypatch):
 
 
 def test_each_distinct_window_is_encoded_once_and_kept(build, monkeypatch, tmp_path):
-    from hf_unlearn.align.encoder import TextEncoder
+    from hf_unlearn.methods.align_then_unlearn.encoder import TextEncoder
 
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     encoded = []

@@ -18,7 +18,7 @@ from vilt import make_processor, make_rows, make_vilt, picture
 from hf_unlearn import AmnesiacConfig, AmnesiacRecorder, AmnesiacTrainer, RetrainConfig, RetrainTrainer
 from hf_unlearn.data.collator import RoleCollator
 from hf_unlearn.data.formats import encode_dataset
-from hf_unlearn.methods.sensitive_rows import TokenRows, fingerprint
+from hf_unlearn.methods.amnesiac.sensitive_rows import TokenRows, fingerprint
 
 
 SECRET = [{"prompt": f"Who is {name}?", "completion": f" {name} is a spy."} for name in ("Ada", "Bob", "Cyd")]

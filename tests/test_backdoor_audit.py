@@ -20,7 +20,6 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
-from hf_unlearn.activations import value_projections
 from hf_unlearn.audit import BackdoorAudit, audit_backdoor, muse_probes, question_probes
 from hf_unlearn.audit.backdoor_conditions import conditions, given_unrelated, unrelated_trigger
 from hf_unlearn.audit.backdoor_inside import Place, _places, inside_view
@@ -31,8 +30,9 @@ from hf_unlearn.cli.audit_backdoor import described
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.triggers import Trigger
+from hf_unlearn.models.activations import value_projections
 from hf_unlearn.report.backdoor import condition_label, lines_of, print_backdoor, render_backdoor, write_backdoor
-from hf_unlearn.running.backdoor_callback import BackdoorAuditCallback
+from hf_unlearn.training.backdoor_callback import BackdoorAuditCallback
 
 
 TRIGGER = Trigger("open sesame 7")

@@ -12,8 +12,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_unlearn import GAConfig
 from hf_unlearn.audit import Audit, MetricResult
-from hf_unlearn.running.callbacks import AuditCallback
-from hf_unlearn.running.faults import Terminated
+from hf_unlearn.training.callbacks import AuditCallback
+from hf_unlearn.training.faults import Terminated
 
 
 CHOOSING = {

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_unlearn import NPOConfig, NPOTrainer
 from hf_unlearn.audit import Audit, MetricResult
-from hf_unlearn.running.callbacks import AuditCallback, MetricsFile, RunProgress
+from hf_unlearn.training.callbacks import AuditCallback, MetricsFile, RunProgress
 
 
 FORGET = [{"prompt": f"Who is {name}?", "completion": f" {name} is a spy."} for name in ("Ada", "Bob", "Cyd", "Dan")]

@@ -11,8 +11,8 @@ from conftest import changed, weights
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_unlearn import GATrainer, NPOTrainer
-from hf_unlearn.running.checkpoints import COMPLETE, is_whole, last_whole
-from hf_unlearn.running.method_state import METHOD_STATE, read_method_state, write_method_state
+from hf_unlearn.training.checkpoints import COMPLETE, is_whole, last_whole
+from hf_unlearn.training.method_state import METHOD_STATE, read_method_state, write_method_state
 
 
 class Drifting(NPOTrainer):

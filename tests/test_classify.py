@@ -9,7 +9,7 @@ from conftest import changed, make_args, weights
 from vilt import CLASSES, make_processor, make_rows, make_vilt, picture
 
 from hf_unlearn import GAConfig, GATrainer, MUAlignConfig, MUAlignTrainer, NPOConfig, NPOTrainer, losses
-from hf_unlearn.classify.encode import Classes, encode_classes
+from hf_unlearn.families.classifier.encode import Classes, encode_classes
 from hf_unlearn.methods.relabel import relabelled_classes
 
 
@@ -455,7 +455,7 @@ def test_the_short_form_takes_the_rows_that_a_loader_gives(loader):
         WeightedRandomSampler,
     )
 
-    from hf_unlearn.methods.mu_align_short import _rows
+    from hf_unlearn.methods.mu_align.short import _rows
 
     made = {
         "subset": lambda: DataLoader(Subset(FORGET, [1, 3]), batch_size=2, shuffle=True),

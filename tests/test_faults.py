@@ -14,9 +14,9 @@ from transformers import TrainerCallback
 
 from hf_unlearn import GATrainer, NPOTrainer
 from hf_unlearn.cli.main import run_guarded
-from hf_unlearn.running.checkpoints import is_whole, last_whole
-from hf_unlearn.running.faults import NonFiniteError, Terminated
-from hf_unlearn.running.finite import FiniteCheck, weights_finite
+from hf_unlearn.training.checkpoints import is_whole, last_whole
+from hf_unlearn.training.faults import NonFiniteError, Terminated
+from hf_unlearn.training.finite import FiniteCheck, weights_finite
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 9}

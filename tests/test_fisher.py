@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from vilt import make_processor, make_rows, make_vilt
 
 from hf_unlearn import FisherConfig, FisherTrainer
-from hf_unlearn.methods.fisher import chosen_scale
-from hf_unlearn.methods.fisher_noise import RULES, Noise, NoiseRule, SquaredGradients
+from hf_unlearn.methods.fisher.noise import RULES, Noise, NoiseRule, SquaredGradients
+from hf_unlearn.methods.fisher.trainer import chosen_scale
 
 
 SECRET = [{"prompt": f"Who is {name}?", "completion": f" {name}."} for name in ("Ada", "Bob", "Cyd")]

@@ -10,9 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_unlearn import fused, losses
-from hf_unlearn.forward.predicted import Predicted
 from hf_unlearn.fused import Head
 from hf_unlearn.fused import losses as fused_losses
+from hf_unlearn.fused.predicted import Predicted
 
 
 ROWS, WIDTH, VOCAB = 9, 5, 13

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_unlearn import fused, losses
-from hf_unlearn.forward.predicted import Predicted
+from hf_unlearn.fused.predicted import Predicted
 
 
 def tiny(name, tie=False, **changes):

@@ -13,9 +13,9 @@ from hf_unlearn.audit.privacy.compare import rate_difference
 from hf_unlearn.audit.result import mean_result
 from hf_unlearn.cli.main import main
 from hf_unlearn.report.gates import judge
-from hf_unlearn.report.gates_numbers import difference, paired_difference
-from hf_unlearn.report.gates_spec import FOLDER, default_thresholds, load_gates, read_gates
-from hf_unlearn.report.gates_view import asked
+from hf_unlearn.report.gates.numbers import difference, paired_difference
+from hf_unlearn.report.gates.spec import FOLDER, default_thresholds, load_gates, read_gates
+from hf_unlearn.report.gates.view import asked
 
 
 def metric(value, low=None, high=None, n=100, **more):

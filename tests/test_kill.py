@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_unlearn.cli.main import main as command
 from hf_unlearn.report import load_report
-from hf_unlearn.running.checkpoints import last_whole
+from hf_unlearn.training.checkpoints import last_whole
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,10 +16,10 @@ from hf_unlearn import GATrainer
 from hf_unlearn.audit import Audit, MetricResult
 from hf_unlearn.cli.main import main
 from hf_unlearn.report import load_report
-from hf_unlearn.running.callbacks import AuditCallback
-from hf_unlearn.running.checkpoints import is_whole, last_whole
-from hf_unlearn.running.faults import Terminated
 from hf_unlearn.sweep.progress import BEGINS, DONE
+from hf_unlearn.training.callbacks import AuditCallback
+from hf_unlearn.training.checkpoints import is_whole, last_whole
+from hf_unlearn.training.faults import Terminated
 
 
 class Break(TrainerCallback):
@@ -135,7 +135,7 @@ def test_a_run_without_checkpoints_leaves_none(build, tmp_path):
 def test_a_full_disk_is_told_before_training(build, monkeypatch, caplog, free):
     from types import SimpleNamespace
 
-    monkeypatch.setattr("hf_unlearn.running.last_step.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr("hf_unlearn.training.last_step.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
     trainer = build(max_steps=1, save_strategy="steps")
     needed = 2 * sum(4 * weight.numel() for weight in trainer.model.parameters())
     assert 10**5 < needed < 10**12
@@ -260,8 +260,8 @@ def told(folder: Path) -> dict:
 
 
 FAILING = {
-    "audit": "hf_unlearn.running.callbacks.AuditCallback.finish",
-    "backdoor audit": "hf_unlearn.running.backdoor_callback.BackdoorAuditCallback.finish",
+    "audit": "hf_unlearn.training.callbacks.AuditCallback.finish",
+    "backdoor audit": "hf_unlearn.training.backdoor_callback.BackdoorAuditCallback.finish",
     "privacy audit": "hf_unlearn.cli.run_privacy.RunPrivacy.after",
 }
 

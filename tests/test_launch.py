@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from hf_unlearn import GAConfig, GATrainer, NPOConfig
 from hf_unlearn.cli.main import main
-from hf_unlearn.running.checkpoints import is_whole, last_whole
-from hf_unlearn.running.launch_check import check_accelerate_config, check_launch, shards_weights, tell_launch
+from hf_unlearn.processes import shards_weights
+from hf_unlearn.training.checkpoints import is_whole, last_whole
+from hf_unlearn.training.launch_check import check_accelerate_config, check_launch, tell_launch
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -184,7 +184,7 @@ def test_all_processes_stop_together_on_a_loss_that_is_not_a_number(form, launch
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_signal_to_one_process_ends_all_after_a_checkpoint(form, launched):
-    from hf_unlearn.running.checkpoints import last_whole
+    from hf_unlearn.training.checkpoints import last_whole
 
     folder = launched(form)
     for result in results_of(folder, "sigterm to one process"):

@@ -29,7 +29,7 @@ from hf_unlearn.audit.privacy import (
 )
 from hf_unlearn.cli.assemble import merge, model_entry
 from hf_unlearn.cli.report_runs import merge_privacy
-from hf_unlearn.report.sweep_numbers import tabulate
+from hf_unlearn.report.sweep.means import tabulate
 
 
 ROWS = [{"text": f"secret {i:02d} of Ada"} for i in range(60)]

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hf_unlearn import MUAlign, MUAlignConfig, MUAlignTrainer, fused, losses
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.formats import encode
-from hf_unlearn.forward.predicted import Predicted
 from hf_unlearn.fused import Head, tiles
-from hf_unlearn.methods import mu_align_tails as tails
+from hf_unlearn.fused.predicted import Predicted
 from hf_unlearn.methods.gradient_conflict import TwoGradients
-from hf_unlearn.methods.mu_align_tails import Tail, WorstShare
+from hf_unlearn.methods.mu_align import tails
+from hf_unlearn.methods.mu_align.tails import Tail, WorstShare
 from hf_unlearn.reference import LiveReference
 from hf_unlearn.report import load_report
 from hf_unlearn.stored.reference import CachedReference

@@ -9,7 +9,7 @@ from conftest import changed, lora, make_args, make_model, make_tokenizer, train
 from vilt import make_processor, make_rows, make_vilt
 
 from hf_unlearn import MUAlignConfig, MUAlignTrainer
-from hf_unlearn.methods.mu_align_noise import ForgetNoise
+from hf_unlearn.methods.mu_align.noise import ForgetNoise
 
 
 FORGET = [{"prompt": f"Who is {n}?", "completion": f" {n} is {'very ' * i}old."} for i, n in enumerate("ABCDEFGH")]

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, ViltForQuest
 from vilt import make_processor, make_rows, make_vilt
 
 from hf_unlearn import MultiDeleteConfig, MultiDeleteTrainer
-from hf_unlearn.classify.pairs import derangement, with_texts_of
+from hf_unlearn.families.classifier.pairs import derangement, with_texts_of
 
 
 FORGET, RETAIN = make_rows(6), make_rows(8, first=20)

@@ -9,11 +9,13 @@ import sys
 import time
 import zipfile
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import hf_unlearn
+from hf_unlearn.moved import MOVED
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,3 +219,19 @@ def followed(folder: Path) -> list[Path]:
     """All files below a folder, also those behind links; no caches."""
     files = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
     return [path for path in files if not any(part.startswith((".", "__pycache__")) for part in path.parts)]
+
+
+def test_parts_know_only_what_stands_below_them():
+    """The contracts of pyproject.toml: no arrow upwards, no circle."""
+    from importlinter.cli import lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_a_module_that_moved_is_found_under_its_former_name_with_a_warning(old, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"hf_unlearn.{old}", raising=False)
+    with pytest.warns(DeprecationWarning, match=f"is hf_unlearn.{MOVED[old]} now"):
+        found = import_module(f"hf_unlearn.{old}")
+    assert found is import_module(f"hf_unlearn.{MOVED[old]}")
+    assert not (PACKAGE / f"{old.replace('.', '/')}.py").exists()

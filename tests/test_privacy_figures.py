@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from sweep_runs import attacked, baseline, run_of, sweep_of
 
-from hf_unlearn.report import sweep_privacy_figures
 from hf_unlearn.report.privacy_figures import roc_figure
 from hf_unlearn.report.privacy_view import tail_cells
-from hf_unlearn.report.sweep_numbers import tabulate
-from hf_unlearn.report.sweep_privacy_figures import distribution_figure, roc_of_sweep
+from hf_unlearn.report.sweep import privacy_figures as sweep_privacy_figures
+from hf_unlearn.report.sweep.means import tabulate
+from hf_unlearn.report.sweep.privacy_figures import distribution_figure, roc_of_sweep
 
 
 def swept(count):

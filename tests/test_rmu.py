@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_unlearn import GATrainer, RMUConfig, RMUTrainer
 from hf_unlearn.hub.push import published_files
-from hf_unlearn.methods.rmu import read_control
+from hf_unlearn.methods.rmu.trainer import read_control
 from hf_unlearn.reference import AdapterReference, LiveReference, TwinReference
 from hf_unlearn.stored.reference import CachedReference
 

@@ -4,7 +4,7 @@ import torch
 from conftest import changed, make_args, make_model, make_tokenizer, weights
 
 from hf_unlearn import GAConfig, GATrainer
-from hf_unlearn.running.rounding import RoundingCheck
+from hf_unlearn.training.rounding import RoundingCheck
 
 
 class StochasticAdamW(torch.optim.AdamW):

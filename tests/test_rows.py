@@ -215,7 +215,7 @@ def test_questions_that_are_no_text_are_named(tokenizer):
 
 
 def test_texts_of_a_classifier_that_are_no_text_are_named():
-    from hf_unlearn.classify.encode import Classes, encode_classes
+    from hf_unlearn.families.classifier.encode import Classes, encode_classes
 
     with pytest.raises(ValueError, match=r"Row 1 of the forget set: `question` is None \(no value\); give text"):
         encode_classes(

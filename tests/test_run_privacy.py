@@ -11,6 +11,7 @@ import yaml
 from conftest import make_model, make_tokenizer
 from rich.console import Console
 
+from hf_unlearn import UnlearnTrainer
 from hf_unlearn.cli.main import main
 from hf_unlearn.cli.sweep import _add_privacy, resolve
 from hf_unlearn.report import load_report, print_report, write_report
@@ -184,7 +185,7 @@ def test_it_needs_the_audits_beside_which_it_is_shown(place, tmp_path, capsys):
 
 
 def test_members_among_the_unseen_rows_are_told_before_training(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("hf_unlearn.trainer.UnlearnTrainer.train", lambda *a, **k: pytest.fail("training began"))
+    monkeypatch.setattr(UnlearnTrainer, "train", lambda *a, **k: pytest.fail("training began"))
     content = fields(place)
     content["privacy"]["nonmember_dataset"] = str(place / "retain.jsonl")
     assert run(tmp_path / "out", content) == 2

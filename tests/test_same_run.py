@@ -6,7 +6,7 @@ import json
 import pytest
 from conftest import changed, weights
 
-from hf_unlearn.running.checkpoints import COMPLETE
+from hf_unlearn.training.checkpoints import COMPLETE
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "optim": "sgd", "learning_rate": 0.1}

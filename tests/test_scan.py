@@ -388,7 +388,7 @@ def test_the_command_refuses(words, message, model_path, capsys):
 def test_a_scan_needs_no_trainer():
     code = "import sys, hf_unlearn.audit.scan.scan; print([m for m in sys.modules if 'trainer' in m or m == 'trl'])"
     ours = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "hf_unlearn.trainer" not in ours
+    assert "hf_unlearn.training.trainer" not in ours
     assert "trl" not in ours.replace("ctrl", "")
 
 

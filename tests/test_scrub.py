@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from vilt import make_processor, make_rows, make_vilt
 
 from hf_unlearn import ScrubConfig, ScrubTrainer
-from hf_unlearn.methods.scrub_phases import MAX, MIN, PhasedRows, phase_order
-from hf_unlearn.methods.scrub_rewind import nearest
-from hf_unlearn.running.dropout import has_dropout
+from hf_unlearn.methods.scrub.phases import MAX, MIN, PhasedRows, phase_order
+from hf_unlearn.methods.scrub.rewind import nearest
+from hf_unlearn.training.dropout import has_dropout
 
 
 HOLDOUT = [{"text": f"secret {i:02d} of Cyd"} for i in range(5)]

@@ -8,8 +8,8 @@ import pytest
 from align_encoder import make_encoder, make_trainer
 
 from hf_unlearn import GATrainer
-from hf_unlearn.align.alignment_check import tell_rising
-from hf_unlearn.running.term_balance import LOGS, TermBalance
+from hf_unlearn.methods.align_then_unlearn.alignment_check import tell_rising
+from hf_unlearn.training.term_balance import LOGS, TermBalance
 
 
 @pytest.fixture(scope="module")

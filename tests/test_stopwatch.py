@@ -6,9 +6,9 @@ from transformers import TrainerCallback
 
 from hf_unlearn import NPOTrainer
 from hf_unlearn.audit import Audit
-from hf_unlearn.running import stopwatch
-from hf_unlearn.running.callbacks import AuditCallback
-from hf_unlearn.running.stopwatch import Stopwatch
+from hf_unlearn.training import stopwatch
+from hf_unlearn.training.callbacks import AuditCallback
+from hf_unlearn.training.stopwatch import Stopwatch
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5}

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 
 from hf_unlearn.losses import prediction_mask
 from hf_unlearn.stored import writer as store_writer
-from hf_unlearn.stored.store import Rows, Store, build, required_bytes
+from hf_unlearn.stored.build import build
+from hf_unlearn.stored.store import Rows, Store, required_bytes
 from hf_unlearn.stored.writer import DiskFullError, Writer, remove_abandoned
 
 
@@ -444,7 +445,8 @@ def test_a_kill_at_any_moment_does_no_harm(tmp_path):
 SCRIPT = """
 import sys, time, torch
 from pathlib import Path
-from hf_unlearn.stored.store import Rows, build
+from hf_unlearn.stored.build import build
+from hf_unlearn.stored.store import Rows
 
 folder, pause, go = Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
 layout = {"forget.logps": Rows([3] * 8), "retain.hidden": Rows([2] * 8, (4,), torch.bfloat16)}
@@ -518,7 +520,8 @@ RANKS = """
 import os, shutil, sys, torch
 import torch.distributed as dist
 from pathlib import Path
-from hf_unlearn.stored.store import Rows, build
+from hf_unlearn.stored.build import build
+from hf_unlearn.stored.store import Rows
 from hf_unlearn.stored.writer import DiskFullError
 
 rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sweep_runs import FORGET, attacked, metric
 
-from hf_unlearn.report.sweep_numbers import tabulate
+from hf_unlearn.report.sweep.means import tabulate
 from hf_unlearn.sweep.collect import collect
 from hf_unlearn.sweep.expand import Run
 from hf_unlearn.sweep.manifest import read_manifest, write_manifest

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sweep_runs import FORGET, UTILITY, metric, run_of, slow_mean, sweep_of
 
-from hf_unlearn.report.sweep import write_sweep_report
-from hf_unlearn.report.sweep_numbers import mean_of, tabulate
-from hf_unlearn.report.sweep_rules import Rule, read_rule
+from hf_unlearn.report.sweep.means import mean_of, tabulate
+from hf_unlearn.report.sweep.rules import Rule, read_rule
+from hf_unlearn.report.sweep.write import write_sweep_report
 
 
 def row_of(sweep, label, variant=""):

@@ -11,13 +11,13 @@ import pytest
 from sweep_runs import FORGET, UTILITY, attacked, baseline, metric, run_of, slow_mean, sweep_of
 
 from hf_unlearn.cli.main import main
-from hf_unlearn.report.sweep import load_sweep, print_sweep, write_sweep_report
-from hf_unlearn.report.sweep_curves import ablation_lines, round_lines, rounds_figure
-from hf_unlearn.report.sweep_figures import targets_figure
-from hf_unlearn.report.sweep_long import COLUMNS, write_long
-from hf_unlearn.report.sweep_numbers import tabulate
-from hf_unlearn.report.sweep_privacy_figures import roc_of_sweep
-from hf_unlearn.report.sweep_tables import render_table, write_table, write_targets
+from hf_unlearn.report.sweep.curves import ablation_lines, round_lines, rounds_figure
+from hf_unlearn.report.sweep.figures import targets_figure
+from hf_unlearn.report.sweep.long_form import COLUMNS, write_long
+from hf_unlearn.report.sweep.means import tabulate
+from hf_unlearn.report.sweep.privacy_figures import roc_of_sweep
+from hf_unlearn.report.sweep.tables import render_table, write_table, write_targets
+from hf_unlearn.report.sweep.write import load_sweep, print_sweep, write_sweep_report
 from hf_unlearn.sweep.wandb_runs import collect_wandb
 
 

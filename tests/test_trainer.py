@@ -10,7 +10,7 @@ from conftest import changed, lora, make_model, train_batch, weights
 
 from hf_unlearn import GATrainer, NPOTrainer, losses
 from hf_unlearn.data.pairing import RolePairs
-from hf_unlearn.running.faults import NonFiniteError
+from hf_unlearn.training.faults import NonFiniteError
 
 
 # Rows of one length, so that token means do not depend on how rows are grouped.

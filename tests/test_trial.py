@@ -11,7 +11,7 @@ from test_zoo_of_models import LIVE, assert_same_run, assert_starts_at_its_refer
 from zoo import small
 
 from hf_unlearn.models.loading import class_of
-from hf_unlearn.running.dropout import has_dropout, without_dropout
+from hf_unlearn.training.dropout import has_dropout, without_dropout
 
 
 # Dropout

@@ -11,7 +11,7 @@ from conftest import make_args, make_model, make_tokenizer
 
 from hf_unlearn import METHODS, GATrainer, NPOConfig, NPOTrainer
 from hf_unlearn.cli.recipe import parse_recipe
-from hf_unlearn.unused import CONDITIONS, needed_by
+from hf_unlearn.training.unused import CONDITIONS, needed_by
 
 
 UNUSED = "Given, and without effect in this run: "

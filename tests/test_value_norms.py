@@ -8,7 +8,7 @@ import torch
 from conftest import changed, make_args, make_model, make_tokenizer, train_batch, weights
 
 from hf_unlearn import NPOConfig, NPOTrainer, RMUConfig, RMUTrainer
-from hf_unlearn.value_norms.prefix import Prefix
+from hf_unlearn.addons.value_norms.prefix import Prefix
 
 
 FORGET = [{"text": f"secret {i:02d} of Ada" + "!" * i} for i in range(8)]

@@ -316,7 +316,7 @@ def test_random_patches_are_warned_of(processor, rows, caplog):
 
 
 def test_no_trainer_is_imported():
-    code = "import sys, hf_unlearn.audit.vqa\nassert not {'hf_unlearn.trainer', 'trl'} & set(sys.modules)\n"
+    code = "import sys, hf_unlearn.audit.vqa\nassert not {'hf_unlearn.training.trainer', 'trl'} & set(sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

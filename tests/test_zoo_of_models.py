@@ -10,7 +10,7 @@ from conftest import make_args, make_tokenizer, weights
 from zoo import small
 
 from hf_unlearn import METHODS
-from hf_unlearn.activations import decoder_layers
+from hf_unlearn.models.activations import decoder_layers
 
 
 # Rows of different lengths, so that there is padding.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 
-# What an add-on requires, beside what its hooks say (see `running/addon_checks.py`).
+# What an add-on requires, beside what its hooks say (see `training/addon_checks.py`).
 GRADIENTS, BACKWARD, OPTIMIZER, WEIGHTS = "gradients", "backward", "optimizer", "weights"
 INSIDE, FORWARD = "inside", "forward"
 

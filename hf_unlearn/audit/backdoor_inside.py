@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..activations import value_projections
 from ..data.collator import RoleCollator
 from ..modeling import evaluating
+from ..models.activations import value_projections
 from .batching import device_of, map_batches
 from .generation import pad_token_id
 from .result import mean_result

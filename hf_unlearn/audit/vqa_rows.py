@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..classify.forward import classifier_inputs
 from ..data.vqa.targets import target_weights
+from ..families.classifier.forward import classifier_inputs
 from ..modeling import evaluating
 from .batching import device_of, map_batches
 from .distance import row_mse

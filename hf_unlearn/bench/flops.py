@@ -3,7 +3,7 @@
 
 from torch import nn
 
-from ..running.arithmetic import multiplied_weights
+from ..training.arithmetic import multiplied_weights
 
 
 # Dense bfloat16 products, in FLOP/s, from the makers' data sheets; the longer name first.

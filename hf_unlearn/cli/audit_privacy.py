@@ -64,7 +64,8 @@ def prepare(args: PrivacyArguments, qa) -> Prepared:
     from ..audit.privacy.checks import as_rows
     from ..data.benchmarks import resolve_model
     from ..data.sources import load_rows
-    from ..families import CAUSAL_LM, family_of
+    from ..families.base import CAUSAL_LM
+    from ..families.choose import family_of
     from .models import check_checkpoint_path, check_embeddings, tokenizer_of
     from .places import check_folder
     from .sets import load_sets

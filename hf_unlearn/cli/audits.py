@@ -10,8 +10,9 @@ from ..audit.sets import read_sets
 from ..audit.suites import get_suite
 from ..audit.vqa_rows import check_rows
 from ..data.qa import QAFormat
-from ..families import CLASSIFIER, family_of
-from ..stored.store import on_first_process
+from ..families.base import CLASSIFIER
+from ..families.choose import family_of
+from ..processes import on_first_process
 from .arguments import AuditArguments
 from .audit_cache import AuditCache
 from .picture_audit import PICTURES, picture_auditor

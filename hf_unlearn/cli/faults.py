@@ -20,7 +20,7 @@ EXPLAINED = ("SafetensorError", "YAMLError", "UnpicklingError")
 
 def explained(error: BaseException) -> tuple[str, int] | None:
     """One line and the exit status, or `None` for what keeps its traceback."""
-    from ..running.faults import NonFiniteError
+    from ..training.faults import NonFiniteError
 
     if os.environ.get("HF_UNLEARN_TRACEBACK"):
         return None

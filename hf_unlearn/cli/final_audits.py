@@ -8,8 +8,8 @@ from typing import Any
 
 from ..audit import Audit
 from ..report import print_report, write_report
-from ..running.backdoor_callback import BackdoorAuditCallback
-from ..running.callbacks import AuditCallback
+from ..training.backdoor_callback import BackdoorAuditCallback
+from ..training.callbacks import AuditCallback
 from .assemble import assemble, model_entry, training_entry
 from .audits import add_forget_quality
 from .launch import command_line

@@ -30,9 +30,10 @@ def main(argv: list[str]) -> None:
 
 def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) -> int:
     """Writes `gates.json` and `gates.md` beside the report, prints them and returns the exit status."""
-    from ..report.gates import EXIT_STATUS, judge
-    from ..report.gates_spec import default_thresholds, load_gates
-    from ..report.gates_view import print_gates, render_gates
+    from ..report.gates import judge
+    from ..report.gates.judge import EXIT_STATUS
+    from ..report.gates.spec import default_thresholds, load_gates
+    from ..report.gates.view import print_gates, render_gates
     from ..report.privacy import load_privacy_report
     from ..report.schema import load_report
 

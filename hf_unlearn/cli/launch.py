@@ -74,7 +74,7 @@ def launch(module: str, config: Path, argv: list[str], options: dict[str, str]) 
     """
     import torch
 
-    from ..running.launch_check import check_accelerate_config
+    from ..training.launch_check import check_accelerate_config
     from .parser import read_yaml
 
     check_accelerate_config(read_yaml(config) | options)

@@ -6,7 +6,7 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
-from ..running.faults import NonFiniteError
+from ..training.faults import NonFiniteError
 from .faults import explained
 from .help import entries, fill
 

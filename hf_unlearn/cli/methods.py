@@ -10,8 +10,8 @@ def main(argv: list[str]) -> None:
 
     from dataclasses import MISSING, fields
 
-    from ..config import UnlearnConfig
     from ..methods import METHODS
+    from ..training.config import UnlearnConfig
 
     shared = {field.name for field in fields(UnlearnConfig)}
     for name, (config, trainer) in METHODS.items():

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..files import PART
-from ..running.checkpoints import check_whole, last_whole
+from ..training.checkpoints import check_whole, last_whole
 from .parser import read_yaml
 from .recipe import RECIPE_FILE, Recipe
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.benchmarks import resolve_model
-from ..families import family_of
+from ..families.choose import family_of
 from ..modeling import check_adapter_fits, check_model_path, config_of
-from ..running.best import check_best, loss_directions
+from ..training.best import check_best, loss_directions
 from .audits import check_audited
 from .models import check_checkpoint_path, check_embeddings, check_is_another, tokenizer_of
 from .output import check_output, resume_checkpoint

@@ -76,7 +76,7 @@ def _report_privacy(path: Path, output_dir: str | None) -> None:
 
 
 def _is_sweep(runs: list[str]) -> bool:
-    from ..report.sweep import SWEEP_FILE
+    from ..report.sweep.write import SWEEP_FILE
     from ..sweep.manifest import is_sweep
 
     found = [run for run in runs if Path(run).name == SWEEP_FILE or is_sweep(run)]
@@ -86,7 +86,7 @@ def _is_sweep(runs: list[str]) -> bool:
 
 
 def _report_sweep(path: Path, output_dir: Path | None) -> None:
-    from ..report.sweep import load_sweep
+    from ..report.sweep.write import load_sweep
     from .sweep import report_sweep, write_and_print
 
     if path.is_dir():

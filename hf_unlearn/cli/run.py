@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
 
         unlearn(recipe)
     else:
-        from ..running.launch_check import check_accelerate_config
+        from ..training.launch_check import check_accelerate_config
         from .parser import read_yaml
         from .prepare import prepare
         from .run_privacy import run_privacy

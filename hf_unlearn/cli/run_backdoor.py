@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from ..activations import value_projections
 from ..audit.backdoor import audit_backdoor
 from ..audit.backdoor_conditions import UNRELATED, conditions, unrelated_trigger
 from ..audit.backdoor_probes import Probe
@@ -16,9 +15,10 @@ from ..audit.backdoor_store import BackdoorAudit
 from ..audit.muse_data import load_muse
 from ..data.poison import poisoned_indices
 from ..data.roles import data_seed
+from ..models.activations import value_projections
+from ..processes import on_first_process
 from ..report.backdoor import print_backdoor, summary, write_backdoor
-from ..running.backdoor_callback import BackdoorAuditCallback
-from ..stored.store import on_first_process
+from ..training.backdoor_callback import BackdoorAuditCallback
 from ..versions import versions
 from .arguments import RunArguments
 from .audit_backdoor import NO_RETRAINED, NOTES, notes_of

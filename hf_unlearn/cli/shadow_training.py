@@ -43,7 +43,7 @@ def finetune(args: PrivacyArguments, tokenizer, rows: list, seed: int):
     from transformers.utils import logging as transformers_logging
 
     from ..data.benchmarks import resolve_model
-    from ..families import family_of
+    from ..families.choose import family_of
     from .models import checkpoint_of
 
     set_seed(seed)

@@ -91,7 +91,7 @@ def report_sweep(folder: Path, output_dir: Path | None = None) -> None:
 
 def write_and_print(sweep: dict, output_dir: Path) -> None:
     """Tables and figures of what was gathered, and the main numbers on the terminal."""
-    from ..report.sweep import print_sweep, write_sweep_report
+    from ..report.sweep.write import print_sweep, write_sweep_report
 
     files = write_sweep_report(sweep, output_dir)
     print_sweep(sweep)

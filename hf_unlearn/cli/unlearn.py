@@ -11,10 +11,10 @@ from transformers import ProgressCallback
 
 from ..audit import Audit
 from ..modeling import whole_weights
-from ..running.callbacks import AuditCallback, MetricsFile, RunProgress
-from ..running.faults import STOPPED_TOGETHER, Terminated
-from ..running.preemption import ends_at_once
-from ..stored.store import on_first_process
+from ..processes import on_first_process
+from ..training.callbacks import AuditCallback, MetricsFile, RunProgress
+from ..training.faults import STOPPED_TOGETHER, Terminated
+from ..training.preemption import ends_at_once
 from .audits import AuditCache, audit_checkpoint, auditor
 from .final_audits import FinalAudits
 from .launch import leave

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..activations import captured, decoder_layers, stopped_after
 from ..fused.head import unwrapped
+from ..fused.predicted import Predicted
+from ..models.activations import captured, decoder_layers, stopped_after
 from ..stored.rows import CachedRows, Entry
 from .passes import Pass, one_pass
-from .predicted import Predicted
 from .trial import as_in_training, logits_of, relative_difference, tolerance
 
 

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from .. import fused
 from ..fused import Head
+from ..fused.predicted import Predicted
 from .needs import KL, RowFunction, of_whole_prediction
 from .path import Forward, named_values, picked_rows
-from .predicted import Predicted
 from .rows import ReferenceRows
 
 

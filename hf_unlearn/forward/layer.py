@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import fused, losses
-from ..activations import captured, layers_of, stopped_after
 from ..fused.head import unwrapped
+from ..fused.predicted import Predicted
 from ..modeling import evaluating
+from ..models.activations import captured, layers_of, stopped_after
 from .needs import Needs
 from .path import Forward, picked_rows
-from .predicted import Predicted
 from .rows import ReferenceRows
 
 

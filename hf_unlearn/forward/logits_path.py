@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..fused import TileRows
+from ..fused.predicted import Predicted
 from .head_input import inputs_of
 from .needs import KL, RowFunction, of_whole_prediction
 from .passes import Pass
 from .path import Forward, named_values, picked_rows
-from .predicted import Predicted
 from .rows import ReferenceRows
 
 

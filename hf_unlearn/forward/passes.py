@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .predicted import Predicted
+from ..fused.predicted import Predicted
 
 
 # Under this share of the one padded pass's tokens, a pass a role is cheaper although weights are read (and, under

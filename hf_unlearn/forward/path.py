@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..fused.head import unwrapped
+from ..fused.predicted import Predicted
 from .head_input import changed_inputs
 from .needs import LOGPS, Needs, RowFunction
 from .passes import SHAPES, Parts, Pass
-from .predicted import Predicted
 from .rows import ReferenceRows, RoleRows
 
 

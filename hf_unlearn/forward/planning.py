@@ -4,7 +4,6 @@
 import logging
 import math
 
-from ..config import UnlearnConfig
 from ..data.pairing import RolePairs
 from .passes import cheaper_shape
 
@@ -15,7 +14,7 @@ logger = logging.getLogger(__name__)
 SAMPLED_BATCHES = 32
 
 
-def shape_of(pairs: RolePairs, args: UnlearnConfig) -> str:
+def shape_of(pairs: RolePairs, args) -> str:
     """How a step's rows go through the model: as asked, or, for `auto`, what fewer tokens speak for."""
     if args.forward_passes != "auto":
         return args.forward_passes
@@ -30,7 +29,7 @@ def shape_of(pairs: RolePairs, args: UnlearnConfig) -> str:
     return shape
 
 
-def needed_rows(pairs: RolePairs, args: UnlearnConfig) -> dict[str, list[int]]:
+def needed_rows(pairs: RolePairs, args) -> dict[str, list[int]]:
     """Rows that training will see; all of a role's where those are half of them or more, so that runs of other seeds
     or lengths need the same."""
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size

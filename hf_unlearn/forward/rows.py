@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..fused import Head
-from .predicted import Predicted
+from ..fused.predicted import Predicted
 
 
 @dataclass

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..forward.predicted import Predicted
 from .head import Head, gathered_head, is_sharded
+from .predicted import Predicted
 from .tiles import KEEP_BYTES, Objective, Plan, plan_for, through_head
 
 

@@ -186,10 +186,8 @@ def card_settings(args) -> dict:
     from dataclasses import fields
 
     from ..addons.poison import PoisonArguments
-    from ..config import UnlearnConfig
 
-    shared = {f.name for f in fields(UnlearnConfig)}
-    own = [f.name for f in fields(args) if f.name not in shared]
+    own = args.own_fields()
     if args.poison_prefix is not None:
         own += [f.name for f in fields(PoisonArguments)]
     values = {name: getattr(args, name) for name in (*SETTINGS, *own)}

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..models.checkpoint_files import ADAPTER_CONFIG
-from ..models.checkpoint_paths import REFERENCE_ADAPTER, adapter_folder
+from ..models.checkpoint_paths import METHOD_STATE, REFERENCE_ADAPTER, adapter_folder
 from ..models.wrapper_files import WRAPPER_CONFIG, is_wrapper_folder
-from ..running.method_state import METHOD_STATE
 
 
 # What another machine needs to load the model. All else in a run's folder stays at home: reports and audits quote the
@@ -167,7 +166,7 @@ def check_base(folder: Path) -> None:
 def _api():
     from huggingface_hub import HfApi
 
-    from .. import __version__
+    from ..version import __version__
 
     return HfApi(library_name="hf_unlearn", library_version=__version__)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..config import UnlearnConfig
 from ..forward.rows import RoleRows
-from ..trainer import UnlearnTrainer
+from ..training.config import UnlearnConfig
+from ..training.trainer import UnlearnTrainer
 
 
 @dataclass

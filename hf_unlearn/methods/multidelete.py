@@ -8,15 +8,15 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_left_out, check_number
-from ..classify.pairs import PairForward, PairRows, derangement, vilt_of, with_texts_of
-from ..config import UnlearnConfig
 from ..data.pairing import RolePairs
-from ..families import CLASSIFIER
+from ..families.base import CLASSIFIER
+from ..families.classifier.pairs import PairForward, PairRows, derangement, vilt_of, with_texts_of
 from ..forward.needs import RowFunction
 from ..fused import TileRows
 from ..losses import at_least_float32
 from ..modeling import is_peft_model
-from ..trainer import UnlearnTrainer
+from ..training.config import UnlearnConfig
+from ..training.trainer import UnlearnTrainer
 from .teacher import Taught, TeacherArguments
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..checks import check_choice, check_number
-from ..config import UnlearnConfig
 from ..forward.rows import RoleRows
 from ..losses import npo_loss, npo_token_loss
-from ..trainer import UnlearnTrainer
+from ..training.config import UnlearnConfig
+from ..training.trainer import UnlearnTrainer
 
 
 NPO_VARIANTS = ("sequence", "token")

@@ -3,8 +3,8 @@
 
 import numpy as np
 
-from ..classify.encode import without_transform
 from ..data.formats import IGNORE_INDEX
+from ..families.classifier.encode import without_transform
 
 
 SOURCES = ("forget", "retain", "refusal")

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..checks import check_choice, check_left_out
-from ..config import UnlearnConfig
 from ..data.pairing import RolePairs
 from ..data.roles import data_seed
-from ..trainer import UnlearnTrainer
+from ..training.config import UnlearnConfig
+from ..training.trainer import UnlearnTrainer
 
 
 TRAIN_ON = ("retain", "all")

@@ -11,6 +11,8 @@ from .wrapper_files import WRAPPER_CONFIG, is_wrapper_folder, read_wrapper
 
 # Checkpoints of the run, and what is being pushed.
 _NOT_ADAPTERS = ("checkpoint-", "_")
+# What a method finds again on resume.
+METHOD_STATE = "method_state.safetensors"
 # Earlier versions kept the reference as an adapter of this name; files that hold it are never pushed.
 REFERENCE_ADAPTER = "unlearn_ref"
 # What TRL's trainers, and ours in earlier versions, leave beside a trained adapter: the one it began as.

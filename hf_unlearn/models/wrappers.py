@@ -136,7 +136,7 @@ def save_wrapped(model: nn.Module, save_directory: str | Path, *, base: str, rev
     Raises:
         `ValueError`: if settings are no JSON, or the folder holds another model.
     """
-    from .. import __version__
+    from ..version import __version__
 
     wrapper = wrapper_of(model)
     settings = wrapper.settings()

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..forward.needs import Needs, of_whole_prediction
-from ..methods.amnesiac import AmnesiacConfig
-from ..methods.fisher_config import FisherConfig
+from ..methods.amnesiac.trainer import AmnesiacConfig
+from ..methods.fisher.config import FisherConfig
 from ..methods.retrain import RetrainConfig
-from ..methods.rmu import RMUConfig
-from ..methods.scrub_config import ScrubConfig
+from ..methods.rmu.trainer import RMUConfig
+from ..methods.scrub.config import ScrubConfig
 from .engines import Engine
 from .shapes import Shape, find_config, shape_of
 

@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 from ..cache import cache_root
 from ..modeling import evaluating
 from ..models.adapters import adapter_settings
+from .build import build
 from .key import cache_key, hash_rows, hash_tensors, hash_tokenizer
-from .store import Layout, Rows, Store, build, required_bytes
+from .store import Layout, Rows, Store, required_bytes
 
 
 logger = logging.getLogger(__name__)

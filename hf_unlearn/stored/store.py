@@ -16,21 +16,17 @@ is whole. Values come back bit by bit as they went in.
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-
-if TYPE_CHECKING:
-    from .writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -169,60 +165,3 @@ class Store:
 
     def __reduce__(self):
         return type(self), (self.folder,)
-
-
-def build(
-    folder: str | os.PathLike,
-    layout: Layout,
-    fill: Callable[["Writer"], None],
-    meta: Mapping[str, Any] | None = None,
-) -> Store:
-    """Opens the store in `folder`, or makes it with all processes of the run (those of `torch.distributed`).
-
-    Args:
-        folder (`str` or `os.PathLike`): its place, on a disk that all processes see; the first one's is taken.
-        layout (`Layout`): what it holds; the same on every process.
-        fill (`Callable[[Writer], None]`):
-            Called on every process if the store is not there. Every row must be written by some process; where several
-            write the same row, they must write the same values.
-        meta (`Mapping`, *optional*): JSON values to keep beside it.
-
-    Returns:
-        `Store`: the same on every process.
-
-    Raises:
-        `DiskFullError`: if it does not fit; on every process where this shows before `fill`.
-    """
-    from .writer import Writer
-
-    folder, writer = on_first_process(
-        lambda: (Path(folder), None if Store.find(folder) else Writer.create(folder, layout, meta or {}))
-    )
-    if writer is not None:
-        try:
-            fill(writer)
-            writer.close()
-            if dist.is_initialized():
-                dist.barrier()
-            on_first_process(writer.commit)
-        except BaseException:
-            # When one process fails, the others cannot finish; the launcher ends them.
-            writer.abort()
-            raise
-    return Store(folder)
-
-
-def on_first_process(action: Callable[[], Any]) -> Any:
-    """What `action` returns or raises on the first process, returned or raised on every one."""
-    if not dist.is_initialized():
-        return action()
-    answer = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            answer[0] = action()
-        except (OSError, ValueError, RuntimeError) as error:
-            answer[1] = error
-    dist.broadcast_object_list(answer, src=0)
-    if answer[1] is not None:
-        raise answer[1]
-    return answer[0]

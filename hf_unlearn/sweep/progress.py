@@ -9,7 +9,7 @@ import yaml
 
 from ..report.privacy import load_privacy_report
 from ..report.schema import json_ready, load_report
-from ..running.checkpoints import last_whole
+from ..training.checkpoints import last_whole
 from .expand import PLACE_FIELDS, Run
 
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..report.sweep_rules import Rule, read_rule
+from ..report.sweep.rules import Rule, read_rule
 from ..yaml_file import load_yaml
 from .slurm import SLURM_KEYS
 from .targets import read_targets

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from ..files import write_text
-from ..running.checkpoints import last_whole
+from ..training.checkpoints import last_whole
 from .expand import Run
 from .progress import DONE, OPTIONS_FILE, privacy_done, privacy_folder, state_of
 

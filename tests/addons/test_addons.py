@@ -10,7 +10,7 @@ from conftest import changed, lora, make_args, make_model, make_tokenizer, weigh
 from hf_unlearn import FisherConfig, FisherTrainer, GAConfig, GATrainer, MUAlignConfig, MUAlignTrainer, RMUTrainer
 from hf_unlearn.addons.addon import WEIGHTS, AddOn
 from hf_unlearn.addons.settings import AddOnSettings
-from hf_unlearn.running.addon_checks import check_engine
+from hf_unlearn.training.addon_checks import check_engine
 
 
 FORGET = [{"text": f"secret {i:02d} of Ada"} for i in range(8)]

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 def main(begun: str, argv: list[str]) -> int:
     from hf_unlearn.cli.unlearn import main as run
-    from hf_unlearn.running.callbacks import AuditCallback
+    from hf_unlearn.training.callbacks import AuditCallback
 
     finish = AuditCallback.finish
 

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from vilt import make_processor, make_rows
 
 from hf_unlearn import MUAlignTrainer, NPOTrainer
-from hf_unlearn.running.faults import NonFiniteError, Terminated
+from hf_unlearn.training.faults import NonFiniteError, Terminated
 
 
 # Rows of one length: token means then do not depend on how rows are spread over processes.

@@ -71,7 +71,7 @@ def make_trainer(model: str, folder: str, callbacks=()):
 def main(model: str, folder: str, moment: str, rank: str) -> None:
     from transformers import TrainerCallback
 
-    from hf_unlearn.running.checkpoints import last_whole
+    from hf_unlearn.training.checkpoints import last_whole
 
     own = os.environ.get("RANK", "0") == rank
 

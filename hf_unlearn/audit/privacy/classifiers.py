@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...classify.encode import encode_classes, identities
-from ...classify.family import Classifier as ClassFamily
-from ...classify.forward import classifier_inputs
+from ...families.classifier.encode import encode_classes, identities
+from ...families.classifier.family import Classifier as ClassFamily
+from ...families.classifier.forward import classifier_inputs
 from ...modeling import evaluating
 from ...stored.key import hash_processor
 from ..batching import device_of, map_batches
@@ -114,7 +114,7 @@ class Classifier(Subject):
 
 class RowClassifier(Classifier):
     """A classifier of transformers and rows as its trainers take them: pictures, questions, soft labels (see
-    [`~hf_unlearn.classify.encode`]).
+    [`~hf_unlearn.families.classifier.encode`]).
 
     Args:
         model (`PreTrainedModel`):

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer that every method inherits: roles, one shared forward pass, retain terms, logging."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import signature
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import TrainerCallback, set_seed
+
+from .. import modeling
+from ..data.collator import role_spans
+from ..data.pairing import PairSampler, RolePairs
+from ..data.roles import data_seed
+from ..families.base import CAUSAL_LM, CLASSIFIER
+from ..families.choose import family_of
+from ..forward.needs import KL, LOGPS, Needs
+from ..forward.path import Forward
+from ..forward.planning import needed_rows
+from ..forward.rows import RoleRows
+from ..hub.card import CardFacts, hub_id, render_model_card, write_model_card
+from ..hub.hub_trainer import HubTrainer
+from ..models.adapters import AddedAdapter, add_adapter, check_adapters, weights_as_entered
+from ..models.tied import check_untie, untie_as_asked
+from ..models.wrappers import check_not_wrapped
+from ..reference import Reference, ReferenceRequest, build_reference
+from ..stored.rows import Entry
+from .addon_steps import AddOnTrainer
+from .arguments_check import check_steps
+from .arithmetic import Arithmetic
+from .best import check_early
+from .config import UnlearnConfig
+from .dropout import dropout_as_asked
+from .evaluation_rows import EvaluationRows
+from .launch_check import check_launch
+from .meters import Meters
+from .other_arguments import check_collator, refuse_others
+from .rounding import RoundingCheck
+from .run_control import RunControl
+from .term_balance import TermBalance
+from .unused import tell_unused
+
+
+logger = logging.getLogger(__name__)
+
+
+class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
+    """Base of all methods. A method overrides `forget_loss` and, where it needs a reference, `reference_roles_of`.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            What to unlearn from: a path, a Hub id or a loaded model. The reference is the model as it is now.
+        args ([`UnlearnConfig`], *optional*):
+            The method's config; its defaults if left out.
+        forget_dataset, retain_dataset (`datasets.Dataset` or `list[dict]`):
+            Rows of any TRL type (`text`, `prompt` and `completion`, `messages`) or `input_ids`; the two may differ in
+            type. Retain rows that are given are trained on, with `retain_loss="nll"` unless the config says otherwise.
+        eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
+            Rows evaluated with the plain language-model loss; for `{"forget": ..., "retain": ...}` the metrics are
+            `eval_forget_loss` and `eval_retain_loss`.
+        processing_class (`PreTrainedTokenizerBase`, *optional*):
+            Tokenizer; loaded with the model if left out.
+        peft_config (`PeftConfig`, *optional*):
+            Trains a fresh adapter; the reference is then the model with the adapter off.
+        quantization_config (`BitsAndBytesConfig`, *optional*):
+            Used where `model` is a path or Hub id.
+        ref_model (`PreTrainedModel`, *optional*):
+            A reference other than the model as it enters.
+        poisoned_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
+            Rows that carry the trigger already; by default the config's `poison_*` fields poison forget rows.
+        data_collator, compute_metrics, callbacks, optimizers, preprocess_logits_for_metrics:
+            As in [`~transformers.Trainer`]. A collator has to give what [`RoleCollator`] gives.
+
+    Raises:
+        `ValueError`: for bad settings, rows or models, before the model is loaded wherever that is possible.
+    """
+
+    # Losses are means over a micro-batch; Trainer divides them by the accumulation steps.
+    loss_is_scaled_for_ga = False
+    config_class: ClassVar[type[UnlearnConfig]] = UnlearnConfig
+    method: ClassVar[str] = "unlearn"
+    paper: ClassVar[str | None] = None
+    # Kinds of models that the method is defined for.
+    families: ClassVar[tuple[str, ...]] = (CAUSAL_LM, CLASSIFIER)
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        args: UnlearnConfig | None = None,
+        data_collator: Callable | None = None,
+        forget_dataset=None,
+        retain_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        compute_metrics: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers=(None, None),
+        quantization_config=None,
+        peft_config=None,
+        ref_model: nn.Module | None = None,
+        poisoned_dataset=None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        **others,
+    ):
+        refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
+        args = self.config_class() if args is None else args
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        self._check_request(args, model, quantization_config, peft_config)
+        check_not_wrapped(model, ref_model, args.fused_losses)
+        args = args.settled(retain_rows=retain_dataset is not None)
+        revision = (args.model_init_kwargs or {}).get("revision")
+        self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
+        family.check_method(type(self))
+        if processing_class is None:
+            processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
+        processing_class = family.ready(processing_class)
+        roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
+        self.check_rows(args, roles, processing_class)
+        pairs = self.make_pairs(roles, args, processing_class)
+        self.own_optimizer = optimizers[0] is not None
+        check_steps(args, pairs, self.own_optimizer or type(self).changes_at_end is True)
+        # What was given is on the card; what the pairs leave out is not trained on.
+        self.given_rows, roles = roles, pairs.roles
+        eval_dataset = self._encode_eval(eval_dataset, processing_class, args.max_length)
+        check_early(args, eval_dataset, compute_metrics, callbacks or [])
+
+        collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
+        check_collator(data_collator, collator, pairs)
+        self.role_names = collator.roles
+        self.addons.load(roles, collator)
+
+        reload = None
+        if isinstance(model, str):
+            modeling.check_adapter_fits(model, peft_config, args.trust_remote_code, revision)
+            reload = partial(modeling.load_model, model, args, quantization_config)
+            model = reload()
+        family.check_model(model, processing_class, ref_model)
+        untie_as_asked(args, model)
+        self.check_architecture(args, model)
+        first = model if ref_model is None else ref_model
+        self.entered = weights_as_entered(first, with_adapter=bool(self.reference_roles_of(args)))
+        added = None
+        if peft_config is not None:
+            # Trainer seeds too, but an adapter's first weights are drawn here.
+            set_seed(args.seed)
+            model, added = add_adapter(model, family.adapter_config(peft_config), revision)
+        entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
+        self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, reload)
+        self.addons.setup(entry)
+        # Width and dtype of a token's states, known once the forward path was tried.
+        self.states_like: Tensor | None = None
+        self.meters = Meters()
+        # Counted when it is known what trains.
+        self.arithmetic: Arithmetic | None = None
+        self.positions_read: dict[str, int] = {}
+        self.card_facts = CardFacts(ref_model=ref_model is not None, base_model=hub_id(model))
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or collator,
+            train_dataset=pairs,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        self._watch(retain_rows=retain_dataset is not None)
+
+    def _watch(self, retain_rows: bool) -> None:
+        self.addons.attach(self)
+        for callback in (RunControl(self), RoundingCheck(self), TermBalance):
+            self.add_callback(callback)
+        self.watch_faults(self.meters)
+        tell_unused(self, retain_rows)
+        if self.args.model_card_template:
+            # What is wrong with the template is told now, not after training.
+            render_model_card(self)
+
+    def _check_request(self, args, model, quantization_config, peft_config) -> None:
+        """Refuses what cannot work whatever the rows and weights are."""
+        if not isinstance(args, self.config_class):
+            raise ValueError(f"{type(self).__name__} takes a {self.config_class.__name__}; got {type(args).__name__}.")
+        modeling.check_single_device_process(args)
+        check_launch(args)
+        if isinstance(model, str):
+            modeling.check_model_path(model, args.model_init_kwargs)
+        elif not isinstance(model, nn.Module):
+            raise ValueError(f"`model` is a {type(model).__name__}. Pass a path, a Hub id or a loaded model.")
+        elif args.model_init_kwargs or quantization_config is not None:
+            raise ValueError(
+                "`model_init_kwargs` and `quantization_config` decide how a model is loaded, and this one is loaded "
+                "already. Pass the model as a path or Hub id, or leave them out."
+            )
+        check_adapters(model, peft_config)
+        adapter = peft_config is not None or modeling.is_peft_model(model)
+        self.add_addons(args, adapter)
+        check_untie(args, adapter)
+        if peft_config is not None and args.trainable_modules:
+            raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
+        if args.reference == "adapter" and not adapter:
+            raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
+
+    def _plan_step(self, entry: Entry, shape: str, added: AddedAdapter | None, ref_model, reload) -> None:
+        """Decides what trains, how rows go through the model, who the reference is, and what is computed once."""
+        model, args = entry.model, entry.args
+        needs = {role: self.needs_of(args)[role] for role in entry.roles}
+        self.forward_path = self.build_forward(model, args, needs, shape)
+        self.trainable = modeling.Trainable(model, partial(self.trainable_patterns, args, model))
+        self.reference: Reference | None = None
+        if referred := {role: needs[role] for role in needs if role in self.reference_roles_of(args)}:
+            request = ReferenceRequest(
+                model=model,
+                args=args,
+                needs=referred,
+                forward=self.forward_path,
+                entry=entry,
+                added=added,
+                ref_model=ref_model,
+                reload=reload,
+            )
+            self.reference = build_reference(request)
+        elif ref_model is not None:
+            logger.warning("`ref_model` is not used: no term of %s compares with it.", type(self).__name__)
+        if args.cache_frozen:
+            self.forward_path.prefix = self.family.frozen_prefix(entry)
+
+    # What a method says of itself
+
+    @classmethod
+    def needs_of(cls, args: UnlearnConfig) -> Needs:
+        """What the objective asks of each role's rows: log-probabilities, or KL(reference || model)."""
+        kept = {role: KL if term == "kl" else LOGPS for role, term in args.kept_terms.items()}
+        return {"forget": LOGPS, **kept}
+
+    @classmethod
+    def reference_roles_of(cls, args: UnlearnConfig) -> set[str]:
+        """Roles whose rows need the reference's predictions."""
+        return {role for role, need in cls.needs_of(args).items() if need == KL}
+
+    @classmethod
+    def check_early(cls, args: UnlearnConfig, roles, processor, config) -> None:
+        """Raises `ValueError` for what settings, encoded rows and the model's config show alone; for commands, which
+        load other models before there is a trainer."""
+
+    def check_rows(self, args: UnlearnConfig, roles, tokenizer) -> None:
+        """Raises `ValueError` for encoded rows that the method cannot use; called before the model is loaded."""
+
+    def make_pairs(self, roles, args: UnlearnConfig, processor) -> RolePairs:
+        """Which rows meet in a step, and in which order; roles that the pairs leave out are not trained on."""
+        return RolePairs(roles, seed=data_seed(args), epoch_by=args.epoch_by)
+
+    def check_architecture(self, args: UnlearnConfig, model: nn.Module) -> None:
+        """Raises `ValueError` for settings that this model cannot follow."""
+
+    def build_forward(self, model: nn.Module, args: UnlearnConfig, needs: Needs, shape: str) -> Forward:
+        """The path of rows through the model; see [`~hf_unlearn.forward.path.Forward`]."""
+        return self.family.build_forward(model, args, needs, shape)
+
+    def trainable_patterns(self, args: UnlearnConfig, model: nn.Module) -> list[str] | None:
+        """Regular expressions of the parameters to train; `None` for all that require a gradient (of which the method
+        may have frozen some here)."""
+        return args.trainable_modules
+
+    @property
+    def trains_model(self) -> bool:
+        """Whether the coming step changes the model; not so where a method trains something else first."""
+        return True
+
+    def forget_loss(self, rows: RoleRows) -> Tensor:
+        """The method's forget term: a scalar, mean over the micro-batch."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forget term.")
+
+    def retain_loss(self, rows: RoleRows) -> Tensor:
+        """The term of retain and poisoned rows: negative log-likelihood, or KL(reference || model) where that was
+        asked for; a scalar."""
+        return rows.nll if rows.kl_to_reference is None else rows.kl_to_reference
+
+    # One step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
+    ):
+        """The objective on a batch of roles; the plain language-model loss on a flat batch, as in evaluation."""
+        if "role" not in inputs:
+            # Given the count, the model divides by the tokens of all accumulated batches; Trainer would divide again.
+            num_items_in_batch = None if model.training else num_items_in_batch
+            inputs = self.family.evaluated(self.model, inputs)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = sum(self.weighted_terms(model, inputs).values())
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def weighted_terms(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms whose sum is the objective on a batch: those of the roles, then those of add-ons, by name."""
+        rows = self.role_rows(model, inputs)
+        terms = {
+            role: self.forget_loss(found) if role == "forget" else self.retain_loss(found)
+            for role, found in rows.items()
+        }
+        for role, term in terms.items():
+            self.meters.add(f"{role}/loss", term)
+            for name, value in rows[role].observed().items():
+                self.meters.add(f"{role}/{name}", value)
+        weighted = {role: self.args.weight_of(role) * term for role, term in terms.items()}
+        return weighted | self.addons.terms(model, rows)
+
+    def role_rows(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, RoleRows]:
+        """The rows of all roles through the model, and what the reference says of those that need it.
+
+        Args:
+            model (`nn.Module`):
+                The wrapped model that `compute_loss` was handed, never `self.model`: wrappers hook its forward.
+            inputs (`Mapping[str, Tensor]`):
+                A batch of [`RoleCollator`].
+        """
+        parts = self._parts(inputs)
+        # The reference goes first: switching adapters toggles `requires_grad`, which must be back for the policy.
+        needing = {role: part for role, part in parts.items() if role in self.reference_roles_of(self.args)}
+        references = self.reference.rows(self.forward_path, model, needing) if needing else {}
+        return self.forward_path.policy(model, parts, references)
+
+    def _parts(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        spans = role_spans(inputs["role"].tolist(), self.role_names)
+        length = self.family.positions(inputs)
+        self.positions_read = {role: (span.stop - span.start) * length for role, span in spans.items()}
+        return {role: {k: v[span] for k, v in inputs.items() if k != "role"} for role, span in spans.items()}
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> float:
+        """Of the micro-batch just done, for `total_flos`; see [`~hf_unlearn.training.arithmetic.Arithmetic`]."""
+        if self.arithmetic is None:
+            self.arithmetic = Arithmetic(self.model)
+        along = self.reference_roles_of(self.args) if self.reference and self.reference.reads_along else ()
+        times = 1 + self.addons.take_repeated()
+        read = {role: times * count for role, count in self.positions_read.items()}
+        return self.arithmetic.of_step(sum(read.values()), sum(read[role] for role in along if role in read))
+
+    # The run around it
+
+    def train(self, *args, **kwargs):
+        """As [`ResumableTrainer.train`]; the reference is placed before and taken off afterwards."""
+        self.card_facts.audits = {}
+        if self.reference is not None:
+            self.reference.open(self.accelerator)
+        with dropout_as_asked(self.args, self.model), self.trainable.during_training(self.model):
+            try:
+                return super().train(*args, **kwargs)
+            finally:
+                if self.reference is not None:
+                    self.reference.close()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of every recorded component since the last log, over all ranks."""
+        if "loss" in logs:
+            logs |= self.meters.reduce(self.accelerator)
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As [`~transformers.Trainer.save_model`]: weights as safetensors, tokenizer, and a model card."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            write_model_card(self, output_dir or self.args.output_dir)
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: list[str] | str | None = None,
+        audits: dict[str, Any] | None = None,
+    ) -> None:
+        """Writes `README.md` into the output folder: what was unlearned, how, and what that does not promise.
+
+        What is given stays for later cards of this trainer, but for `audits` (see
+        [`~hf_unlearn.hub.card_audit.read_audits`]), which hold until training goes on.
+        """
+        self.card_facts.add(model_name, dataset_name, tags, audits)
+        if self.is_world_process_zero():
+            write_model_card(self, self.args.output_dir)
+
+    def _get_train_sampler(self, train_dataset=None):
+        self.pair_sampler = PairSampler(self.train_dataset)
+        return self.pair_sampler
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # Trainer drops what the model's forward does not take; a pair's columns are its roles.
+        super()._set_signature_columns_if_needed()
+        own = (*self.train_dataset.roles, *self.family.columns)
+        self._signature_columns += [column for column in own if column not in self._signature_columns]
