@@ -37,9 +37,10 @@ class AddOnTrainer(ResumableTrainer):
         Raises:
             `ValueError`: for one that does not go with the method, the adapter or another.
         """
-        self.addons = AddOns(self.addons_of(args))
+        addons = self.addons_of(args)
         own_step = type(self).training_step is not AddOnTrainer.training_step
-        check_run(args, self.addons.values(), type(self), own_step, adapter)
+        check_run(args, addons, type(self), own_step, adapter)
+        self.addons = AddOns(addons)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
         """As [`~transformers.Trainer.training_step`], with what add-ons do to gradients."""

@@ -70,8 +70,9 @@ class Average(AddOn):
 
     @torch.no_grad()
     def finish(self, trainer):
-        for name, weight in trainer.model.named_parameters():
-            weight.copy_(self.sums[name] / self.count)
+        weights = dict(trainer.model.named_parameters())
+        for name, total in self.sums.items():
+            weights[name].copy_(total / self.count)
 
     def state(self):
         return {"count": self.count, **{f"sums.{name}": total for name, total in self.sums.items()}}
@@ -134,10 +135,19 @@ class MoreSettings(AddOnSettings):
         return None if self.more is None else KINDS[self.more]()
 
 
+def config_of(trainer):
+    """The method's config with the add-ons above; by a name of this module, as checkpoints pickle it."""
+    name = f"Some{trainer.config_class.__name__}"
+    if name not in globals():
+        bases = (SomeSettings, MoreSettings, trainer.config_class)
+        globals()[name] = dataclass(type(name, bases, {"__module__": __name__}))
+    return globals()[name]
+
+
 @pytest.fixture
 def build(tmp_path):
     def build(trainer=GATrainer, peft=False, model=None, out="out", **settings):
-        config = dataclass(type("Config", (SomeSettings, MoreSettings, trainer.config_class), {}))
+        config = config_of(trainer)
         defaults = {"retain_loss": "nll", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
         args = make_args(config, tmp_path / out, reference_cache_dir=str(tmp_path / "cache"), **defaults | settings)
         return trainer(
@@ -174,15 +184,15 @@ def _trained(model):
 
 @pytest.mark.parametrize("peft", [False, True])
 def test_a_repeated_step_equals_a_plain_loop(build, peft):
-    settings = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.5, "max_steps": 3, "peft": peft}
+    settings = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.5, "max_steps": 2, "peft": peft}
     trainer, loop = build(some="sharpness", **settings), build(out="loop", **settings)
-    batches = list(loop.get_train_dataloader()) + list(loop.get_train_dataloader())
+    batches = list(loop.get_train_dataloader())
     trainer.train()
 
     model = loop.model.train()
     parameters = [weight for _, weight in _trained(model)]
     losses, norms = [], []
-    for step in range(3):
+    for step in range(2):
         accumulated = batches[2 * step : 2 * step + 2]
 
         def gradients(accumulated=accumulated):
@@ -211,9 +221,7 @@ def test_a_repeated_step_equals_a_plain_loop(build, peft):
     assert [e["retain/loss"] - e["forget/nll"] for e in logged] == pytest.approx(losses, abs=1e-4)
     plain = build(out="plain", **settings)
     plain.train()
-    assert trainer.state.total_flos == pytest.approx(1.5 * plain.state.total_flos) or (
-        trainer.state.total_flos == pytest.approx(2 * plain.state.total_flos)
-    )
+    assert trainer.state.total_flos == pytest.approx(2 * plain.state.total_flos)
 
 
 def test_accumulation_changes_nothing_of_a_repeated_step(build):
