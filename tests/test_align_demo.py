@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import unlearn
 from hf_unlearn.data.benchmarks import resolve_model
-from hf_unlearn.data.synthetic import build_world
+from hf_unlearn.data.worlds.people import build_world
 from hf_unlearn.methods.align_then_unlearn.encoder import TextEncoder
 
 

@@ -10,7 +10,7 @@ import torch
 from align_encoder import TEXTS, make_encoder
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel, T5Config, T5Model, ViTConfig, ViTModel
 
-from hf_unlearn.data.synthetic import build_world
+from hf_unlearn.data.worlds.people import build_world
 from hf_unlearn.methods.align_then_unlearn.encoder import TextEncoder
 
 

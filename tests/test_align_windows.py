@@ -11,7 +11,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from hf_unlearn.data.synthetic.tokenizer import train_tokenizer
+from hf_unlearn.data.worlds.people.tokenizer import train_tokenizer
 from hf_unlearn.methods.align_then_unlearn.encoder import TextEncoder
 from hf_unlearn.methods.align_then_unlearn.windows import NONE, find_windows, text_and_ends
 

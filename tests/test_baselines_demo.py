@@ -25,8 +25,8 @@ def run(name: str, folder: Path, *words: str) -> dict[str, dict[str, float]]:
 
 
 def test_the_worlds_start_is_what_its_models_began_as():
-    from hf_unlearn.data.synthetic import WorldConfig, build_world
-    from hf_unlearn.data.synthetic.training import initial_model
+    from hf_unlearn.data.worlds.people import WorldConfig, build_world
+    from hf_unlearn.data.worlds.people.training import initial_model
 
     world = build_world(progress=False)
     start = resolve_model("world/start")

@@ -532,7 +532,9 @@ def test_the_demo_shows_what_unlearning_does(tmp_path, monkeypatch, capsys):
     assert str(tmp_path / "report.html") in capsys.readouterr().out
     # A second demo builds no world.
     benchmarks._world.cache_clear()
-    monkeypatch.setattr("hf_unlearn.data.synthetic.world._build", lambda *args: pytest.fail("the world was built"))
+    monkeypatch.setattr(
+        "hf_unlearn.data.worlds.base.WorldBuilder._fill", lambda *args: pytest.fail("the world was built")
+    )
     monkeypatch.setattr("transformers.Trainer.train", lambda *args, **kwargs: pytest.fail("something was trained"))
     with pytest.raises(pytest.fail.Exception, match="something was trained"):
         main(["demo", "--output_dir", str(tmp_path), "--recipes", "npo_klr"])

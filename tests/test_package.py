@@ -83,7 +83,7 @@ def test_public_names_are_there():
         _ = hf_unlearn.NPOTrainr
 
 
-@pytest.mark.parametrize("name", ["audit", "report", "data.synthetic"])
+@pytest.mark.parametrize("name", ["audit", "fused", "report", "data.worlds.people", "data.vqa"])
 def test_public_names_of_subpackages_are_there(name):
     module = __import__(f"hf_unlearn.{name}", fromlist=["__all__"])
     missing = [public for public in module.__all__ if not hasattr(module, public)]

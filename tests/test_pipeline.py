@@ -30,7 +30,7 @@ from hf_unlearn import METHODS, GATrainer
 from hf_unlearn.data.collator import RoleCollator
 from hf_unlearn.data.formats import encode
 from hf_unlearn.data.qa import QAFormat
-from hf_unlearn.data.synthetic import build_world
+from hf_unlearn.data.worlds.people import build_world
 from hf_unlearn.modeling import is_peft_model, load_checkpoint
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
 from hf_unlearn.cli.main import main
 from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import unlearn
-from hf_unlearn.data.rwku.fixture import write_fixture
+from hf_unlearn.data.worlds.rwku.fixture import write_fixture
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

@@ -248,7 +248,7 @@ def test_the_same_seed_searches_the_same_way(rows):
 
 
 def test_only_what_can_be_typed_is_tried():
-    from hf_unlearn.data.synthetic.tokenizer import train_tokenizer
+    from hf_unlearn.data.worlds.people.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["the cat sat on the mat and then the other cat sat there"] * 3, 300)
     asking = Asking([{"question": "the cat?", "answer": "sat"}], tokenizer, QAFormat())

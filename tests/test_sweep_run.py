@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_unlearn.data.synthetic import build_world
+from hf_unlearn.data.worlds.people import build_world
 from hf_unlearn.report import load_report
 
 

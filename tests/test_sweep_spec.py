@@ -11,8 +11,8 @@ import yaml
 
 from hf_unlearn.cli.main import main
 from hf_unlearn.cli.sweep import resolve
-from hf_unlearn.data.synthetic import WorldConfig
-from hf_unlearn.data.synthetic.corpus import build_corpus
+from hf_unlearn.data.worlds.people import WorldConfig
+from hf_unlearn.data.worlds.people.corpus import build_corpus
 from hf_unlearn.sweep.expand import expand
 from hf_unlearn.sweep.manifest import read_manifest
 from hf_unlearn.sweep.spec import KEYS, read_spec

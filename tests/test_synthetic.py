@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_unlearn.cache import cache_root
 from hf_unlearn.data.formats import encode, encode_prompt
 from hf_unlearn.data.qa import QAFormat
-from hf_unlearn.data.synthetic import World, WorldConfig, build_world
-from hf_unlearn.data.synthetic.cache import METADATA, cached_folder
-from hf_unlearn.data.synthetic.corpus import build_corpus
-from hf_unlearn.data.synthetic.questions import ATTRIBUTES
-from hf_unlearn.data.synthetic.sentences import MAX_SENTENCES
-from hf_unlearn.data.synthetic.tokenizer import train_tokenizer
-from hf_unlearn.data.synthetic.training import check
+from hf_unlearn.data.worlds.folders import METADATA, cached_folder
+from hf_unlearn.data.worlds.people import World, WorldConfig, build_world
+from hf_unlearn.data.worlds.people.corpus import build_corpus
+from hf_unlearn.data.worlds.people.questions import ATTRIBUTES
+from hf_unlearn.data.worlds.people.sentences import MAX_SENTENCES
+from hf_unlearn.data.worlds.people.tokenizer import train_tokenizer
+from hf_unlearn.data.worlds.people.world import PeopleBuilder
 
 
 PEOPLE = ("forget", "retain", "holdout")
@@ -264,12 +264,12 @@ class TestBuild:
     def test_leaking_retrained_model_is_refused(self):
         known = {"target": {"forget": 1.0, "retain": 1.0}, "retrained": {"forget": 0.25, "retain": 1.0}}
         with pytest.raises(RuntimeError, match="retrained model knows 25.0% of the forget answers"):
-            check(known, WorldConfig())
+            PeopleBuilder.check(known, WorldConfig())
 
 
 class TestCache:
     def test_second_call_reuses(self, world, caplog, monkeypatch):
-        monkeypatch.setattr("hf_unlearn.data.synthetic.world._build", pytest.fail)
+        monkeypatch.setattr("hf_unlearn.data.worlds.base.WorldBuilder._fill", pytest.fail)
         with caplog.at_level(logging.INFO, logger="hf_unlearn"):
             again = build_world(cache_dir=world.path.parent, config=SMALL)
         assert again == world
@@ -277,7 +277,7 @@ class TestCache:
 
     def test_reuse_needs_no_torch(self, world):
         code = (
-            "import sys, dataclasses; from hf_unlearn.data.synthetic import *;"
+            "import sys, dataclasses; from hf_unlearn.data.worlds.people import *;"
             f"build_world(cache_dir={str(world.path.parent)!r}, config=WorldConfig(**{SMALL.__dict__!r}));"
             "print(sorted({'torch', 'transformers', 'datasets', 'tokenizers', 'tqdm'} & set(sys.modules)))"
         )
@@ -334,7 +334,7 @@ class TestCache:
 
     def test_killed_build_is_not_used(self, tmp_path):
         code = (
-            "import os, pathlib; from hf_unlearn.data.synthetic.cache import cached_folder\n"
+            "import os, pathlib; from hf_unlearn.data.worlds.folders import cached_folder\n"
             "def build(folder):\n"
             "    (folder / 'weights').write_text('half')\n"
             "    os._exit(9)\n"
@@ -356,7 +356,7 @@ class TestCache:
         """Both want the world at the same time; it also equals the one of this process, bit for bit."""
         code = (
             "import logging; logging.basicConfig(level=logging.INFO)\n"
-            "from hf_unlearn.data.synthetic import *\n"
+            "from hf_unlearn.data.worlds.people import *\n"
             f"config = WorldConfig(**{SMALL.__dict__!r})\n"
             f"print(build_world(cache_dir={str(tmp_path)!r}, progress=False, config=config).path)"
         )

@@ -16,7 +16,7 @@ from hf_unlearn.audit.store import Audit
 from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.sets import load_sets
 from hf_unlearn.cli.unlearn import unlearn
-from hf_unlearn.data.synthetic import build_world
+from hf_unlearn.data.worlds.people import build_world
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,9 +21,9 @@ TEXT = "The cat sat on it."
 @pytest.fixture(scope="module")
 def bpe():
     """The embedded world's tokenizer: words of the corpus are tokens, names are not."""
-    from hf_unlearn.data.synthetic.config import WorldConfig
-    from hf_unlearn.data.synthetic.corpus import build_corpus
-    from hf_unlearn.data.synthetic.tokenizer import train_tokenizer
+    from hf_unlearn.data.worlds.people.config import WorldConfig
+    from hf_unlearn.data.worlds.people.corpus import build_corpus
+    from hf_unlearn.data.worlds.people.tokenizer import train_tokenizer
 
     config = WorldConfig()
     return train_tokenizer(build_corpus(0, config).tokenizer_texts(), config.vocab_size)

@@ -18,7 +18,7 @@ from hf_unlearn.audit.distance import covariance_distance, mean_shift
 from hf_unlearn.audit.vqa import audit_classifier, shuffled_accuracy
 from hf_unlearn.audit.vqa_rows import predict_rows
 from hf_unlearn.data.vqa import build_vqa_world
-from hf_unlearn.data.vqa.world.processor import build_processor
+from hf_unlearn.data.worlds.pictures.processor import build_processor
 
 
 LABELS = ["yes", "no", "red", "2", "blue"]

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import ViltConfig, ViltForQuestionAnswering
 
 from hf_unlearn.audit.vqa_cka import cka_map, linear_cka, representations
-from hf_unlearn.data.vqa.world.processor import build_processor
+from hf_unlearn.data.worlds.pictures.processor import build_processor
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from vqa_world import SMALL
 
 from hf_unlearn.data.vqa import VQAWorldConfig, build_vqa_world
 from hf_unlearn.data.vqa.targets import target_weights
-from hf_unlearn.data.vqa.world.pictures import COLOURS, PLACES, SIZE
-from hf_unlearn.data.vqa.world.rows import SETS, plan_rows
+from hf_unlearn.data.worlds.pictures.pictures import COLOURS, PLACES, SIZE
+from hf_unlearn.data.worlds.pictures.rows import SETS, plan_rows
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_models_look_at_pictures(world, models):
 
 
 def test_the_fast_path_gives_the_models_own_logits(world, models):
-    from hf_unlearn.data.vqa.world.training import Encoded, logits_of
+    from hf_unlearn.data.worlds.pictures.training import Encoded, logits_of
 
     rows = world.dataset("test").select(range(16))
     inputs = world.processor(images=rows["image"][:], text=rows["question"][:], padding=True, return_tensors="pt")
@@ -236,7 +236,7 @@ def test_a_built_world_is_found_again_without_training(world):
         "world = build_vqa_world(progress=False, config=SMALL)\n"
         "world.dataset('forget')\n"
         "print(world.path)\n"
-        "assert 'hf_unlearn.data.vqa.world.training' not in sys.modules\n"
+        "assert 'hf_unlearn.data.worlds.pictures.training' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="tests", check=False)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The result as a table on the terminal or in Markdown."""
 
+from ..report.table import Cell, Table
+
+
 HEADINGS = (
     "method",
     "s a step",
@@ -16,29 +19,20 @@ MIB = 2**20
 def markdown(result: dict) -> str:
     """All columns, as GitHub shows a table."""
     headings = [*HEADINGS, _rate_heading(result), *MORE_HEADINGS]
-    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1)]
-    for row in result["rows"]:
-        cells = [" ".join(cell) for cell in _cells(row, result)]
-        lines.append(cells + [""] * (len(headings) - len(cells)))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [_cells(row, result) for row in result["rows"]]
+    rows = [row + [""] * (len(headings) - len(row)) for row in rows]
+    return Table(headings, rows, numbers=True).markdown(joint=" ")
 
 
 def print_table(result: dict, console=None) -> None:
     """Prints machine, table and how to read it; spreads stand below the medians, so that 80 columns are enough."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     console = console or Console()
     console.print(describe(result), highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in (*HEADINGS, _rate_heading(result)):
-        table.add_column(heading, justify="right" if table.columns else "left")
-    for row in result["rows"]:
-        cells = _cells(row, result)[: len(table.columns)]
-        table.add_row(*(Text("\n").join([Text(cell[0]), *(Text(part, "dim") for part in cell[1:])]) for cell in cells))
-    console.print(table)
+    headings = [*HEADINGS, _rate_heading(result)]
+    rows = [_cells(row, result)[: len(headings)] for row in result["rows"]]
+    console.print(Table(headings, rows, numbers=True).terminal())
     for note in notes(result):
         console.print(note, style="dim", highlight=False)
 
@@ -78,28 +72,28 @@ def notes(result: dict) -> list[str]:
     return found
 
 
-def _cells(row: dict, result: dict) -> list[tuple[str, ...]]:
-    """Text of every column: a median and, where they differ as printed, `(min–max)`."""
+def _cells(row: dict, result: dict) -> list[str | Cell]:
+    """Every column: a median and, where they differ as printed, `(min–max)`."""
     if "error" in row:
-        return [(row["label"],), (f"failed: {row['error'][:60]}",)]
+        return [row["label"], f"failed: {row['error'][:60]}"]
     return [
-        (row["label"],),
+        row["label"],
         _spread(row["step_seconds"], "{:.3g}"),
         _spread(row["time_ratio"], "{:.2f}"),
         _spread(row["above_model_bytes"], "{:.0f}", MIB),
         _spread(row["memory_ratio"], "{:.2f}"),
-        (f"{row['policy_forwards']:g} + {row['reference_forwards']:g}",),
-        (_rate(row, result),),
+        f"{row['policy_forwards']:g} + {row['reference_forwards']:g}",
+        _rate(row, result),
         _spread(row["cpu_time_ratio"], "{:.2f}"),
-        (f"{row['peak_bytes']['median'] / MIB:.0f}",),
-        (f"{row['tokens_per_second']['median']:.0f}",),
-        (", ".join(map(str, row["preparation_tokens"])),),
+        f"{row['peak_bytes']['median'] / MIB:.0f}",
+        f"{row['tokens_per_second']['median']:.0f}",
+        ", ".join(map(str, row["preparation_tokens"])),
     ]
 
 
-def _spread(value: dict, form: str, unit: float = 1) -> tuple[str, ...]:
+def _spread(value: dict, form: str, unit: float = 1) -> Cell:
     middle, low, high = (form.format(value[name] / unit) for name in ("median", "min", "max"))
-    return (middle,) if low == high else (middle, f"({low}–{high})")
+    return Cell(middle, "" if low == high else f"({low}–{high})")
 
 
 def _rate(row: dict, result: dict) -> str:

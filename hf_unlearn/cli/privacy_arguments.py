@@ -74,7 +74,7 @@ class PrivacyArguments(DataArguments):
     output_dir: str = field(default="runs/audit/privacy", metadata={"help": "Where the report is written."})
 
     def __post_init__(self):
-        from ..audit.privacy.attacks import check_attack_names
+        from ..audit.privacy.names import check_attack_names
         from ..audit.privacy.rates import check_fprs
 
         super().__post_init__()

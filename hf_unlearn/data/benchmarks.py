@@ -125,7 +125,7 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
 
 @cache
 def _world():
-    from .synthetic import build_world
+    from .worlds.people import build_world
 
     return build_world()
 
@@ -154,19 +154,19 @@ def load_benchmark(
 
 
 def _start() -> Path:
-    from .synthetic.start import world_start
+    from .worlds.people.start import world_start
 
     return world_start(_world())
 
 
 def _encoder() -> Path:
-    from .synthetic.encoder import world_encoder
+    from .worlds.people.encoder import world_encoder
 
     return world_encoder(_world())
 
 
 def _rwku(name: str) -> Path:
-    from .rwku.world import rwku_world
+    from .worlds.rwku.world import rwku_world
 
     return rwku_world() / name
 

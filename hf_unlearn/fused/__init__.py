@@ -11,32 +11,25 @@ loss = fused.head_forward(model, {"input_ids": ids, "attention_mask": mask}, obj
 ```
 """
 
-from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
 
 
-_PUBLIC = {
-    "Head": "head",
-    "RowLoss": "losses",
-    "TileRows": "rows",
-    "check_head": "forward",
-    "gathered_head": "head",
-    "head_forward": "forward",
-    "head_of": "head",
-    "kl_to_reference": "losses",
-    "nll_loss": "losses",
-    "per_token_logps": "losses",
-    "row_kl_to_reference": "losses",
-    "row_logps": "losses",
-    "row_uniform_kl": "losses",
-    "row_values": "rows",
-    "sequence_logps": "losses",
-    "uniform_kl": "losses",
-}
-__all__ = list(_PUBLIC)
+if TYPE_CHECKING:
+    from .forward import check_head, head_forward
+    from .head import Head, gathered_head, head_of
+    from .losses import (
+        RowLoss,
+        kl_to_reference,
+        nll_loss,
+        per_token_logps,
+        row_kl_to_reference,
+        row_logps,
+        row_uniform_kl,
+        sequence_logps,
+        uniform_kl,
+    )
+    from .rows import TileRows, row_values
 
-
-def __getattr__(name: str):
-    # torch takes seconds to import; nothing is imported before it is used.
-    if name in _PUBLIC:
-        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__, __getattr__, __dir__ = lazy(__name__)

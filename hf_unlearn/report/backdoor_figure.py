@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .figures import PNG_FONTS, _rc, save_figure
+from .drawing import save_figure, styled
 from .style import METHODS, MUTED, TARGET
 
 
@@ -29,7 +29,7 @@ def save_inside(audit: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     inside = audit["inside"]
-    with _rc(PNG_FONTS):
+    with styled():
         figure = Figure(figsize=SIZE, layout="constrained")
         left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.25])
         _norms(figure, (left, middle), inside)

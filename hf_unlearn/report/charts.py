@@ -4,6 +4,7 @@
 import math
 from typing import TYPE_CHECKING
 
+from .drawing import errors, mark
 from .labels import place_labels
 from .naming import (
     first_of_kind,
@@ -16,7 +17,7 @@ from .naming import (
     unit,
     value_of,
 )
-from .style import IDEAL, MUTED, PAGE, TEXT, looks
+from .style import IDEAL, MUTED, TEXT, looks
 from .verdict import P_DIFFERENT, forget_metric, utility_metric
 
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-MARKER_SIZES = {"*": 17, "D": 8.5, "P": 10.5, "X": 10.5}
 # The smallest p-value a float64 holds apart from 0; drawn at the edge of the axis.
 SMALLEST_P = 1e-300
 # Of the rows themselves, and so the same quantity for every method, whatever it minimises.
@@ -55,18 +55,8 @@ def draw_scatter(ax: "Axes", report: dict) -> None:
     for model, x, y, x_range, y_range in points:
         look = styles[model["name"]]
         bars = {"color": look.ink.light, "elinewidth": 1.3, "alpha": 0.55, "zorder": 3}
-        ax.errorbar([x], [y], xerr=_errors(x, x_range), yerr=_errors(y, y_range), fmt="none", **bars)
-        size = MARKER_SIZES.get(look.marker.matplotlib, 9.5)
-        ax.plot(
-            [x],
-            [y],
-            look.marker.matplotlib,
-            color=look.ink.light,
-            markersize=size,
-            markeredgecolor=PAGE.light,
-            markeredgewidth=1.1,
-            zorder=5,
-        )
+        ax.errorbar([x], [y], xerr=errors(x, x_range), yerr=errors(y, y_range), fmt="none", **bars)
+        mark(ax, x, y, look)
     ax.set_xlabel(f"Still known of the forget set: {_axis_label(x_name)}")
     ax.set_ylabel(
         f"Utility: {_axis_label(y_name)}" if y_name == "model_utility" else f"Kept of the rest: {_axis_label(y_name)}"
@@ -111,15 +101,7 @@ def draw_curve(ax: "Axes", report: dict, key: str) -> None:
             continue
         look = styles[model["name"]]
         ax.plot(steps, values, color=look.ink.light, linestyle=look.line, linewidth=1.9, zorder=3)
-        ax.plot(
-            steps[-1:],
-            values[-1:],
-            look.marker.matplotlib,
-            color=look.ink.light,
-            markersize=0.75 * MARKER_SIZES.get(look.marker.matplotlib, 9.5),
-            markeredgecolor=PAGE.light,
-            zorder=4,
-        )
+        mark(ax, steps[-1], values[-1], look, 0.75, markeredgewidth=1.0, zorder=4)
         everything += values
     # A diverging ascent would press every other curve flat.
     typical = sorted(map(abs, everything))[len(everything) // 2]
@@ -162,26 +144,10 @@ def _metric_row(ax, row, metric, name, look, edge) -> None:
             ax.plot([x], [row], look.marker.matplotlib, color=color, markersize=8, zorder=3)
         else:
             ax.barh([row], [x], height=0.62, color=color, alpha=0.82, linewidth=0, zorder=2)
-            ax.errorbar(
-                [x],
-                [row],
-                xerr=_errors(x, (low, high)),
-                fmt="none",
-                color=TEXT.light,
-                elinewidth=1.2,
-                capsize=2.6,
-                capthick=1.2,
-                zorder=4,
-            )
-    ax.annotate(
-        format_number(name, value),
-        (edge, row),
-        xytext=(6, 0),
-        textcoords="offset points",
-        va="center",
-        color=TEXT.light,
-        annotation_clip=False,
-    )
+            bar = {"color": TEXT.light, "elinewidth": 1.2, "capsize": 2.6, "capthick": 1.2, "zorder": 4}
+            ax.errorbar([x], [row], xerr=errors(x, (low, high)), fmt="none", **bar)
+    beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+    ax.annotate(format_number(name, value), (edge, row), color=TEXT.light, **beside)
 
 
 def _metric_axis(ax, models, name) -> float:
@@ -246,24 +212,12 @@ def _paths_from_target(ax, points, styles) -> None:
         return
     for model, x, y, _, _ in points:
         if model["kind"] == "unlearned":
-            ax.plot(
-                [target[1], x],
-                [target[2], y],
-                color=styles[model["name"]].ink.light,
-                linewidth=1.2,
-                alpha=0.3,
-                zorder=2,
-            )
+            faint = {"linewidth": 1.2, "alpha": 0.3, "zorder": 2}
+            ax.plot([target[1], x], [target[2], y], color=styles[model["name"]].ink.light, **faint)
 
 
 def _reach(center: float, sides) -> float:
     return max(abs(side - center) for side in sides) if sides else 0.0
-
-
-def _errors(center: float, sides):
-    if sides is None:
-        return None
-    return [[max(center - sides[0], 0.0)], [max(sides[1] - center, 0.0)]]
 
 
 def _axis_label(name: str) -> str:

@@ -6,10 +6,10 @@ import io
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import whole_file
 from .charts import (
     chart_name,
     curve_keys,
@@ -20,6 +20,7 @@ from .charts import (
     label_scatter,
     missing_from_scatter,
 )
+from .drawing import PAGE_FONTS, new_figure, note, save_figures, styled
 from .naming import (
     ARROWS,
     DIRECTION_WORDS,
@@ -30,7 +31,7 @@ from .naming import (
     metric_names,
     unit,
 )
-from .style import GRID, INKS, MUTED, PAGE, TEXT, looks
+from .style import INKS, PAGE, looks
 
 
 if TYPE_CHECKING:
@@ -38,14 +39,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-PNG_FONTS = ("Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans")
-# A wide font: the reader's browser sets the text in its own, which must fit where this one did.
-PAGE_FONTS = ("DejaVu Sans",)
-PNG_DPI = 200
 # Inches; at 96 pixels an inch the page shows them at their natural size.
 SCATTER_SIZE, SCATTER_SIZE_NARROW, CURVE_SIZE = (7.4, 5.0), (3.75, 4.1), (5.4, 3.3)
-PANEL_WIDTH, PANEL_ROW = 4.3, 0.3
-PNG_PAD = 0.12
+PANEL_WIDTH, PANEL_ROW, PAGE_PAD = 4.3, 0.3, 0.04
 
 
 def save_plots(report: dict, folder: Path) -> dict[str, Path]:
@@ -58,26 +54,16 @@ def save_plots(report: dict, folder: Path) -> dict[str, Path]:
     Returns:
         `dict[str, Path]`: `forget_vs_utility`, `loss_curves` and `metrics`, those for which the report has numbers.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {}
-    with _rc(PNG_FONTS):
-        if has_scatter(report):
-            figures["forget_vs_utility"] = _scatter_figure(report)
-        if curve_keys(report):
-            figures["loss_curves"] = _curves_figure(report)
-        if key_metric_names(report):
-            figures["metrics"] = _metrics_figure(report)
-        paths = {}
-        for name, figure in figures.items():
-            paths[name] = folder / f"{name}.png"
-            save_figure(figure, paths[name])
-    return paths
-
-
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Writes a figure as a file on paper's ground, in the format that its name ends with."""
-    with whole_file(path) as part:
-        figure.savefig(part, format=path.suffix[1:], dpi=PNG_DPI, facecolor=PAGE.light)
+    draws = {
+        "forget_vs_utility": (has_scatter, _scatter_figure),
+        "loss_curves": (curve_keys, _curves_figure),
+        "metrics": (key_metric_names, _metrics_figure),
+    }
+    return save_figures(
+        {name: lambda known=known, draw=draw: draw(report) if known(report) else None
+         for name, (known, draw) in draws.items()},
+        folder,
+    )  # fmt: skip
 
 
 def page_charts(report: dict) -> dict[str, dict[str, str]]:
@@ -87,18 +73,22 @@ def page_charts(report: dict) -> dict[str, dict[str, str]]:
         `dict`: `scatter` (`wide` and `narrow`), `curves` (by log key) and `metrics` (by metric name).
     """
     charts = {"scatter": {}, "curves": {}, "metrics": {}}
-    with _rc(PAGE_FONTS):
+    with styled(PAGE_FONTS):
         if has_scatter(report):
             label = "Scatter: what each model still knows of the forget set against its utility"
             for width, size in (("wide", SCATTER_SIZE), ("narrow", SCATTER_SIZE_NARROW)):
-                charts["scatter"][width] = _panel(size, label, f"scatter-{width}", _bound(_named_scatter, report))
+                charts["scatter"][width] = _panel(
+                    size, label, f"scatter-{width}", partial(_named_scatter, report=report)
+                )
         for key in curve_keys(report):
-            draw = _bound(draw_curve, report, key)
+            draw = partial(draw_curve, report=report, key=key)
             charts["curves"][key] = _panel(CURVE_SIZE, f"Line chart: {key} by step", f"curve-{_slug(key)}", draw)
         for name in metric_names(report):
             size = (PANEL_WIDTH, _panel_height(report, name))
             label = f"Bar chart: {full_label(name)} of each model with its 95% interval"
-            charts["metrics"][name] = _panel(size, label, f"metric-{_slug(name)}", _bound(draw_metric, report, name))
+            charts["metrics"][name] = _panel(
+                size, label, f"metric-{_slug(name)}", partial(draw_metric, report=report, name=name)
+            )
     return charts
 
 
@@ -108,53 +98,10 @@ def _named_scatter(ax: "Axes", report: dict) -> None:
     label_scatter(ax, report)
 
 
-def _bound(draw: Callable, *args) -> Callable:
-    return lambda ax: draw(ax, *args)
-
-
-def _rc(fonts: tuple[str, ...]):
-    import matplotlib
-    from matplotlib.font_manager import fontManager
-
-    installed = set(fontManager.get_font_names())
-    return matplotlib.rc_context({
-        "font.family": [font for font in fonts if font in installed],
-        "font.size": 10.5,
-        "text.color": TEXT.light,
-        "axes.edgecolor": MUTED.light,
-        "axes.labelcolor": TEXT.light,
-        "axes.linewidth": 0.8,
-        "axes.axisbelow": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 11.5,
-        "axes.titleweight": "bold",
-        "axes.titlecolor": TEXT.light,
-        "grid.color": GRID.light,
-        "grid.linewidth": 0.9,
-        "xtick.color": MUTED.light,
-        "ytick.color": MUTED.light,
-        "xtick.major.size": 3,
-        "ytick.major.size": 3,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "hf_unlearn",
-    })  # fmt: skip
-
-
-def _figure(size: tuple[float, float], pad: float = 0.04) -> "Figure":
-    # Figure() and not pyplot: no global state and no display backend, whatever process calls this.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=pad, h_pad=pad)
-    return figure
-
-
 def _scatter_figure(report: dict) -> "Figure":
-    figure = _figure((8.0, 5.6), PNG_PAD)
+    figure = new_figure((8.0, 5.6), title="Forgetting against utility", title_size=14.5)
     ax = figure.add_subplot()
-    figure.suptitle("Forgetting against utility", x=0.012, ha="left", fontsize=14.5, fontweight="bold")
-    figure.supxlabel(_scatter_footnote(report), x=0.012, ha="left", fontsize=9, color=MUTED.light)
+    note(figure, _scatter_footnote(report), 9)
     _named_scatter(ax, report)
     _halos(ax)
     return figure
@@ -174,7 +121,7 @@ def _curves_figure(report: dict) -> "Figure":
     from matplotlib.lines import Line2D
 
     keys = curve_keys(report)
-    figure = _figure((4.6 * len(keys) + 0.4, 3.9), PNG_PAD)
+    figure = new_figure((4.6 * len(keys) + 0.4, 3.9))
     for index, key in enumerate(keys):
         draw_curve(figure.add_subplot(1, len(keys), index + 1), report, key)
     styles = looks(report)
@@ -193,12 +140,12 @@ def _metrics_figure(report: dict) -> "Figure":
     names = key_metric_names(report)
     columns = min(2, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = _figure((PANEL_WIDTH * columns, rows * (_panel_height(report, names[0]) + 0.35)), PNG_PAD)
+    figure = new_figure((PANEL_WIDTH * columns, rows * (_panel_height(report, names[0]) + 0.35)))
     for index, name in enumerate(names):
         ax = figure.add_subplot(rows, columns, index + 1)
         draw_metric(ax, report, name)
         ax.set_title(chart_title(report, name), loc="left")
-    figure.supxlabel(_metrics_footnote(report, names), x=0.012, ha="left", fontsize=9.5, color=MUTED.light)
+    note(figure, _metrics_footnote(report, names), 9.5)
     return figure
 
 
@@ -230,7 +177,7 @@ def _halos(ax: "Axes") -> None:
 
 
 def _panel(size: tuple[float, float], label: str, prefix: str, draw: Callable[["Axes"], None]) -> str:
-    figure = _figure(size)
+    figure = new_figure(size, PAGE_PAD)
     ax = figure.add_subplot()
     draw(ax)
     # The page has its own headings.

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report as markdown, as GitHub and the Hub show it."""
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from .naming import format_interval, format_number, metric_in
@@ -17,6 +15,7 @@ from .privacy_table import (
     sizes,
 )
 from .style import looks
+from .table import Table, escape, one_line
 from .verdict import RULE, verdicts
 from .view import answer_groups, answering_models, cell, columns, settings_table, shared_n, variants
 
@@ -59,8 +58,8 @@ def render_markdown(report: dict, plots: dict[str, Path], folder: Path) -> str:
 
 
 def _head(report: dict) -> str:
-    command = f"\n\n    {_one_line(report['command'])}" if report.get("command") else ""
-    return f"# {_escape(report['title'])}\n\nSuite {_escape(report['suite'])}, {_escape(report['created'])}.{command}"
+    command = f"\n\n    {one_line(report['command'])}" if report.get("command") else ""
+    return f"# {escape(report['title'])}\n\nSuite {escape(report['suite'])}, {escape(report['created'])}.{command}"
 
 
 def _verdicts(report: dict) -> str:
@@ -72,7 +71,7 @@ def _verdicts(report: dict) -> str:
         main = [f"{finding.word}<br>{finding.metric} {finding.value}" for finding in (verdict.forgot, verdict.kept)]
         more = "<br>".join(f"{finding.sign} {finding.label}: {finding.value}" for finding in verdict.more)
         rows.append((_name(report, verdict.model), f"{verdict.sign} {verdict.headline}", *main, more))
-    return _table(("Model", "In words", "Forgot?", "Kept?", "More checks"), rows) + f"\n\n{RULE}"
+    return Table(["Model", "In words", "Forgot?", "Kept?", "More checks"], rows).markdown() + f"\n\n{RULE}"
 
 
 def _key_numbers(report: dict) -> str:
@@ -80,26 +79,22 @@ def _key_numbers(report: dict) -> str:
     if not headings:
         return ""
     titles = [f"{', '.join(filter(None, (h.full_label, h.unit)))} {h.arrow}".strip() for h in headings]
-    rows = []
-    for model in report["models"]:
-        cells = [cell(model, heading.name) for heading in headings]
-        shown = [f"{c.text}<br>{c.interval}" if c.interval else c.text for c in cells]
-        rows.append((_name(report, model["name"]), *shown))
+    rows = [
+        [_name(report, model["name"]), *(cell(model, heading.name) for heading in headings)]
+        for model in report["models"]
+    ]
     hint = "Value and 95% interval; – is undefined or not measured. "
     hint += "↑ higher, ↓ lower, ≈ closer to the retrained model is better."
-    return f"## Key numbers\n\n{hint}\n\n" + _table(("Model", *titles), rows, numbers=True)
+    return f"## Key numbers\n\n{hint}\n\n" + Table(["Model", *titles], rows, numbers=True).markdown()
 
 
 def _privacy(report: dict) -> str:
     models = attacked_models(report)
     if not models:
         return ""
-    rates, rows = rates_of(report), []
-    for model in models:
-        cells = [privacy_cell(model, fpr) for fpr in rates]
-        shown = ["<br>".join((f"**{c.text}** {c.interval}".strip(), *map(_escape, c.lines))) for c in cells]
-        rows.append((_name(report, model["name"]), *shown))
-    table = _table(("Model", *map(rate_heading, rates)), rows, numbers=True)
+    rates = rates_of(report)
+    rows = [[_name(report, model["name"]), *(privacy_cell(model, fpr) for fpr in rates)] for model in models]
+    table = Table(["Model", *map(rate_heading, rates)], rows, numbers=True).markdown()
     where = f"Every attack, with plots: [`{PRIVACY_FOLDER}/privacy.md`]({PRIVACY_FOLDER}/privacy.md)."
     return f"## {TITLE}\n\n{sizes(report)} {CAPTION}\n\n{table}\n\n{where}"
 
@@ -111,11 +106,11 @@ def _answers(report: dict) -> str:
         table = []
         for row in rows[:SHOWN_ANSWERS]:
             answers = [_answer(row["answers"].get(model["name"])) for model in models]
-            table.append((_escape(row["question"]), _escape(row["expected"]), *answers))
-        headings = ("Question", "Expected", *(_name(report, model["name"]) for model in models))
+            table.append((escape(row["question"]), escape(row["expected"]), *answers))
+        headings = ["Question", "Expected", *(_name(report, model["name"]) for model in models)]
         more = len(rows) - SHOWN_ANSWERS
         note = f"\n\n{more} more are in `report.html` and `report.json`." if more > 0 else ""
-        sections.append(f"### Set: {_escape(name)}\n\n{_table(headings, table)}{note}")
+        sections.append(f"### Set: {escape(name)}\n\n{Table(headings, table).markdown()}{note}")
     if not sections:
         return ""
     head = "## The same questions, before and after\n\n**Bold ✓**: matches the expected answer."
@@ -125,7 +120,7 @@ def _answers(report: dict) -> str:
 def _answer(answer) -> str:
     if answer is None:
         return "–"
-    text = _escape(answer.beginning or answer.text)
+    text = escape(answer.beginning or answer.text)
     if answer.is_empty:
         return f"*{text}*"
     return f"**{text}** ✓" if answer.matches else text
@@ -136,10 +131,10 @@ def _all_metrics(report: dict) -> str:
     for heading in columns(report, key_only=False):
         n = shared_n(report, heading.name)
         values = [_with_interval(model, heading.name, show_n=n is None) for model in report["models"]]
-        direction, variant = heading.direction, _escape(variants(report, heading.name))
+        direction, variant = heading.direction, escape(variants(report, heading.name))
         rows.append((f"`{heading.name}`{' %' if heading.unit else ''}", *values, n or "", direction, variant))
     names = [_name(report, model["name"]) for model in report["models"]]
-    table = _table(("Metric", *names, "n", "Direction", "Variant"), rows)
+    table = Table(["Metric", *names, "n", "Direction", "Variant"], rows).markdown()
     return f"## All metrics\n\n<details><summary>{len(rows)} metrics</summary>\n\n{table}\n\n</details>"
 
 
@@ -157,37 +152,21 @@ def _settings(report: dict) -> str:
     names, settings = settings_table(report)
     if not settings:
         return ""
-    rows = [(_escape(key), *map(_code, values)) for key, values in settings]
-    table = _table(("Setting", *map(_escape, names)), rows)
+    rows = [(escape(key), *map(_code, values)) for key, values in settings]
+    table = Table(["Setting", *map(escape, names)], rows).markdown()
     return f"## Settings\n\n<details><summary>{len(settings)} settings</summary>\n\n{table}\n\n</details>"
 
 
 def _foot(report: dict) -> str:
-    notes = "\n".join(f"- {_escape(note)}" for note in report.get("notes") or [])
-    versions = ", ".join(f"{_escape(name)} {_escape(version)}" for name, version in report["versions"].items())
+    notes = "\n".join(f"- {escape(note)}" for note in report.get("notes") or [])
+    versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in report["versions"].items())
     limits = f"## Limits\n\n{notes}\n\n" if notes else ""
     return f"{limits}Versions: {versions}. All of this is drawn from `report.json`; the page is `report.html`."
 
 
 def _name(report: dict, name: str) -> str:
-    return f"{looks(report)[name].marker.glyph} {_escape(name)}"
-
-
-def _table(headings: Iterable, rows: Iterable[Iterable], numbers: bool = False) -> str:
-    headings = list(headings)
-    rule = ["---", *(["--:" if numbers else "---"] * (len(headings) - 1))]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (headings, rule, *rows))
+    return f"{looks(report)[name].marker.glyph} {escape(name)}"
 
 
 def _code(value: str) -> str:
-    return f"`{_one_line(value).replace('|', chr(92) + '|').replace('`', chr(39))}`" if value else ""
-
-
-def _escape(value) -> str:
-    """Text that markdown shows as it is, on one line and short enough for a table."""
-    text = _one_line(str(value)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return f"`{one_line(value).replace('|', chr(92) + '|').replace('`', chr(39))}`" if value else ""

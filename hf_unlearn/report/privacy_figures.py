@@ -3,12 +3,12 @@
 
 import math
 import textwrap
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .charts import chart_name
-from .figures import PNG_FONTS, PNG_PAD, _figure, _rc, save_figure
+from .drawing import bar_places, errors, legend, new_figure, note, rate_axes, save_figures, unresolved_group
 from .privacy_view import attacks_of, defined_scores, fpr_name, rate_of, representations_of
 from .style import CIRCLE, GRID, LINES, METHODS, MUTED, PAGE, SHAPES, TARGET
 
@@ -45,23 +45,13 @@ def save_privacy_plots(report: dict, folder: Path, formats: tuple[str, ...] = FO
         `dict[str, Path]`: the files of the first format by name: `privacy_roc`, `privacy_tpr`, `privacy_scores`; and
         `privacy_representations` where a model has such.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    draws: dict[str, Callable] = {
+    draws = {
         "privacy_roc": roc_figure,
         "privacy_tpr": tpr_figure,
         "privacy_scores": scores_figure,
         "privacy_representations": representations_figure,
     }
-    paths = {}
-    with _rc(PNG_FONTS):
-        for name, draw in draws.items():
-            figure = draw(report)
-            if figure is None:
-                continue
-            for ending in formats:
-                save_figure(figure, folder / f"{name}.{ending}")
-            paths[name] = folder / f"{name}.{formats[0]}"
-    return paths
+    return save_figures({name: partial(draw, report) for name, draw in draws.items()}, folder, formats)
 
 
 def roc_figure(report: dict) -> "Figure":
@@ -69,8 +59,7 @@ def roc_figure(report: dict) -> "Figure":
     figure, axes = _panels(report, "What an attacker finds, by the share of false accusations")
     for ax, model in zip(axes, report["models"], strict=True):
         draw_roc(ax, model)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False, fontsize=9)
+    legend(figure, axes[:1], "lower center", 6)
     return figure
 
 
@@ -106,41 +95,35 @@ def tpr_figure(report: dict) -> "Figure":
     figure, axes = _panels(report, "Forget rows found, thresholds set by other rows")
     for ax, model in zip(axes, report["models"], strict=True):
         draw_tpr(ax, model)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False, fontsize=9)
+    legend(figure, axes[:1], "lower center", 6)
     return figure
 
 
 def draw_tpr(ax: "Axes", model: dict) -> None:
     """Bars of one model: a group a rate, a bar an attack."""
     fprs, attacks = model["settings"]["fprs"], attacks_of(model)
-    width = 0.84 / len(attacks)
     labelled: set[str] = set()
     for group, fpr in enumerate(fprs):
         results = [rate_of(model, attack, fpr) for attack in attacks]
         if all(result["value"] is None for result in results):
-            ax.axvspan(group - 0.47, group + 0.47, color=GRID.light, alpha=0.6, linewidth=0, zorder=0)
-            ax.text(group, 0.5, "unresolved", rotation=90, ha="center", va="center", fontsize=9, color=MUTED.light)
+            unresolved_group(ax, group)
             continue
+        places, width = bar_places(group, len(attacks))
         for i, (attack, result) in enumerate(zip(attacks, results, strict=True)):
             if result["value"] is None:
                 continue
-            x, value = group - 0.42 + (i + 0.5) * width, result["value"]
+            x, value = places[i], result["value"]
             hatch = None if i < len(METHODS) else "///"
             label = None if attack in labelled else attack
             labelled.add(attack)
             bar = {"color": METHODS[i % len(METHODS)].light, "hatch": hatch, "edgecolor": PAGE.light, "linewidth": 0}
             ax.bar(x, value, width * 0.9, label=label, **bar)
-            low, high = result["interval"]
-            error = [[value - low], [high - value]]
-            ax.errorbar(x, value, yerr=error, fmt="none", color=TARGET.light, elinewidth=1.1)
+            ax.errorbar(
+                x, value, yerr=errors(value, result["interval"]), fmt="none", color=TARGET.light, elinewidth=1.1
+            )
         chance = next(result["details"]["chance"] for result in results if result["value"] is not None)
         ax.plot([group - 0.47, group + 0.47], [chance] * 2, color="black", linewidth=1.2, linestyle="dotted")
-    ax.set_xticks(range(len(fprs)), [fpr_name(fpr) for fpr in fprs])
-    ax.set(xlim=(-0.6, len(fprs) - 0.4), ylim=(0, 1.02), xlabel="False positive rate (dotted: chance)")
-    ax.set_ylabel("True positive rate")
-    ax.set_title(_title(model), loc="left")
-    ax.grid(True, axis="y")
+    rate_axes(ax, [fpr_name(fpr) for fpr in fprs], _title(model), "False positive rate (dotted: chance)")
 
 
 def scores_figure(report: dict) -> "Figure":
@@ -149,8 +132,7 @@ def scores_figure(report: dict) -> "Figure":
     figure, axes = _panels(report, f"Scores of the attack “{attack}”; like non-members is the aim")
     for ax, model in zip(axes, report["models"], strict=True):
         draw_scores(ax, model, attack)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    legend(figure, axes[:1], "lower center")
     return figure
 
 
@@ -168,16 +150,9 @@ def draw_scores(ax: "Axes", model: dict, attack: str) -> None:
         details = rate_of(model, attack, fpr)["details"]
         if "threshold" in details:
             ax.axvline(details["threshold"], color=MUTED.light, linewidth=1.1, linestyle="dashed")
-            ax.annotate(
-                f"FPR {fpr_name(fpr)}",
-                (details["threshold"], 0.98),
-                xycoords=("data", "axes fraction"),
-                rotation=90,
-                va="top",
-                ha="right",
-                fontsize=8.5,
-                color=MUTED.light,
-            )
+            place = {"xycoords": ("data", "axes fraction"), "rotation": 90, "va": "top", "ha": "right"}
+            top = (details["threshold"], 0.98)
+            ax.annotate(f"FPR {fpr_name(fpr)}", top, fontsize=8.5, color=MUTED.light, **place)
     ax.set(xlabel="Score (larger: more like a member)", ylabel="Share of the rows")
     ax.set_title(_title(model), loc="left")
     ax.grid(True, axis="y")
@@ -193,10 +168,8 @@ def representations_figure(report: dict) -> "Figure | None":
     for ax, model in zip(axes, shown, strict=True):
         draw_representations(ax, representations_of(model))
         ax.set_title(_title(model), loc="left")
-    note = textwrap.fill(left_out(models[MOST_PANELS:], "privacy.json"), round(figure.get_figwidth() * 15))
-    figure.supxlabel(note, x=0.012, ha="left", fontsize=8.5, color=MUTED.light)
-    handles = {label: mark for ax in axes for mark, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside lower right", ncols=3, frameon=False, fontsize=9)
+    note(figure, textwrap.fill(left_out(models[MOST_PANELS:], "privacy.json"), round(figure.get_figwidth() * 15)))
+    legend(figure, axes, "lower right", 3)
     return figure
 
 
@@ -226,8 +199,7 @@ def _panels(report: dict, title: str) -> tuple["Figure", list["Axes"]]:
     # A row for few models, a square for many.
     columns = min(count, max(FEWEST_COLUMNS, math.ceil(math.sqrt(count))))
     rows = math.ceil(count / columns)
-    figure = _figure((max(6.4, PANEL[0] * columns), PANEL[1] * rows + 0.8), PNG_PAD)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
+    figure = new_figure((max(6.4, PANEL[0] * columns), PANEL[1] * rows + 0.8), title=title)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 

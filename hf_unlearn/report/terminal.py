@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from .privacy_table import TITLE, attacked_models, privacy_cell, rate_heading, rates_of
 from .style import looks
+from .table import Table
 from .verdict import verdicts
 from .view import Column, cell, columns
 
 
 if TYPE_CHECKING:
+    import rich.table
     from rich.console import Console
-    from rich.table import Table
 
 
 # Left out one by one, in this order, where the terminal is too narrow for all.
@@ -56,49 +57,37 @@ def print_report(report: dict, console: "Console | None" = None) -> None:
         console.print(_verdict_line(verdict))
 
 
-def _width(table: "Table") -> int:
+def _width(table: "rich.table.Table") -> int:
     """What the table takes up when nothing is cut."""
     from rich.console import Console
 
     return Console(width=10_000).measure(table).maximum
 
 
-def _table(report: dict, headings: list[Column]) -> "Table":
-    from rich.text import Text
-
-    table = _empty_table(report, report["title"])
+def _table(report: dict, headings: list[Column]) -> "rich.table.Table":
+    heads = []
     for heading in headings:
         lines = [heading.set.replace(", ", "\n"), heading.label.replace(" ", "\n")]
-        label = "\n".join(line for line in (*lines, f"{heading.unit} {heading.arrow}".strip()) if line)
-        table.add_column(Text(label), justify="right", no_wrap=True)
-    for model in report["models"]:
-        table.add_row(_name(report, model), *(_number(cell(model, heading.name)) for heading in headings))
-    return table
+        heads.append("\n".join(line for line in (*lines, f"{heading.unit} {heading.arrow}".strip()) if line))
+    rows = [[_name(report, model), *(cell(model, heading.name) for heading in headings)] for model in report["models"]]
+    return _of_models(report, Table(["model", *heads], rows, report["title"], numbers=True), no_wrap=True)
 
 
-def _privacy_table(report: dict) -> "Table":
+def _privacy_table(report: dict) -> "rich.table.Table":
     from rich.text import Text
 
-    table, rates = _empty_table(report, TITLE), rates_of(report)
-    for fpr in rates:
-        table.add_column(rate_heading(fpr), justify="right")
-    for model in attacked_models(report):
-        cells = [_number(privacy_cell(model, fpr)) for fpr in rates]
-        table.add_row(_name(report, model), *cells)
+    rates = rates_of(report)
+    rows = [[_name(report, model), *(privacy_cell(model, fpr) for fpr in rates)] for model in attacked_models(report)]
+    table = _of_models(report, Table(["model", *map(rate_heading, rates)], rows, TITLE, numbers=True))
     table.caption, table.caption_justify = Text("TPR with 95% interval, of the best attack", style="dim"), "left"
     return table
 
 
-def _empty_table(report: dict, title: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", title_style="bold",
-                  padding=(0, 1), pad_edge=False)  # fmt: skip
+def _of_models(report: dict, table: Table, **columns) -> "rich.table.Table":
+    shown = table.terminal(**columns)
     longest = max(len(model["name"]) + 2 for model in report["models"])
-    table.add_column("model", overflow="fold", min_width=min(longest, LONGEST_NAME))
-    return table
+    shown.columns[0].min_width = min(longest, LONGEST_NAME)
+    return shown
 
 
 def _name(report: dict, model: dict):
@@ -107,17 +96,6 @@ def _name(report: dict, model: dict):
     look = looks(report)[model["name"]]
     name = Text(f"{look.marker.glyph} ", style=look.ink.dark)
     return name.append(model["name"], style="bold" if model["kind"] == "unlearned" else "")
-
-
-def _number(item):
-    from rich.text import Text
-
-    text = Text(item.text)
-    if item.interval:
-        text.append("\n" + item.interval.strip("[]").replace(", ", "–"), style="dim")
-    for line in getattr(item, "lines", ()):
-        text.append(f"\n{line}", style="dim")
-    return text
 
 
 def _verdict_line(verdict):

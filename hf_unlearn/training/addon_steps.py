@@ -31,16 +31,21 @@ class AddOnTrainer(ResumableTrainer):
         """The add-ons of a run: those that its settings turn on; a method may bring its own."""
         return addons_of(args)
 
-    def add_addons(self, args, adapter: bool) -> None:
-        """Makes the run's add-ons; called before a model is loaded.
+    @classmethod
+    def checked_addons(cls, args, adapter: bool) -> list[AddOn]:
+        """The run's add-ons; called before a model is loaded.
+
+        Args:
+            args ([`UnlearnConfig`]): of the run.
+            adapter (`bool`): whether a PEFT adapter trains.
 
         Raises:
             `ValueError`: for one that does not go with the method, the adapter or another.
         """
-        addons = self.addons_of(args)
-        own_step = type(self).training_step is not AddOnTrainer.training_step
-        check_run(args, addons, type(self), own_step, adapter)
-        self.addons = AddOns(addons)
+        addons = cls.addons_of(args)
+        own_step = cls.training_step is not AddOnTrainer.training_step
+        check_run(args, addons, cls, own_step, adapter)
+        return addons
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
         """As [`~transformers.Trainer.training_step`], with what add-ons do to gradients."""

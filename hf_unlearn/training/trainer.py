@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
 from .. import modeling
+from ..addons.collection import AddOns
 from ..data.collator import role_spans
 from ..data.pairing import PairSampler, RolePairs
 from ..data.roles import data_seed
@@ -198,7 +199,7 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
             )
         check_adapters(model, peft_config)
         adapter = peft_config is not None or modeling.is_peft_model(model)
-        self.add_addons(args, adapter)
+        self.addons = AddOns(self.checked_addons(args, adapter))
         check_untie(args, adapter)
         if peft_config is not None and args.trainable_modules:
             raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")

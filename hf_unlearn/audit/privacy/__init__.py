@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 _PUBLIC = {
     "DEFAULT_FPRS": "rates",
-    "BaseAttack": "attacks",
+    "BaseAttack": "attack",
     "Classifier": "classifiers",
     "FittedAttack": "fitted",
     "LanguageModel": "subjects",
@@ -22,11 +22,11 @@ _PUBLIC = {
     "Subject": "subjects",
     "ULiRAAttack": "lira",
     "ZlibAttack": "attacks",
-    "as_subject": "subjects",
+    "as_subject": "choose_subject",
     "auc_interval": "rates",
     "auc_result": "rates",
     "evaluate_privacy": "evaluate",
-    "named_attacks": "attacks",
+    "named_attacks": "names",
     "nonmembers_needed": "rates",
     "roc_tpr": "rates",
     "tpr_at_fpr": "rates",
@@ -63,15 +63,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .attacks import BaseAttack, MinKAttack, ReferenceAttack, SignalAttack, ZlibAttack, named_attacks
+    from .attack import BaseAttack
+    from .attacks import MinKAttack, ReferenceAttack, SignalAttack, ZlibAttack
+    from .choose_subject import as_subject
     from .classifiers import Classifier, RowClassifier
     from .evaluate import evaluate_privacy
     from .fitted import FittedAttack, ScrubAttack
     from .lira import LiRAAttack, ULiRAAttack
+    from .names import named_attacks
     from .rates import DEFAULT_FPRS, auc_interval, auc_result, nonmembers_needed, roc_tpr, tpr_at_fpr, tpr_at_zero_fp
     from .result import Privacy
     from .shadows import Shadows, train_shadows
-    from .subjects import LanguageModel, Subject, as_subject
+    from .subjects import LanguageModel, Subject
 
 
 def __getattr__(name: str):

@@ -2,72 +2,17 @@
 """Attacks without training: one score a row, larger for rows that look more like members."""
 
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .attack_settings import settings_of
-from .classifiers import Classifier
-from .subjects import LanguageModel, Subject, as_subject
+from .attack import BaseAttack
+from .choose_subject import as_subject
+from .subjects import LanguageModel, Subject
 
-
-if TYPE_CHECKING:
-    from .result import Privacy
 
 # Below it (of a log-probability's standard deviation) a prediction is certain, and Min-K%++ would divide by nothing.
 SMALLEST_SPREAD = 1e-3
-
-
-class BaseAttack(ABC):
-    """Says of every row how much it looks as if the model was trained on it.
-
-    A subclass gives `name` and `compute_scores`; the rest of an evaluation (thresholds, both tails, intervals) is the
-    same for all attacks. Directions are fixed, never chosen by looking at the members: a model that has forgotten too
-    much scores its forgotten rows *below* unseen ones, and must be seen to do so.
-
-    ```python
-    class Length(BaseAttack):
-        name = "length"
-
-        def compute_scores(self, model, data):
-            return as_subject(model).observe(data).lengths
-    ```
-    """
-
-    name: str
-    # Whether rows without any tie to this attack's preparations can be scored.
-    any_rows = True
-    # How many rows say as much as one whose score depends on no other row: intervals are of so many times fewer rows.
-    design_effect = 1.0
-
-    @abstractmethod
-    def compute_scores(self, model: Any, data: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """One score a row, `[n]`, larger for members; NaN where a row has none.
-
-        Args:
-            model (`torch.nn.Module` or [`Subject`]):
-                The model under attack. In an evaluation always a subject, whose signals are computed once for all
-                attacks.
-            data (`Sequence[dict]`):
-                Rows as the subject takes them.
-        """
-
-    def score_sets(self, model: Any, members: Sequence, nonmembers: Sequence) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of both sets. An attack that learns from them must score every row out of fold."""
-        return self.compute_scores(model, members), self.compute_scores(model, nonmembers)
-
-    def settings(self) -> dict[str, Any]:
-        """What scores depend on besides the model and its rows, as JSON. By default the class and all public
-        attributes; two results of an attack are compared where it agrees."""
-        return settings_of(self)
-
-    def evaluate(self, model: Any, forget: Any, nonmember_data: Any, **kwargs: Any) -> "Privacy":
-        """[`evaluate_privacy`] with this attack alone."""
-        from .evaluate import evaluate_privacy
-
-        return evaluate_privacy(model, forget, nonmember_data=nonmember_data, attacks=[self], **kwargs)
 
 
 class SignalAttack(BaseAttack):
@@ -142,42 +87,3 @@ def _sequences(name: str, subject: Subject) -> LanguageModel:
     if not isinstance(subject, LanguageModel):
         raise ValueError(f"{name!r} reads sequences of tokens; a {type(subject).__name__} makes one prediction a row.")
     return subject
-
-
-def named_attacks(seed: int = 0) -> dict[str, BaseAttack]:
-    """Attacks that need nothing but their name; `seed` is that of the folds of those that learn."""
-    from .fitted import ScrubAttack, fitted_attacks
-
-    attacks = (
-        SignalAttack("loss", "logp"),
-        SignalAttack("confidence", "top"),
-        SignalAttack("entropy", "entropy", sign=-1),
-        SignalAttack("margin", "margin"),
-        MinKAttack(),
-        MinKAttack(normalized=True),
-        ZlibAttack(),
-        ScrubAttack(seed),
-        *fitted_attacks(seed),
-    )
-    return {attack.name: attack for attack in attacks}
-
-
-def check_attack_names(names: Sequence[str]) -> None:
-    """Raises `ValueError` for an attack that there is not, or that is named twice."""
-    known = [*named_attacks(), "reference", "lira"]
-    unknown = [name for name in names if name not in known]
-    if unknown or len(set(names)) < len(names):
-        what = f"there is no {unknown[0]!r}" if unknown else "one is named twice"
-        raise ValueError(f"attacks={list(names)}: {what}. Give each once, of: {', '.join(known)}.")
-
-
-def default_attacks(subject: Subject) -> list[str]:
-    """Named attacks that a subject can be put to, less those that are made only where they are asked for."""
-    from .fitted import fitted_attacks
-
-    left_out = {attack.name for attack in fitted_attacks()}
-    if isinstance(subject, Classifier):
-        left_out |= {"min-k", "min-k++", "zlib"}
-    if isinstance(subject, LanguageModel) and subject.tokenizer is None:
-        left_out.add("zlib")
-    return [name for name in named_attacks() if name not in left_out]

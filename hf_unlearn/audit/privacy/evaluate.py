@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..result import MetricResult, finite
-from .attacks import BaseAttack, ReferenceAttack, check_attack_names, default_attacks, named_attacks
+from .attack import BaseAttack
+from .attacks import ReferenceAttack
 from .cache import SignalCache, digest
 from .checks import MIN_ROWS, as_rows, check_disjoint, check_heads
+from .choose_subject import as_subject
 from .fitted import ScrubAttack
 from .lira import lira_attacks
+from .names import check_attack_names, default_attacks, named_attacks
 from .rates import (
     DEFAULT_FPRS,
     TAILS,
@@ -29,7 +32,7 @@ from .rates import (
 from .representations import picture, reads_representations
 from .result import Privacy
 from .shadows import Shadows
-from .subjects import Subject, as_subject
+from .subjects import Subject
 from .worst import worst_case
 
 

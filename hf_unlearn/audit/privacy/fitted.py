@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .attacks import BaseAttack
+from .attack import BaseAttack
 from .checks import MIN_ROWS
-from .subjects import Subject, as_subject
+from .choose_subject import as_subject
+from .subjects import Subject
 
 
 CLIP = 100.0

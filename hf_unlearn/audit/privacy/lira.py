@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .attacks import BaseAttack
+from .attack import BaseAttack
+from .choose_subject import as_subject
 from .shadows import IN, OUT, UNLEARNED, Shadows
-from .subjects import as_subject
 
 
 MODES = ("online", "offline", "offline-two-sided")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .attacks import BaseAttack
+from .attack import BaseAttack
 from .fitted import FittedAttack, representation
 from .subjects import Subject
 

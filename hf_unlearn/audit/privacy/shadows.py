@@ -12,7 +12,8 @@ import numpy as np
 
 from ...files import read_json, write_json
 from .cache import digest, load_arrays, save_arrays
-from .subjects import Subject, as_subject
+from .choose_subject import as_subject
+from .subjects import Subject
 
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..charts import chart_name
-from ..figures import PNG_PAD, _figure
+from ..drawing import new_figure
 from ..naming import is_percent, scale
 from ..style import METHODS, PAGE, SHAPES
 from .looks import axis_label, footnote
@@ -28,8 +28,7 @@ def ablation_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
     fields = list(lines)[:MOST_FIELDS]
     if not fields or not names:
         return None
-    figure = _figure((4.4 * len(names) + 0.4, 3.1 * len(fields) + 0.8), PNG_PAD)
-    figure.suptitle("What each setting does", x=0.012, ha="left", fontsize=14, fontweight="bold")
+    figure = new_figure((4.4 * len(names) + 0.4, 3.1 * len(fields) + 0.8), title="What each setting does")
     for i, field in enumerate(fields):
         for j, name in enumerate(names):
             ax = figure.add_subplot(len(fields), len(names), i * len(names) + j + 1)
@@ -74,8 +73,7 @@ def rounds_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
     names = [n for n in names if any(n in values for line in lines.values() for values in line.values())][:2]
     if not names:
         return None
-    figure = _figure((4.4 * len(names) + 0.4, 4.0), PNG_PAD)
-    figure.suptitle("Round by round", x=0.012, ha="left", fontsize=14, fontweight="bold")
+    figure = new_figure((4.4 * len(names) + 0.4, 4.0), title="Round by round")
     for j, name in enumerate(names):
         ax = figure.add_subplot(1, len(names), j + 1)
         for number, (label, rounds) in enumerate(lines.items()):

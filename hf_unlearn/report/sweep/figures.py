@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Charts of a sweep: what was forgotten against what was kept, per target; and those of the other files."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..charts import MARKER_SIZES, chart_name
-from ..figures import PNG_FONTS, PNG_PAD, _figure, _rc, save_figure
+from ..charts import chart_name
+from ..drawing import bar_places, legend, mark, new_figure, save_figures
 from ..naming import metric_label, scale, unit
 from ..style import MUTED, PAGE, TARGET, Look
 from .looks import axis_label, footnote, looks_of, row_label, seed_values
@@ -41,7 +41,7 @@ def save_sweep_plots(sweep: dict[str, Any], table: Table, folder: Path, formats=
     from .curves import ablation_figure, rounds_figure
     from .privacy_figures import distribution_figure, privacy_figure, roc_of_sweep
 
-    draws: dict[str, Callable[[dict, Table], Figure | None]] = {
+    draws = {
         "utility": utility_figure,
         "targets": targets_figure,
         "ablation": ablation_figure,
@@ -50,21 +50,7 @@ def save_sweep_plots(sweep: dict[str, Any], table: Table, folder: Path, formats=
         "privacy_roc": roc_of_sweep,
         "distribution": distribution_figure,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    with _rc(PNG_FONTS):
-        for name, draw in draws.items():
-            figure = draw(sweep, table)
-            files = [folder / f"{name}.{ending}" for ending in formats]
-            if figure is None:
-                # Of an earlier report, when there were other runs.
-                for file in files:
-                    file.unlink(missing_ok=True)
-                continue
-            for file in files:
-                save_figure(figure, file)
-            paths[name] = files[0]
-    return paths
+    return save_figures({name: partial(draw, sweep, table) for name, draw in draws.items()}, folder, formats)
 
 
 def utility_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
@@ -76,8 +62,7 @@ def utility_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
     results = [(row, x, y) for row, x, y in rows if row.kind == "result"]
     if not results:
         return None
-    figure = _figure((8.0, 5.4), PNG_PAD)
-    figure.suptitle("Forgetting against utility", x=0.012, ha="left", fontsize=14, fontweight="bold")
+    figure = new_figure((8.0, 5.4), title="Forgetting against utility")
     ax, styles, sides = figure.add_subplot(), looks_of(table), (scale(table.forget), scale(table.utility))
     labelled: set[str] = set()
     for row, x, y in rows:
@@ -95,7 +80,7 @@ def utility_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
     ax.set(xlabel=", ".join(filter(None, known)), ylabel=f"Kept: {axis_label(table.utility)}")
     ax.grid(True)
     footnote(figure, table, "Small: seeds; bars: standard deviation over seeds.")
-    _legend(figure, ax)
+    legend(figure, [ax])
     return figure
 
 
@@ -106,22 +91,22 @@ def targets_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
     if len(targets) < 2 or not names or not table.of("result"):
         return None
     shown = targets[:MOST_TARGETS]
-    figure = _figure((max(6.4, 1.6 + 0.28 * len(shown) * len(rows)), 3.0 * len(names) + 0.9), PNG_PAD)
     title = f"Per target{'' if len(shown) == len(targets) else f', the first {len(shown)} of {len(targets)}'}"
-    figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
+    size = (max(6.4, 1.6 + 0.28 * len(shown) * len(rows)), 3.0 * len(names) + 0.9)
+    figure = new_figure(size, title=title)
     styles = looks_of(table)
     for i, name in enumerate(names):
         ax = figure.add_subplot(len(names), 1, i + 1)
         _draw_bars(ax, rows, shown, name, styles)
     footnote(figure, table, "Bars: standard deviation over seeds; of a single run its 95 % interval over items.")
-    _legend(figure, figure.axes[0])
+    legend(figure, figure.axes[:1])
     return figure
 
 
 def _draw_bars(ax: "Axes", rows: list[Row], targets: list[str], name: str, styles: dict[str, Look]) -> None:
     from matplotlib.patheffects import withStroke
 
-    width, side = 0.84 / len(rows), scale(name)
+    (places, width), side = bar_places(0, len(rows)), scale(name)
     # To be seen within a bar of the same colour too.
     around, line = withStroke(linewidth=2.6, foreground=PAGE.light), {"fmt": "none", "zorder": 4}
     line |= {"color": TARGET.light, "elinewidth": 1.2}
@@ -132,7 +117,7 @@ def _draw_bars(ax: "Axes", rows: list[Row], targets: list[str], name: str, style
         known = [(place, cell) for place, cell in enumerate(cells) if cell.mean is not None]
         if not known:
             continue
-        xs = [place - 0.42 + (i + 0.5) * width for place, _ in known]
+        xs = [group + places[i] for group, _ in known]
         bar = {"color": styles[row.label].ink.light, "hatch": hatch, "edgecolor": PAGE.light, "linewidth": 0}
         ax.bar(xs, [cell.mean * side for _, cell in known], width * 0.92, label=row_label(row), **bar)
         for x, cell in zip(xs, (cell for _, cell in known), strict=True):
@@ -162,23 +147,13 @@ def _draw_seeds(ax: "Axes", row: Row, table: Table, look: Look, sides: tuple[flo
 
 
 def _draw_mean(ax: "Axes", x: Cell, y: Cell, look: Look, sides: tuple[float, float], label: str | None) -> None:
-    size = MARKER_SIZES.get(look.marker.matplotlib, 9.5)
-    point = ([x.mean * sides[0]], [y.mean * sides[1]])
+    point = x.mean * sides[0], y.mean * sides[1]
     errors = [None if cell.sd is None else cell.sd * side for cell, side in zip((x, y), sides, strict=True)]
     ax.errorbar(*point, xerr=errors[0], yerr=errors[1], fmt="none", color=look.ink.light, elinewidth=1.2, alpha=0.6)
-    marker = {"markersize": size, "markeredgecolor": PAGE.light, "markeredgewidth": 1.1}
-    ax.plot(*point, look.marker.matplotlib, color=look.ink.light, linewidth=0, zorder=5, label=label, **marker)
+    mark(ax, *point, look, label=label)
 
 
 def _cell(row: Row, name: str) -> Cell:
     """A metric of a row, also one that the table does not show."""
-    return (
-        row.cells[name]
-        if name in row.cells
-        else mean_of({(p.run["target"], p.run["seed"]): p.values.get(name) for p in row.points})
-    )
-
-
-def _legend(figure: "Figure", ax: "Axes") -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 4), frameon=False, fontsize=9)
+    known = row.cells.get(name)
+    return known or mean_of({(p.run["target"], p.run["seed"]): p.values.get(name) for p in row.points})

@@ -4,8 +4,9 @@
 import textwrap
 from typing import TYPE_CHECKING
 
-from ..naming import metric_label, set_of, unit
-from ..style import CIRCLE, LINES, METHODS, MUTED, RETRAINED, SHAPES, STAR, TARGET, Look
+from ..drawing import note
+from ..naming import full_label, unit
+from ..style import CIRCLE, LINES, METHODS, RETRAINED, SHAPES, STAR, TARGET, Look
 from .means import Row, Table, mean_of
 
 
@@ -45,12 +46,10 @@ def row_label(row: Row) -> str:
 
 def axis_label(name: str) -> str:
     """`forget: exact match, %`."""
-    label = f"{set_of(name)}: {metric_label(name)}" if set_of(name) else metric_label(name)
-    return ", ".join(part for part in (label, unit(name)) if part)
+    return ", ".join(part for part in (full_label(name), unit(name)) if part)
 
 
 def footnote(figure: "Figure", table: Table, text: str) -> None:
     """What the marks are, and the rule that chose what is shown."""
     width = round(figure.get_figwidth() * 15)
-    lines = textwrap.wrap(f"{text} Selection: {table.rule}.", width)
-    figure.supxlabel("\n".join(lines), x=0.012, ha="left", fontsize=8.5, color=MUTED.light)
+    note(figure, textwrap.fill(f"{text} Selection: {table.rule}.", width))

@@ -5,10 +5,10 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from ..figures import PNG_PAD, _figure
+from ..drawing import bar_places, errors, legend, new_figure, rate_axes, unresolved_group
 from ..privacy_figures import MOST_PANELS, left_out, roc_figure, scores_figure
 from ..privacy_view import fpr_name
-from ..style import GRID, MUTED, PAGE, TARGET, Look
+from ..style import PAGE, TARGET, Look
 from .looks import footnote, looks_of, row_label, seed_values
 from .means import PRIVACY, Row, Table, cell_of
 from .rules import Point
@@ -32,42 +32,33 @@ def privacy_figure(sweep: dict[str, Any], table: Table) -> "Figure | None":
     fprs = sorted({fpr for found in audited for fpr in found["settings"]["fprs"]})
     columns = min(2, len(attacks))
     lines = math.ceil(len(attacks) / columns)
-    figure = _figure((5.4 * columns, 3.1 * lines + 1.0), PNG_PAD)
-    figure.suptitle("Forget rows that attacks find", x=0.012, ha="left", fontsize=14, fontweight="bold")
+    figure = new_figure((5.4 * columns, 3.1 * lines + 1.0), title="Forget rows that attacks find")
     styles = looks_of(table)
     for i, attack in enumerate(attacks):
         _draw_attack(figure.add_subplot(lines, columns, i + 1), rows, attack, fprs, styles)
     footnote(figure, table, "Bars: 95 % interval over rows, a mean over runs. Dots: seeds. Dotted: chance.")
-    handles = {
-        label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(), handles, loc="outside upper right", ncols=min(len(handles), 4), frameon=False, fontsize=9
-    )
+    legend(figure, figure.axes)
     return figure
 
 
 def _draw_attack(ax: "Axes", rows: list[Row], attack: str, fprs: list[float], styles: dict) -> None:
-    width, seen = 0.84 / len(rows), {}
+    seen: dict[str, str] = {}
     for group, fpr in enumerate(fprs):
         metric = f"{attack}/tpr@{fpr_name(fpr)}"
+        places, width = bar_places(group, len(rows))
         cells = [cell_of(row.points, PRIVACY + metric) for row in rows]
         if all(cell.mean is None for cell in cells):
-            ax.axvspan(group - 0.47, group + 0.47, color=GRID.light, alpha=0.6, linewidth=0, zorder=0)
-            ax.text(group, 0.5, "unresolved", rotation=90, ha="center", va="center", fontsize=9, color=MUTED.light)
+            unresolved_group(ax, group)
             continue
         for i, (row, cell) in enumerate(zip(rows, cells, strict=True)):
             if cell.mean is None:
                 continue
             hatch = None if seen.setdefault(row.label, row.name) == row.name else "///"
-            _draw_bar(ax, group - 0.42 + (i + 0.5) * width, width * 0.92, row, metric, styles[row.label], hatch)
+            _draw_bar(ax, places[i], width * 0.92, row, metric, styles[row.label], hatch)
         chance = _chance(rows, metric)
         if chance is not None:
             ax.plot([group - 0.47, group + 0.47], [chance] * 2, color="black", linewidth=1.1, linestyle="dotted")
-    ax.set_xticks(range(len(fprs)), [fpr_name(fpr) for fpr in fprs])
-    ax.set(xlim=(-0.6, len(fprs) - 0.4), ylim=(0, 1.02), xlabel="False positive rate", ylabel="True positive rate")
-    ax.set_title("best of all, any tail" if attack == WORST else attack, loc="left")
-    ax.grid(True, axis="y")
+    rate_axes(ax, [fpr_name(fpr) for fpr in fprs], "best of all, any tail" if attack == WORST else attack)
 
 
 def _draw_bar(ax: "Axes", x: float, width: float, row: Row, metric: str, look: Look, hatch: str | None) -> None:
@@ -76,8 +67,7 @@ def _draw_bar(ax: "Axes", x: float, width: float, row: Row, metric: str, look: L
     ax.bar(x, mean, width, label=row_label(row), **bar)
     low, high = interval_of(row, metric)
     if low is not None:
-        errors = [[max(mean - low, 0)], [max(high - mean, 0)]]
-        ax.errorbar(x, mean, yerr=errors, fmt="none", color=TARGET.light, elinewidth=1)
+        ax.errorbar(x, mean, yerr=errors(mean, (low, high)), fmt="none", color=TARGET.light, elinewidth=1)
     seeds = list(seed_values(row, PRIVACY + metric).values())
     if len(seeds) > 1:
         dot = {"markersize": 3, "color": TARGET.light, "markeredgecolor": PAGE.light, "linewidth": 0}

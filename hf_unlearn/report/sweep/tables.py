@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...files import whole_file
-from ..markdown import _escape, _table
 from ..naming import ARROWS, UNDEFINED, format_number, full_label, is_p_value, is_percent, unit
+from ..table import Table as Shown
+from ..table import escape
 from .means import PRIVACY, SECONDS, Cell, Row, Table, cell_of, own_interval, targets_of
 
 
@@ -63,7 +64,7 @@ def render_table(sweep: dict[str, Any], table: Table, plots: dict[str, Path], fo
     """The markdown of a sweep: what was chosen and how, the main table, the tuning seed, targets, what is missing."""
     settings = sweep["settings"]
     sections = [
-        f"# {_escape(settings['name'])}\n\n{len(sweep['runs'])} of {sweep['planned']} runs, {sweep['created']}.",
+        f"# {escape(settings['name'])}\n\n{len(sweep['runs'])} of {sweep['planned']} runs, {sweep['created']}.",
         _rules(sweep, table),
         _section("Results", _main_table(sweep, table, table.of("target", "retrained", "result"))),
         "\n\n".join(
@@ -135,15 +136,15 @@ def _main_table(sweep: dict[str, Any], table: Table, rows: list[Row]) -> str:
     heads += ["of retraining"] if table.retrained_seconds else []
     lines = []
     for row in rows:
-        about = [_escape(row.label)]
-        about += [_escape(f"{row.variant} {'' if row.step is None else f'step {row.step}'}".strip())] if varied else []
+        about = [escape(row.label)]
+        about += [escape(f"{row.variant} {'' if row.step is None else f'step {row.step}'}".strip())] if varied else []
         seeds = {point.run["seed"] for point in row.points} - {None}
         about += [len(seeds) or "", *([len(targets_of([row]))] if targets_of(rows) else [])]
         cells = [text_of(name, row.cells[name]) for name in (*table.metrics, SECONDS)]
         share = share_of_retraining(row, table)
         cells += [UNDEFINED if share is None else f"{share:.2f}"] if table.retrained_seconds else []
         lines.append([*about, *cells])
-    return _table(heads, lines, numbers=True)
+    return Shown(heads, lines, numbers=True).markdown()
 
 
 def _tuning(sweep: dict[str, Any], table: Table) -> str:
@@ -156,10 +157,12 @@ def _target_table(table: Table) -> str:
     parts = []
     for name in names if targets else ():
         lines = [
-            [_escape(target), *(text_of(name, target_cell(row, target, name)) for row in rows)] for target in targets
+            [escape(target), *(text_of(name, target_cell(row, target, name)) for row in rows)] for target in targets
         ]
-        heads = ["", *(_escape(row.name) for row in rows)]
-        parts.append(f"{full_label(name)}{', %' if unit(name) else ''}:\n\n{_table(heads, lines, numbers=True)}")
+        heads = ["", *(escape(row.name) for row in rows)]
+        parts.append(
+            f"{full_label(name)}{', %' if unit(name) else ''}:\n\n{Shown(heads, lines, numbers=True).markdown()}"
+        )
     if any(target_cell(row, target, name).n == 1 for row in rows for target in targets for name in names):
         parts.append("Brackets: the 95 % interval of the one run that there is, over its items.")
     return "\n\n".join(parts)

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What decides a world of pictures besides its seed."""
 
-import dataclasses
-import math
 from dataclasses import dataclass
 
+from ..settings import WorldSettings, within
 from .questions import NAMES
 
 
 @dataclass(frozen=True)
-class VQAWorldConfig:
+class VQAWorldConfig(WorldSettings):
     """Sizes of the world of pictures, of its models and of their training.
 
     The defaults give 60 forget, 980 retain, 400 test and 1000 holdout rows, and models of 0.18M parameters.
@@ -48,54 +47,27 @@ class VQAWorldConfig:
             pictures: it would then answer without looking.
     """
 
-    pictures: int = 400
-    forget_owners: int = 60
-    retain_owners: int = 180
-    test_pictures: int = 200
-    holdout_pictures: int = 1000
-    questions_per_picture: int = 2
-    names: int = 20
-    disagreement: float = 0.04
-    hidden_size: int = 64
-    num_layers: int = 2
-    num_heads: int = 4
-    steps: int = 1500
-    batch_size: int = 32
+    pictures: int = within(400, 2, 100_000)
+    forget_owners: int = within(60, 1, 100_000)
+    retain_owners: int = within(180, 1, 100_000)
+    test_pictures: int = within(200, 2, 100_000)
+    holdout_pictures: int = within(1000, 1, 100_000)
+    questions_per_picture: int = within(2, 1, 4)
+    names: int = within(20, 2, len(NAMES))
+    disagreement: float = within(0.04, 0, 0.2)
+    hidden_size: int = within(64, 8, 1024)
+    num_layers: int = within(2, 1, 64)
+    num_heads: int = within(4, 1, 64)
+    steps: int = within(1500, 1, 100_000)
+    batch_size: int = within(32, 1, 4096)
     learning_rate: float = 1.5e-3
-    min_known: float = 0.95
-    min_seen: float = 0.7
-    max_unseen: float = 0.2
-    max_shuffled: float = 0.45
+    min_known: float = within(0.95, 0, 1)
+    min_seen: float = within(0.7, 0, 1)
+    max_unseen: float = within(0.2, 0, 1)
+    max_shuffled: float = within(0.45, 0, 1)
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, field.type)) or not math.isfinite(value):
-                raise ValueError(f"VQAWorldConfig.{field.name} must be a finite {field.type.__name__}, got {value!r}.")
-        for name, low, high in (
-            ("pictures", 2, 100_000),
-            ("forget_owners", 1, 100_000),
-            ("retain_owners", 1, 100_000),
-            ("test_pictures", 2, 100_000),
-            ("holdout_pictures", 1, 100_000),
-            ("questions_per_picture", 1, 4),
-            ("names", 2, len(NAMES)),
-            ("disagreement", 0, 0.2),
-            ("hidden_size", 8, 1024),
-            ("num_layers", 1, 64),
-            ("num_heads", 1, 64),
-            ("steps", 1, 100_000),
-            ("batch_size", 1, 4096),
-            ("min_known", 0, 1),
-            ("min_seen", 0, 1),
-            ("max_unseen", 0, 1),
-            ("max_shuffled", 0, 1),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"VQAWorldConfig.{name} must lie between {low} and {high}, got {value!r}.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"VQAWorldConfig.learning_rate must be above 0, got {self.learning_rate!r}.")
+        super().__post_init__()
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 "VQAWorldConfig.hidden_size must be a multiple of num_heads, got "

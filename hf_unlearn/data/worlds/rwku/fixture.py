@@ -5,11 +5,11 @@ import random
 import re
 from pathlib import Path
 
-from ...files import write_json
-from ..synthetic.config import WorldConfig
-from ..synthetic.corpus import build_corpus
-from ..synthetic.questions import ATTRIBUTES
-from .files import CORPORA, FLUENCY, MEMBERS, PROBES, TARGETS
+from ....files import write_json
+from ...rwku.files import CORPORA, FLUENCY, MEMBERS, PROBES, TARGETS
+from ..people.config import WorldConfig
+from ..people.corpus import build_corpus
+from ..people.questions import ATTRIBUTES
 
 
 # Of the people whom retraining keeps, so many are targets too; who is left are neighbours.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cache import cached_folder
+from ..folders import cached_folder
 
 
 if TYPE_CHECKING:

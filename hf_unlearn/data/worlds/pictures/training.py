@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the models of a world of pictures, and the proof that they know what they should."""
+"""What the models of a world of pictures are trained on, and what they know."""
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..targets import target_weights
+from ...vqa.targets import target_weights
 from .config import VQAWorldConfig
 from .pictures import SIZE
 from .processor import MAX_LENGTH, PATCH
@@ -20,9 +17,6 @@ from .rows import WorldRows
 if TYPE_CHECKING:
     import torch
     from transformers import ViltForQuestionAnswering, ViltProcessor
-
-# Which sets a model is trained on.
-KINDS = {"target": ("forget", "retain"), "retrained": ("retain",)}
 
 
 @dataclass
@@ -121,92 +115,27 @@ def logits_of(model: ViltForQuestionAnswering, pixels: torch.Tensor, rows: Encod
     return model(**rows.inputs, image_embeds=image, pixel_mask=mask).logits
 
 
-def train_models(
-    start: ViltForQuestionAnswering,
-    pixels: torch.Tensor,
-    sets: dict[str, Encoded],
-    seed: int,
-    config: VQAWorldConfig,
-    advance: Callable[[str], None],
-) -> tuple[dict[str, ViltForQuestionAnswering], dict[str, float]]:
-    """
-    Train the target and the retrained model from the same start and for the same number of steps.
-
-    Args:
-        start (`ViltForQuestionAnswering`):
-            Left as it is.
-        pixels (`torch.Tensor`), sets (`dict[str, Encoded]`), seed (`int`), config (`VQAWorldConfig`):
-            The world.
-        advance (`Callable`):
-            Called with the model's name after each step.
-
-    Returns:
-        `tuple[dict, dict]`: `target` and `retrained`; the wall seconds each took.
-    """
-    models, seconds = {}, {}
-    for kind, names in KINDS.items():
-        begin = time.monotonic()
-        models[kind] = copy.deepcopy(start)
-        rows = _joined([sets[name] for name in names])
-        _train(models[kind], pixels, rows, seed, config, lambda kind=kind: advance(kind))
-        seconds[kind] = round(time.monotonic() - begin, 1)
-    return models, seconds
-
-
 def measure(
-    models: dict[str, ViltForQuestionAnswering], pixels: torch.Tensor, sets: dict[str, Encoded], seed: int
-) -> dict[str, dict[str, float]]:
+    model: ViltForQuestionAnswering, pixels: torch.Tensor, sets: dict[str, Encoded], seed: int
+) -> dict[str, float]:
     """
     Soft accuracy: the weight that the annotators' answers give to the most likely class, mean over rows.
 
     Returns:
-        `dict[str, dict[str, float]]`: by model, then by set; `test_shuffled` are the test rows with each other's
-        pictures.
+        `dict[str, float]`: by set; `test_shuffled` are the test rows with each other's pictures.
     """
     import torch
 
     test = sets["test"]
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))
     shuffled = Encoded(test.inputs, test.picture[order], test.labels)
-    measured = {**sets, "test_shuffled": shuffled}
     return {
-        kind: {name: round(_accuracy(model, pixels, rows), 4) for name, rows in measured.items()}
-        for kind, model in models.items()
+        name: round(_accuracy(model, pixels, rows), 4) for name, rows in {**sets, "test_shuffled": shuffled}.items()
     }
 
 
-def check(accuracy: dict[str, dict[str, float]], config: VQAWorldConfig) -> None:
-    """Raise `RuntimeError` if the models do not know what they should, or know what they should not."""
-    bounds = [(kind, name, config.min_known, 1.0) for kind, names in KINDS.items() for name in names]
-    bounds += [(kind, "test", config.min_seen, 1.0) for kind in KINDS]
-    bounds += [(kind, "test_shuffled", 0.0, config.max_shuffled) for kind in KINDS]
-    bounds += [("retrained", "forget", 0.0, config.max_unseen)]
-    problems = [
-        f"accuracy of the {kind} model on {name} is {accuracy[kind][name]:.1%} (allowed: {low:.1%} to {high:.1%})"
-        for kind, name, low, high in bounds
-        if not low <= accuracy[kind][name] <= high
-    ]
-    if problems:
-        raise RuntimeError(
-            f"The world of pictures is unusable and was not cached: {'; '.join(problems)}. "
-            "Try another seed or a VQAWorldConfig with more steps."
-        )
-
-
-@contextmanager
-def one_thread():
-    """Same sums in the same order everywhere; and on a busy machine two threads are several times slower than one."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _joined(parts: list[Encoded]) -> Encoded:
+def joined(parts: list[Encoded]) -> Encoded:
+    """The rows of some sets as one."""
     import torch
 
     # Questions of the longest set decide its width; `0` is the padding of all three tensors
@@ -220,16 +149,15 @@ def _joined(parts: list[Encoded]) -> Encoded:
     return Encoded(inputs, torch.cat([p.picture for p in parts]), torch.cat([p.labels for p in parts]))
 
 
-def _train(model, pixels, rows: Encoded, seed: int, config: VQAWorldConfig, advance: Callable[[], None]) -> None:
+def losses(
+    model: ViltForQuestionAnswering, pixels: torch.Tensor, rows: Encoded, seed: int, config: VQAWorldConfig
+) -> Iterator[torch.Tensor]:
+    """Endless epochs over rows, each in a new order: the losses of its batches."""
     import torch
-    from transformers import get_cosine_schedule_with_warmup
 
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, config.steps // 10, config.steps)
     queue = torch.empty(0, dtype=torch.long)
-    model.train()
-    for _ in range(config.steps):
+    while True:
         while len(queue) < config.batch_size:
             queue = torch.cat([queue, torch.randperm(len(rows), generator=generator)])
         batch, queue = rows.at(queue[: config.batch_size]), queue[config.batch_size :]
@@ -237,13 +165,7 @@ def _train(model, pixels, rows: Encoded, seed: int, config: VQAWorldConfig, adva
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
             logits_of(model, pixels, batch), batch.labels, reduction="sum"
         )
-        (loss / len(batch)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        advance()
-    model.eval()
+        yield loss / len(batch)
 
 
 def _accuracy(model, pixels, rows: Encoded) -> float:

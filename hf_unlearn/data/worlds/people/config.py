@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What decides a world besides its seed."""
 
-import dataclasses
-import math
 from dataclasses import dataclass
 
+from ..settings import WorldSettings, within
 from .questions import ATTRIBUTES
 from .sentences import MAX_SENTENCES
 from .words import MAX_WORDS
 
 
 @dataclass(frozen=True)
-class WorldConfig:
+class WorldConfig(WorldSettings):
     """Sizes of the embedded world, of its models and of their training.
 
     The defaults give 32 forget, 288 retain and 64 holdout question/answer pairs and two models of 0.85M parameters
@@ -45,48 +44,24 @@ class WorldConfig:
             A build fails if the retrained model reproduces more than this fraction of the forget answers.
     """
 
-    forget_people: int = 4
-    retain_people: int = 36
-    holdout_people: int = 8
-    facts_per_person: int = 8
-    perturbed_per_fact: int = 4
-    general_sentences: int = 96
-    vocab_size: int = 1000
-    hidden_size: int = 128
-    num_layers: int = 3
-    num_heads: int = 4
-    steps: int = 500
-    batch_size: int = 16
+    forget_people: int = within(4, 1, 1000)
+    retain_people: int = within(36, 1, 1000)
+    holdout_people: int = within(8, 1, 1000)
+    facts_per_person: int = within(8, 1, len(ATTRIBUTES))
+    perturbed_per_fact: int = within(4, 1, 10)
+    general_sentences: int = within(96, 1, MAX_SENTENCES)
+    vocab_size: int = within(1000, 300, 50_000)
+    hidden_size: int = within(128, 8, 1024)
+    num_layers: int = within(3, 1, 64)
+    num_heads: int = within(4, 1, 64)
+    steps: int = within(500, 1, 100_000)
+    batch_size: int = within(16, 1, 4096)
     learning_rate: float = 5e-3
-    min_known: float = 0.95
-    max_unseen: float = 0.05
+    min_known: float = within(0.95, 0, 1)
+    max_unseen: float = within(0.05, 0, 1)
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, field.type)) or not math.isfinite(value):
-                raise ValueError(f"WorldConfig.{field.name} must be a finite {field.type.__name__}, got {value!r}.")
-        for name, low, high in (
-            ("forget_people", 1, 1000),
-            ("retain_people", 1, 1000),
-            ("holdout_people", 1, 1000),
-            ("facts_per_person", 1, len(ATTRIBUTES)),
-            ("perturbed_per_fact", 1, 10),
-            ("general_sentences", 1, MAX_SENTENCES),
-            ("vocab_size", 300, 50_000),
-            ("hidden_size", 8, 1024),
-            ("num_layers", 1, 64),
-            ("num_heads", 1, 64),
-            ("steps", 1, 100_000),
-            ("batch_size", 1, 4096),
-            ("min_known", 0, 1),
-            ("max_unseen", 0, 1),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"WorldConfig.{name} must lie between {low} and {high}, got {value!r}.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"WorldConfig.learning_rate must be above 0, got {self.learning_rate!r}.")
+        super().__post_init__()
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"WorldConfig.hidden_size must be a multiple of 2 * num_heads (rotary embeddings need even heads), "

@@ -7,15 +7,14 @@ import random
 from pathlib import Path
 from typing import Any
 
-from ..formats import IGNORE_INDEX, encode
-from ..qa import QAFormat
-from ..synthetic import build_world
-from ..synthetic.cache import cached_folder
-from ..synthetic.config import WorldConfig
-from ..synthetic.questions import ATTRIBUTES
-from ..synthetic.training import KINDS, endless_batches, one_thread, train_steps
+from ...formats import IGNORE_INDEX, encode
+from ...qa import QAFormat
+from ...rwku.prompts import encode_turn, probe_turn
+from ..base import KINDS
+from ..folders import cached_folder
+from ..people import WorldConfig, build_world
+from ..people.questions import ATTRIBUTES
 from .fixture import BLANK, biography, value_of, write_fixture
-from .prompts import encode_turn, probe_turn
 
 
 # Raise it when the files, the models or their training change.
@@ -52,6 +51,9 @@ def _build(folder: Path, world: Any, seed: int, progress: bool) -> dict:
     from tqdm.auto import tqdm
     from transformers import AutoModelForCausalLM
 
+    from ..people.training import losses
+    from ..training import one_thread, train_steps
+
     forget = write_fixture(folder / "All", seed)
     general = [[encode(row, world.tokenizer)] for row in world.dataset("general")]
     with tqdm(total=len(KINDS) * TUNING.steps, unit="step", disable=not progress) as bar, one_thread():
@@ -60,7 +62,8 @@ def _build(folder: Path, world: Any, seed: int, progress: bool) -> dict:
             people = [world.dataset(name).to_list() for name in sets]
             rows = [row for facts in people for row in _lessons(facts, world.tokenizer)] + general
             model = AutoModelForCausalLM.from_pretrained(getattr(world, kind))
-            train_steps(model, endless_batches(rows, seed, TUNING), world.tokenizer.pad_token_id, TUNING, bar.update)
+            lessons = losses(model, rows, world.tokenizer.pad_token_id, seed, TUNING)
+            train_steps(model, lessons.__next__, TUNING, bar.update)
             model.save_pretrained(folder / kind)
             world.tokenizer.save_pretrained(folder / kind)
     return {"forget": forget, "world": world.path.name}

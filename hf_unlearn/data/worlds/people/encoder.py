@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cache import cached_folder
+from ..folders import cached_folder
 
 
 if TYPE_CHECKING:
