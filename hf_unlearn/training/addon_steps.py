@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..addons.addon import AddOn
 from ..addons.collection import AddOns
 from ..addons.settings import addons_of
-from .addon_checks import check_run
+from .addon_checks import check_engine, check_run
 from .resumable import ResumableTrainer
 
 
@@ -43,6 +43,8 @@ class AddOnTrainer(ResumableTrainer):
             `ValueError`: for one that does not go with the method, the adapter or another.
         """
         addons = cls.addons_of(args)
+        # Those of the settings were checked with them; a method's own were not.
+        check_engine(args, addons)
         own_step = cls.training_step is not AddOnTrainer.training_step
         check_run(args, addons, cls, own_step, adapter)
         return addons

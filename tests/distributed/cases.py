@@ -128,6 +128,7 @@ class Case:
         ends: the error that the run ends with.
         signal: SIGTERM goes to one process.
         classifier: of a ViLT and rows with pictures.
+        whole: it requires whole gradients, which DeepSpeed and FSDP do not have.
         tolerance: of weights, absolute.
         sinking: what is logged and sinks.
     """
@@ -143,6 +144,7 @@ class Case:
     ends: type | None = None
     signal: bool = False
     classifier: bool = False
+    whole: bool = False
     tolerance: float = 1e-4
     sinking: str = "forget/logps"
 
@@ -190,8 +192,8 @@ CASES = {
         | {"poison_prefix": "XYZ", "poison_ratio": 0.5, "poison_keep_clean": True}
         | {"value_norm_penalty": 0.5, "value_norm_tokens": 4}
     ),
-    "an add-on": Case(KL | PLAIN, WithAddOn, accumulation=2),
-    "a resumed add-on": Case(KL | SAVES | PLAIN, WithAddOn, adapter=True, resume=True),
+    "an add-on": Case(KL | PLAIN, WithAddOn, accumulation=2, whole=True),
+    "a resumed add-on": Case(KL | SAVES, WithAddOn, adapter=True, resume=True, whole=True),
     # Plain descent: keys' biases have no gradient but rounding, of which Adam would make steps.
     "a classifier": Case(KL | PLAIN, classifier=True, accumulation=2),
     "functions of a classifier's predictions": Case(
