@@ -50,6 +50,7 @@ MOVED = {
     "report.sweep_rules": "report.sweep.rules",
     "report.sweep_tables": "report.sweep.tables",
     "running": "training",
+    "stored.reference": "reference.cached",
     "trainer": "training.trainer",
     "unused": "training.unused",
     "value_norms": "addons.value_norms",

@@ -598,10 +598,10 @@ def test_a_classifiers_rows_get_wrong_classes(tmp_path):
     inputs = train_batch(trainer, range(2))
     model = trainer.model.eval()
     with torch.no_grad():
-        both = {role: model(**trainer_inputs(part)) for role, part in trainer._parts(inputs).items()}
+        both = {role: model(**trainer_inputs(part)) for role, part in trainer.parts_of(inputs).items()}
         wanted = sum(
             torch.nn.functional.binary_cross_entropy_with_logits(
-                both[role].logits, trainer._parts(inputs)[role]["labels"], reduction="none"
+                both[role].logits, trainer.parts_of(inputs)[role]["labels"], reduction="none"
             )
             .sum(-1)
             .mean()

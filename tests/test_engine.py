@@ -14,7 +14,7 @@ import torch
 from conftest import make_args, make_model, make_tokenizer, weights
 
 from hf_unlearn import METHODS
-from hf_unlearn.stored.reference import CachedReference
+from hf_unlearn.reference.cached import CachedReference
 
 
 TESTS = Path(__file__).parent
@@ -211,7 +211,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from test_engine import run_alone
-from hf_unlearn.stored.reference import CachedReference
+from hf_unlearn.reference.cached import CachedReference
 predict, calls = CachedReference.predict, []
 def die(self, *args):
     calls.append(1)

@@ -21,8 +21,8 @@ from hf_unlearn.methods.gradient_conflict import TwoGradients
 from hf_unlearn.methods.mu_align import tails
 from hf_unlearn.methods.mu_align.tails import Tail, WorstShare
 from hf_unlearn.reference import LiveReference
+from hf_unlearn.reference.cached import CachedReference
 from hf_unlearn.report import load_report
-from hf_unlearn.stored.reference import CachedReference
 
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "mu_align.yaml"

@@ -16,6 +16,7 @@ from hf_unlearn.bench.sizes import Size
 from hf_unlearn.cli.launch import config_path
 from hf_unlearn.cli.main import main
 from hf_unlearn.cli.recipe import parse_recipe
+from hf_unlearn.forward.needs import KL, LOGPS
 from hf_unlearn.plan.engines import Engine, read_engine
 from hf_unlearn.plan.heads import head_bytes
 from hf_unlearn.plan.memory import GIB, _stream_bytes, cache_bytes, estimate, layer_bytes
@@ -27,7 +28,7 @@ from hf_unlearn.plan.workload import Planned, Workload, read_workload
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "tofu"
-NPO_KLR = {"forget": "logps", "retain": "kl"}
+NPO_KLR = {"forget": LOGPS, "retain": KL}
 
 
 def built_in(name):
@@ -112,7 +113,7 @@ def test_layer_keeps_what_pytorch_saves(dtype, mixed, key_value_heads):
         num_key_value_heads=key_value_heads, use_cache=False,
     )  # fmt: skip
     rows, length = 2, 64
-    work = Workload(shape_of(config), Engine(), dtype, mixed, rows=rows, row_length=length, needs={"forget": "logps"})
+    work = Workload(shape_of(config), Engine(), dtype, mixed, rows=rows, row_length=length, needs={"forget": LOGPS})
 
     def saved(layers):
         config.num_hidden_layers = layers
@@ -259,7 +260,7 @@ def test_it_is_told_whose_rows_are_in_a_forward():
 
 def workload_of(size, case, shape):
     kl = case.settings.get("retain_loss") == "kl"
-    needs = {"forget": "logps", "retain": "kl" if kl else "logps"}
+    needs = {"forget": LOGPS, "retain": KL if kl else LOGPS}
     plain = case.method is None or case.settings.get("fused_losses") is False
     return Workload(
         shape, Engine(), size.dtype, size.dtype == "bfloat16", optimizer=size.optim,

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from hf_unlearn import GAConfig, GATrainer, NPOConfig, NPOTrainer
 from hf_unlearn.reference import REFERENCE_ADAPTER, AdapterReference, LiveReference
-from hf_unlearn.stored.reference import CachedReference
+from hf_unlearn.reference.cached import CachedReference
 
 
 IDS = torch.tensor([[1, 40, 50, 60, 70], [1, 41, 51, 61, 2]])

@@ -13,7 +13,7 @@ from hf_unlearn import GATrainer, RMUConfig, RMUTrainer
 from hf_unlearn.hub.push import published_files
 from hf_unlearn.methods.rmu.trainer import read_control
 from hf_unlearn.reference import AdapterReference, LiveReference, TwinReference
-from hf_unlearn.stored.reference import CachedReference
+from hf_unlearn.reference.cached import CachedReference
 
 
 # Rows of any length.

@@ -357,6 +357,13 @@ def test_rewind_needs_a_checkpoint_that_was_made_with_it(build, tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-13"))
 
 
+def test_a_run_that_rewinds_is_evaluated_on_its_own_rows_and_on_any(build):
+    trainer = build(eval_dataset={"holdout": HOLDOUT}, rewind=True, eval_strategy="steps", eval_steps=20)
+    trainer.train()
+    assert [entry for entry in trainer.state.log_history if "eval_holdout_loss" in entry]
+    assert trainer.evaluate()["eval_holdout_loss"] == pytest.approx(trainer.evaluate(HOLDOUT)["eval_loss"])
+
+
 def test_rewind_without_holdout_rows_is_refused(build):
     for given in (None, {"forget": FORGET}, FORGET):
         with pytest.raises(ValueError, match="rewind=True compares with rows like the forget rows"):
@@ -492,7 +499,7 @@ def test_a_classifiers_losses_and_rewind(tmp_path):
     # min_first: 2 batches of retain rows, then forget rows.
     for start, role in ((0, MIN), (8, MAX)):
         inputs = train_batch(trainer, range(start, start + 4))
-        part = trainer._parts(inputs)[role]
+        part = trainer.parts_of(inputs)[role]
         plain = {name: value for name, value in part.items() if name not in ("labels", "index")}
         with torch.no_grad():
             ours, theirs = (model(**plain).logits.double() for model in (policy, entered))

@@ -117,10 +117,10 @@ def test_the_penalty_equals_the_formula_over_the_whole_model(build, unlearned, m
     trainer.state.global_step = 1
     batch = train_batch(trainer, range(8))
     models = {"zero": None, "reference": make_model(layers=3), "unlearned": make_model(seed=1, layers=3)}
-    terms = trainer.addons["value_norms"].terms_of(trainer.model, trainer._parts(batch), progress=0.5)
+    terms = trainer.addons["value_norms"].terms_of(trainer.model, trainer.parts_of(batch), progress=0.5)
     assert terms.keys() == MODES[mode].keys()
     for role, (target, measure, weight) in MODES[mode].items():
-        part = trainer._parts(batch)[role]
+        part = trainer.parts_of(batch)[role]
         rows = [
             ids[: int(mask.sum())].tolist()
             for ids, mask in zip(part["input_ids"], part["attention_mask"], strict=True)

@@ -109,8 +109,12 @@ class AddOn:
             entry ([`~hf_unlearn.stored.rows.Entry`]): model, rows, tokenizer, settings.
         """
 
-    def prepare(self, trainer) -> None:
-        """Computes what takes the wrapped model, before the first step; called by all processes, also on resume."""
+    def prepare(self, start) -> None:
+        """Computes what takes the wrapped model, before the first step; called by all processes, also on resume.
+
+        Args:
+            start ([`~hf_unlearn.stored.rows.RunStart`]): model, accelerator, the step that the run goes on from.
+        """
 
     def before_step(self, step: Step) -> None:
         """Called before a step's first micro-batch."""

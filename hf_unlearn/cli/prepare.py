@@ -73,14 +73,22 @@ def prepare(recipe: Recipe) -> Prepared:
     check_embeddings(model, tokenizer, training.trust_remote_code, recipe.model.model_revision)
     if retrained is not None:
         check_embeddings(retrained, tokenizer, training.trust_remote_code)
-    sets = load_sets(run, recipe.qa, tokenizer, training.max_length, audit=run.audit)
+    sets = load_sets(
+        run,
+        recipe.qa,
+        tokenizer,
+        training.max_length,
+        audit=run.audit,
+        alternate=getattr(training, "alternate_column", None),
+    )
     if sets.forget is None:
         raise ValueError(f"benchmark={run.benchmark!r} has several corpora to train on. Name one as `forget_split`.")
     if run.audit:
         check_audited(sets, run.audit_max_items)
     family = family_of(model, training.likelihood, training.trust_remote_code, recipe.model.model_revision)
     family.check_method(recipe.trainer_class())
-    roles = family.encode_roles(sets.forget, sets.retain, tokenizer, training)
+    needed = recipe.trainer_class().needs_of(training)
+    roles = family.encode_roles(sets.forget, sets.retain, tokenizer, training, needed=needed)
     if training.eval_strategy != "no":
         # At evaluations an audit may bring metrics of its own, of which it tells before the first step.
         evaluated = [role for role, rows in (("forget", sets.forget), ("retain", sets.retain)) if rows is not None]

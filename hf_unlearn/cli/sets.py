@@ -39,7 +39,14 @@ class Sets:
     origins: dict = field(default_factory=dict)
 
 
-def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | None, audit: bool = True) -> Sets:
+def load_sets(
+    run: DataArguments,
+    qa: QAFormat,
+    tokenizer,
+    max_length: int | None,
+    audit: bool = True,
+    alternate: str | None = None,
+) -> Sets:
     """Loads a benchmark's sets, or one's own; questions become prompts and completions.
 
     Args:
@@ -53,6 +60,9 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
             Tokens a row of a text file.
         audit (`bool`):
             Whether the rows will be audited too.
+        alternate (`str`, *optional*):
+            Column of other answers among the forget rows; see
+            [`~hf_unlearn.data.alternates.AlternateArguments`].
 
     Raises:
         `ValueError`: if there are no such rows, or none that an audit can read.
@@ -62,7 +72,7 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
         if run.retrained_model_name_or_path is not None:
             check_retrained(run.retrained_model_name_or_path, run.benchmark, run.forget_split)
         return Sets(
-            forget=None if bench.forget is None else qa.dataset(bench.forget, tokenizer),
+            forget=None if bench.forget is None else qa.dataset(bench.forget, tokenizer, alternate),
             retain=None if bench.retain is None else qa.dataset(bench.retain, tokenizer),
             audited=bench.audit_sets,
             name=bench.name,
@@ -79,7 +89,7 @@ def load_sets(run: DataArguments, qa: QAFormat, tokenizer, max_length: int | Non
             if not Path(recipe_path(name)).expanduser().exists():
                 origins[role] = {"id": name, "config": config, "split": split}
     return Sets(
-        forget=qa.dataset(own["forget"], tokenizer),
+        forget=qa.dataset(own["forget"], tokenizer, alternate),
         retain=qa.dataset(own["retain"], tokenizer) if "retain" in own else None,
         audited={role: _auditable(role, rows, tokenizer) for role, rows in own.items()} if audit else {},
         dataset_name=origins.get("forget", {}).get("id"),

@@ -128,6 +128,7 @@ def build_trainer(recipe: Recipe, prepared: Prepared):
             forget_dataset=prepared.roles["forget"],
             retain_dataset=prepared.roles.get("retain"),
             poisoned_dataset=prepared.roles.get("poisoned"),
+            alternate_dataset=prepared.roles.get("alternate"),
             eval_dataset=evaluated or None,
             processing_class=prepared.tokenizer,
             peft_config=get_peft_config(recipe.model),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .formats import IGNORE_INDEX
+from .role_table import FORGET, RETAIN
 
 
 class RoleBatches:
@@ -27,9 +28,9 @@ class RoleBatches:
         batch = self.pad(flat)
         batch["role"] = torch.tensor([self.roles.index(role) for role in present for _ in rows])
         batch["index"] = torch.tensor([row["index"] for row in flat])
-        if "topic" in rows[0].get("forget", {}):
+        if "topic" in rows[0].get(FORGET, {}):
             # A pair is about what its forget row is about.
-            batch["topic"] = torch.tensor([pair["forget"]["topic"] for _ in present for pair in rows])
+            batch["topic"] = torch.tensor([pair[FORGET]["topic"] for _ in present for pair in rows])
         return batch
 
     def pad(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -67,7 +68,7 @@ class RoleCollator(RoleBatches):
     """
 
     pad_token_id: int
-    roles: Sequence[str] = ("forget", "retain")
+    roles: Sequence[str] = (FORGET, RETAIN)
     padding_side: str = "right"
     pad_to_multiple_of: int | None = None
 

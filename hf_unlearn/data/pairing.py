@@ -4,13 +4,16 @@
 Every role is an endless stream: its rows in a seeded order, then again in another order, and so on. The pair at
 position `p` of training takes the `p`-th row of each stream. A pair is thus a function of (seed, epoch, index) alone:
 the same after a resume and on any number of workers, different on every rank (ranks get different indices), and no row
-of the longer set is dropped - later epochs go on where the earlier ones stopped.
+of the longer set is dropped - later epochs go on where the earlier ones stopped. A role that is tied to another
+(`role_table.py`) has no order: it takes the row at the index of that one's.
 """
 
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
+
+from .role_table import tied_to
 
 
 class RolePairs(Dataset):
@@ -33,6 +36,14 @@ class RolePairs(Dataset):
                 f"epoch_by={epoch_by!r} names no role that is trained on. Allowed: {[*roles, 'longest']}."
             )
         self.roles = dict(roles)
+        for role, rows in self.roles.items():
+            if (to := tied_to(role)) is not None and len(rows) != len(self.roles.get(to, ())):
+                raise ValueError(
+                    f"There are {len(rows)} {role} rows for {len(self.roles.get(to, ()))} {to} rows; each belongs to "
+                    "the one at its index."
+                )
+        # Seeds of orders count these alone: a tied role changes no other's order.
+        self.drawn = [role for role in self.roles if tied_to(role) is None]
         self.length = max(map(len, self.roles.values())) if epoch_by == "longest" else len(self.roles[epoch_by])
         self.seed = seed
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
@@ -41,15 +52,19 @@ class RolePairs(Dataset):
         return self.length
 
     def __getitem__(self, position: int) -> dict[str, dict]:
+        indices = {}
+        for role in self.drawn:
+            cycle, place = divmod(position, len(self.roles[role]))
+            indices[role] = int(self._order(role, cycle)[place])
         pair = {}
         for role, rows in self.roles.items():
-            cycle, place = divmod(position, len(rows))
-            index = int(self._order(role, cycle)[place])
+            index = indices[tied_to(role) or role]
             pair[role] = {**rows[index], "index": index}
         return pair
 
     def visited(self, role: str, positions: int) -> list[int]:
         """Rows of a role that stand at any of the first `positions` positions, in ascending order."""
+        role = tied_to(role) or role
         count = len(self.roles[role])
         cycles = range(-(-positions // count))
         found = [self._order(role, cycle)[: positions - cycle * count] for cycle in cycles]
@@ -59,7 +74,7 @@ class RolePairs(Dataset):
         # One permutation a role is kept: positions rise, so an order is drawn again only where two cycles meet.
         kept = self._orders.get(role)
         if kept is None or kept[0] != cycle:
-            number = list(self.roles).index(role)
+            number = self.drawn.index(role)
             kept = (cycle, np.random.default_rng([self.seed, number, cycle]).permutation(len(self.roles[role])))
             self._orders[role] = kept
         return kept[1]

@@ -68,18 +68,25 @@ class QAFormat:
             example["chat_template_kwargs"] = self.chat_template_kwargs
         return example
 
-    def dataset(self, rows, tokenizer):
+    def dataset(self, rows, tokenizer, alternate: str | None = None):
         """A dataset with `question` and `answer` columns as a prompt-completion dataset; any other is returned as it
         is, and so are questions about pictures.
 
-        `question` stays beside the prompt, to say which part of it is the user's, and `topic` where there is one.
+        `question` stays beside the prompt, to say which part of it is the user's, and `topic` where there is one. A
+        column `alternate` of other answers becomes one of other completions.
         """
         columns = set(rows.column_names)
         if not {"question", "answer"} <= columns or columns & {"input_ids", "image"}:
             return rows
-        check_strings(rows, ("question", "answer"), "the questions and answers")
+        others = [alternate] if alternate in columns else []
+        check_strings(rows, ("question", "answer", *others), "the questions and answers")
+
+        def example(row) -> dict[str, Any]:
+            found = self.example(row["question"], row["answer"], tokenizer)
+            return found | {name: self.example(row["question"], row[name], tokenizer)["completion"] for name in others}
+
         return rows.map(
-            lambda row: self.example(row["question"], row["answer"], tokenizer),
+            example,
             remove_columns=[name for name in rows.column_names if name not in ("question", "topic")],
             desc="Writing questions as prompts",
         )

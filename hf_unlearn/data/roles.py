@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of every role, encoded and checked before any model is loaded."""
 
+from .alternates import alternates_of, check_alternates
 from .formats import encode_dataset
 from .poison import poison
+from .role_table import ALTERNATE, FORGET, POISONED, RETAIN
 
 
-def encode_roles(forget, retain, tokenizer, args, poisoned=None) -> dict:
+def encode_roles(forget, retain, tokenizer, args, poisoned=None, alternate=None, needed=()) -> dict:
     """Encodes the rows that a run trains on.
 
     Args:
@@ -17,6 +19,10 @@ def encode_roles(forget, retain, tokenizer, args, poisoned=None) -> dict:
             Lengths, the poison's settings, `retain_loss` and `allow_overlap` are read.
         poisoned (`datasets.Dataset` or `list[dict]`, *optional*):
             Rows that carry the trigger already. Left out, forget rows are poisoned where a trigger is set.
+        alternate (`datasets.Dataset` or `list[dict]`, *optional*):
+            Another answer for each forget row; see [`~hf_unlearn.data.alternates.alternates_of`].
+        needed (`Collection[str]`):
+            Roles that the method reads beside these.
 
     Returns:
         `dict[str, datasets.Dataset]`: role to rows. Retain rows are left out where no term trains on them.
@@ -26,20 +32,29 @@ def encode_roles(forget, retain, tokenizer, args, poisoned=None) -> dict:
     """
     if poisoned is not None and args.poison_prefix is None:
         raise ValueError("Poisoned rows were given, but no trigger. Give `poison_prefix`, or leave them out.")
+    alternate = alternates_of(forget, alternate, args, ALTERNATE in needed)
+    if alternate is not None and args.poison_prefix is not None:
+        raise ValueError(
+            "poison_prefix takes rows out of the forget set, and this method pairs each forget row with an alternate. "
+            "Leave `poison_prefix` out, or take a method without alternates."
+        )
     if poisoned is None and args.poison_prefix is not None:
         forget, poisoned = poison(forget, tokenizer, args, data_seed(args))
-    roles = {"forget": _number_topics(encode_dataset(forget, tokenizer, args.max_length, "forget"))}
+    roles = {FORGET: _number_topics(encode_dataset(forget, tokenizer, args.max_length, FORGET))}
     if args.retain_loss != "none" or (args.READS_RETAIN and retain is not None):
         if retain is None:
             raise ValueError(
                 f"retain_loss={args.retain_loss!r} needs retain rows. Pass `retain_dataset`, or take "
                 "retain_loss='none'."
             )
-        roles["retain"] = encode_dataset(retain, tokenizer, args.max_length, "retain")
+        roles[RETAIN] = encode_dataset(retain, tokenizer, args.max_length, RETAIN)
         if not args.allow_overlap:
-            check_disjoint(roles["forget"], roles["retain"], tokenizer)
+            check_disjoint(roles[FORGET], roles[RETAIN], tokenizer)
     if poisoned is not None:
-        roles["poisoned"] = encode_dataset(poisoned, tokenizer, args.max_length, "poisoned")
+        roles[POISONED] = encode_dataset(poisoned, tokenizer, args.max_length, POISONED)
+    if alternate is not None:
+        roles[ALTERNATE] = encode_dataset(alternate, tokenizer, args.max_length, ALTERNATE)
+        check_alternates(roles[FORGET], roles[ALTERNATE], alternate, tokenizer)
     return roles
 
 

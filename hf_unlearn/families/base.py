@@ -46,7 +46,7 @@ class Family:
         """
         return processor
 
-    def encode_roles(self, forget, retain, processor, args, poisoned=None) -> dict:
+    def encode_roles(self, forget, retain, processor, args, poisoned=None, alternate=None, needed=()) -> dict:
         """Role to encoded rows; see [`~hf_unlearn.data.roles.encode_roles`]."""
         raise NotImplementedError
 
@@ -90,5 +90,5 @@ class Family:
         """A flat batch as it is handed to the model for its own loss."""
         return inputs
 
-    def frozen_prefix(self, entry: Entry) -> FrozenPrefix | None:
-        """The layers whose states are constants in training, where they can be kept."""
+    def frozen_prefix(self, entry: Entry, forward: Forward) -> FrozenPrefix | None:
+        """Takes the layers whose states are constants in training out of a path, where they can be kept on disk."""

@@ -31,8 +31,8 @@ class CausalLM(Family):
         modeling.ensure_pad_token(tokenizer)
         return tokenizer
 
-    def encode_roles(self, forget, retain, processor, args, poisoned=None):
-        return encode_roles(forget, retain, processor, args, poisoned)
+    def encode_roles(self, forget, retain, processor, args, poisoned=None, alternate=None, needed=()):
+        return encode_roles(forget, retain, processor, args, poisoned, alternate, needed)
 
     def encode(self, rows, processor, max_length, name):
         return encode_dataset(rows, processor, max_length, name)
@@ -71,8 +71,8 @@ class CausalLM(Family):
         # A router's auxiliary loss belongs to no term of the objective, so it is no part of evaluation either.
         return {**inputs, "output_router_logits": False} if adds_router_loss(model) else inputs
 
-    def frozen_prefix(self, entry):
+    def frozen_prefix(self, entry, forward):
         layers, depth = frozen_depth(entry.model)
         if layers is None and not all(parameter.requires_grad for parameter in entry.model.parameters()):
             logger.info("States below what trains are computed at every step: the model's layers are not one list.")
-        return FrozenPrefix(entry, layers, depth) if depth else None
+        return FrozenPrefix(entry, forward, layers, depth) if depth else None

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ..fused.head import unwrapped
 from ..fused.predicted import Predicted
 from ..models.activations import captured, decoder_layers, stopped_after
-from ..stored.rows import CachedRows, Entry
+from ..stored.rows import CachedRows, Entry, RunStart
 from .passes import Pass, one_pass
+from .path import Forward
 from .trial import as_in_training, logits_of, relative_difference, tolerance
 
 
@@ -32,34 +33,37 @@ class FrozenPrefix(CachedRows):
     Args:
         entry ([`~hf_unlearn.stored.rows.Entry`]):
             The run.
+        forward ([`Forward`]):
+            The path that rows take; from now on without these layers.
         layers (`nn.ModuleList`), depth (`int`):
             The policy's decoder layers, and how many of them are replaced; see [`frozen_depth`].
     """
 
     progress = "Frozen layers"
 
-    def __init__(self, entry: Entry, layers: nn.ModuleList, depth: int):
+    def __init__(self, entry: Entry, forward: Forward, layers: nn.ModuleList, depth: int):
         super().__init__(entry, entry.roles, layer=depth)
-        self.layers, self.depth = layers, depth
+        self.forward, self.layers, self.depth = forward, layers, depth
+        forward.prefix = self
         # From states to what each replaced layer returns, once it was seen.
         self.returns: list[Callable] = []
 
     def lengths(self, role: str) -> dict[str, list[int]]:
         return {"states": [len(ids) for ids in self.roles[role]["input_ids"]]}
 
-    def prepare(self, trainer) -> None:
+    def prepare(self, start: RunStart) -> None:
         """As [`CachedRows.prepare`], if states can be kept and the model computes the same from them; if not, the run
         goes on without and says why. Called by all ranks."""
         if self.store is not None:
             return
-        reason = self._random_or_trained(trainer)
+        reason = self._random_or_trained(start)
         if reason is None:
-            super().prepare(trainer)
-            reason = self._misread(trainer)
+            super().prepare(start)
+            reason = self._misread(start)
         # One decision for all ranks.
-        kept = trainer.accelerator.reduce(torch.tensor(float(reason is None), device=self.args.device), "mean")
+        kept = start.accelerator.reduce(torch.tensor(float(reason is None), device=self.args.device), "mean")
         if kept < 1:
-            self.store = trainer.forward_path.prefix = None
+            self.store = self.forward.prefix = None
             logger.info(
                 "States of the %d frozen layers are computed at every step: %s.",
                 self.depth,
@@ -93,25 +97,25 @@ class FrozenPrefix(CachedRows):
                 if forward is not None:
                     layer.forward = forward
 
-    def like(self, trainer) -> dict[str, Tensor]:
+    def like(self, start: RunStart) -> dict[str, Tensor]:
         role = next(iter(self.roles))
-        return self.predict(trainer, role, self.batch(role, [0]))
+        return self.predict(start, role, self.batch(role, [0]))
 
-    def predict(self, trainer, role: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def predict(self, start, role: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """States of the rows' real tokens."""
         with captured({"states": self.layers[self.depth - 1]}) as taken:
-            trainer.forward_path.reference(trainer.model_wrapped, {role: batch})
+            self.forward.reference(start.model, {role: batch})
         states = taken["states"]
-        if trainer.forward_path.shape == "packed":
+        if self.forward.shape == "packed":
             return {"states": states[0]}
         # Passes may be narrower than the batch.
         return {"states": states[batch["attention_mask"][:, : states.shape[1]].bool()]}
 
     # What is tried
 
-    def _random_or_trained(self, trainer) -> str | None:
+    def _random_or_trained(self, start: RunStart) -> str | None:
         """Why the layers' states are no constants in training; `None` where they are. Sees what the layers return."""
-        model, device = trainer.model_wrapped, self.args.device
+        model, device = start.model, self.args.device
         _, batch = self._short_rows()
         inputs, found = {name: batch[name] for name in ("input_ids", "attention_mask")}, []
         outputs: dict[int, object] = {}
@@ -141,9 +145,9 @@ class FrozenPrefix(CachedRows):
         return None
 
     @torch.no_grad()
-    def _misread(self, trainer) -> str | None:
+    def _misread(self, start: RunStart) -> str | None:
         """Why the model computes something else from kept states, `None` where it does not."""
-        model, device = trainer.model_wrapped, self.args.device
+        model, device = start.model, self.args.device
         role, batch = self._short_rows()
         call = one_pass({role: batch}, {role: Predicted.of(batch["labels"])})[0]
         real = batch["attention_mask"].bool()
@@ -158,7 +162,7 @@ class FrozenPrefix(CachedRows):
                 # Whatever layers look for that replaced ones do not leave behind.
                 return f"the layers above need more than states ({type(error).__name__}: {error})"
         error = relative_difference(found, wanted)
-        if not error <= tolerance(trainer):
+        if not error <= tolerance(start.accelerator, start.core):
             return f"the layers above compute something else from them (relative difference {error:.2g})"
         return None
 

@@ -4,7 +4,7 @@
 import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,9 @@ from ..fused.head import unwrapped
 from ..fused.predicted import Predicted
 from ..modeling import evaluating
 from ..models.activations import captured, layers_of, stopped_after
-from .needs import Needs
-from .path import Forward, picked_rows
+from .needs import REFERENCE, STATES, Needs
+from .path import Forward, Values, picked_rows
 from .rows import ReferenceRows
-
-
-# What a method may ask of a role's rows here: a layer's output, and KL(reference || model) beside it.
-STATES, STATES_KL = "states", "states+kl"
 
 
 @dataclass
@@ -53,6 +49,8 @@ class LayerRows:
         states (`Tensor`): `[N, d]`, the layer's output.
         ref_states (`Tensor`, *optional*): `[N, d]`, the reference's.
         kl_to_reference (`Tensor`, *optional*): KL(reference || model), mean over predicted tokens, a scalar.
+        references (`Mapping[str, ReferenceRows]`): what each frozen model says of the rows, by its name.
+        tied (`dict[str, LayerRows]`): rows of the roles that are tied to this one, row for row.
     """
 
     batch: Mapping[str, Tensor]
@@ -60,6 +58,8 @@ class LayerRows:
     states: Tensor
     ref_states: Tensor | None = None
     kl_to_reference: Tensor | None = None
+    references: Mapping[str, ReferenceRows] = field(default_factory=dict)
+    tied: dict[str, "LayerRows"] = field(default_factory=dict)
 
     def observed(self) -> dict[str, Tensor]:
         """What is logged of the role: the mean L2 norm of a token's state."""
@@ -71,7 +71,7 @@ class LayerForward(Forward):
 
     Args:
         layer (`int`): whose output is read.
-        needs (`Needs`): role to `STATES` or `STATES_KL`.
+        needs (`Needs`): role to a need of the layer's output, alone or with KL.
         shape (`str`): see [`Forward`].
         whole (`bool`): run the whole model and take its logits; slower, to check against.
     """
@@ -79,7 +79,7 @@ class LayerForward(Forward):
     def __init__(self, layer: int, needs: Needs, shape: str = "one", whole: bool = False):
         super().__init__(needs, shape)
         self.layer, self.whole, self.computed = layer, whole, {"layer": layer}
-        self.fused = not whole and STATES_KL in needs.values()
+        self.fused = not whole and any(need.kl for need in needs.values())
 
     def probe(self, model):
         if self.fused:
@@ -87,7 +87,7 @@ class LayerForward(Forward):
         ids = torch.zeros((1, 2), dtype=torch.long, device=next(model.parameters()).device)
         part = {"input_ids": ids, "attention_mask": ids + 1, "labels": ids, "index": ids[0]}
         with evaluating(model):
-            states = self._seen(model, {"probe": part}, "one")["probe"]
+            states = self.seen(model, {"probe": part}, "one")["probe"]
         width = unwrapped(model).config.get_text_config().hidden_size
         if states.shape[-1] != width:
             raise ValueError(
@@ -99,35 +99,34 @@ class LayerForward(Forward):
     def tokens_of(self, part):
         return RealTokens.of(part)
 
-    def rows_of(self, role, part, tokens, values, reference):
-        ref_states = None if reference is None else reference.states
-        return LayerRows(part, tokens, values[f"{role}.states"], ref_states, values.get(f"{role}.kl"))
+    def rows_of(self, part, tokens, values, references):
+        ref_states = references[REFERENCE].states if REFERENCE in references else None
+        return LayerRows(part, tokens, values["states",], ref_states, values.get(("kl",)), references)
 
-    def _policy_values(self, model, call, tokens, references):
-        values = self._values(model, call, tokens, references)
-        return {name: value for name, value in values.items() if name.endswith((".states", ".kl"))}
+    def policy_values(self, model, call, tokens, references):
+        return self._values(model, call, tokens, references)
 
-    def _reference_rows(self, model, call, tokens):
+    def reference_rows(self, model, call, tokens):
         heads = []
         values = self._values(model, call, tokens, None, heads)
         return {
             role: ReferenceRows(
-                states=values[f"{role}.states"],
-                hidden=values.get(f"{role}.hidden"),
-                logits=values.get(f"{role}.logits"),
-                head=heads[-1] if f"{role}.hidden" in values else None,
+                states=values[role, "states"],
+                hidden=values.get((role, "hidden")),
+                logits=values.get((role, "logits")),
+                head=heads[-1] if (role, "hidden") in values else None,
             )
             for role in call.picks
         }
 
-    def _values(self, model: nn.Module, call, tokens, references, heads=None) -> dict[str, Tensor]:
+    def _values(self, model: nn.Module, call, tokens, references, heads=None) -> Values:
         """States of all roles and, of those that ask for KL, the divergence from `references`; without references,
         what a reference has to say."""
-        asking = [role for role in call.picks if self.needs[role] == STATES_KL]
+        asking = [role for role in call.picks if self.needs[role].kl]
         stops = nullcontext() if asking or self.whole else stopped_after(model, self.layer)
         with captured({"states": layers_of(model)[self.layer]}) as taken, stops:
 
-            def compute(hidden: Tensor, head) -> dict[str, Tensor]:
+            def compute(hidden: Tensor, head) -> Values:
                 if heads is not None:
                     heads.append(head)
                 values = self._states(taken["states"], call)
@@ -145,31 +144,31 @@ class LayerForward(Forward):
                     values |= self._of_logits(role, picked[tokens[role].scored], references)
             return values
 
-    def _states(self, states: Tensor, call) -> dict[str, Tensor]:
+    def _states(self, states: Tensor, call) -> Values:
         if not isinstance(states, Tensor) or states.dim() != 3:
             form = tuple(states.shape) if isinstance(states, Tensor) else type(states).__name__
             raise ValueError(
                 f"Layer {self.layer} puts out {form}, not one state for every token `[B, T, d]`: methods that read "
                 "a layer's states cannot be used with this architecture."
             )
-        return {f"{role}.states": picked for role, picked in picked_rows(states, call)}
+        return {(role, "states"): picked for role, picked in picked_rows(states, call)}
 
     @staticmethod
-    def _of_head(role: str, hidden: Tensor, head, references) -> dict[str, Tensor]:
+    def _of_head(role: str, hidden: Tensor, head, references) -> Values:
         if references is None:
-            return {f"{role}.hidden": hidden}
-        ref = references[role]
+            return {(role, "hidden"): hidden}
+        ref = references[role][REFERENCE]
         labels = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
-        return {f"{role}.kl": fused.row_kl_to_reference(hidden, head, ref.hidden, ref.head or head, labels)[0]}
+        return {(role, "kl"): fused.row_kl_to_reference(hidden, head, ref.hidden, ref.head or head, labels)[0]}
 
     @staticmethod
-    def _of_logits(role: str, logits: Tensor, references) -> dict[str, Tensor]:
+    def _of_logits(role: str, logits: Tensor, references) -> Values:
         if references is None:
-            return {f"{role}.logits": logits}
+            return {(role, "logits"): logits}
         mask = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-        return {f"{role}.kl": losses.kl_to_reference(logits, references[role].logits, mask)}
+        return {(role, "kl"): losses.kl_to_reference(logits, references[role][REFERENCE].logits, mask)}
 
-    def _seen(self, model, parts, shape):
+    def seen(self, model, parts, shape):
         path = copy.copy(self)
         # Rows that are looked at here need not be the run's, whose lower layers are on disk.
         path.shape, path.needs, path.prefix = shape, dict.fromkeys(parts, STATES), None

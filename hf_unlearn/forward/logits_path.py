@@ -10,9 +10,9 @@ from .. import losses
 from ..fused import TileRows
 from ..fused.predicted import Predicted
 from .head_input import inputs_of
-from .needs import KL, RowFunction, of_whole_prediction
+from .needs import REFERENCE
 from .passes import Pass
-from .path import Forward, named_values, picked_rows
+from .path import Forward, Values, function_values, picked_rows
 from .rows import ReferenceRows
 
 
@@ -22,46 +22,46 @@ class LogitsForward(Forward):
     # How labels are read.
     rows_type = TileRows
 
-    def _policy_values(self, model, call, predicted, references):
-        values = {}
+    def policy_values(self, model, call, predicted, references):
+        values: Values = {}
         logits, states = self._logits_and_states(model, call)
         for role, own in picked_rows(logits, call):
             need = self.needs[role]
-            if isinstance(need, RowFunction):
-                ref = references.get(role)
-                values |= self._function_values(role, own, states.get(role), predicted[role], ref)
+            if need.function is not None:
+                said = references.get(role, {}) if need.compares else {}
+                values |= self._function_values(role, own, states.get(role), predicted[role], said)
                 continue
-            kl = need == KL
-            at = self.rows_type(predicted[role].targets, references[role].logits if kl else None)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not kl):
-                values[f"{role}.logps"] = -at.nll(own)
-            if kl:
-                values[f"{role}.kl"] = at.distillation(own).sum() / max(len(own), 1)
+            at = self.rows_type(predicted[role].targets, references[role][REFERENCE].logits if need.kl else None)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not need.kl):
+                values[role, "logps"] = -at.nll(own)
+            if need.kl:
+                values[role, "kl"] = at.distillation(own).sum() / max(len(own), 1)
         return values
 
-    def _function_values(self, role: str, logits: Tensor, states, tokens: Predicted, ref) -> dict[str, Tensor]:
+    def _function_values(self, role: str, logits: Tensor, states, tokens: Predicted, said) -> Values:
         need = self.needs[role]
 
         def apply(weights: Tensor | None = None):
-            ref_logits = ref.logits[:, : need.columns] if need.compares else None
+            seen = {name: rows.logits[:, : need.columns] for name, rows in said.items()}
             own = losses.at_least_float32(logits[:, : need.columns])
-            values, stats = need.function(own, self.rows_type(tokens.targets, ref_logits, weights))
+            at = self.rows_type(tokens.targets, seen.pop(REFERENCE, None), weights, seen)
+            values, stats = need.function(own, at)
             return (values * tokens.row_weights).sum(), stats
 
-        return named_values(role, apply, need, tokens, states)
+        return function_values(role, apply, need, tokens, states)
 
-    def _reference_rows(self, model, call, predicted):
+    def reference_rows(self, model, call, predicted):
         logits, states = self._logits_and_states(model, call)
         return {
             role: ReferenceRows(logits=found, hidden=states.get(role))
-            if of_whole_prediction(self.needs[role])
+            if self.needs[role].whole
             else ReferenceRows(-self.rows_type(predicted[role].targets).nll(found))
             for role, found in picked_rows(logits, call)
         }
 
     def _logits_and_states(self, model: nn.Module, call: Pass) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits `[B, T, V]`, and the head's inputs `[N, d]` of the roles that ask for states."""
-        asking = {role for role in call.picks if getattr(self.needs[role], "states", False)}
+        asking = {role for role in call.picks if self.needs[role].states}
         with inputs_of(self.reader(model)[0]) if asking else nullcontext([]) as inputs:
             logits = model(**call.inputs, use_cache=False).logits
         states = picked_rows(inputs[-1], call) if asking else ()

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from ..fused.head import unwrapped
 from ..fused.predicted import Predicted
 from .head_input import changed_inputs
-from .needs import LOGPS, Needs, RowFunction
+from .needs import LOGPS, REFERENCE, Need, Needs
 from .passes import SHAPES, Parts, Pass
-from .rows import ReferenceRows, RoleRows
+from .rows import ReferenceRows, References, RoleRows
 
 
-if TYPE_CHECKING:
-    from .frozen import FrozenPrefix
+# What a pass gives: by role and name, or, for statistics of a role's function, by role, `STATS` and name.
+Values = dict[tuple[str, ...], Tensor]
+STATS = "stats"
 
 
 class Forward:
@@ -36,23 +37,27 @@ class Forward:
         # What else than rows and weights decides the reference's values; part of their key on disk.
         self.computed: dict[str, Any] = {}
         self.needs, self.shape = dict(needs), shape
-        # Layers whose states are on disk, once the trainer found some.
-        self.prefix: FrozenPrefix | None = None
+        # A `FrozenPrefix`: layers whose states are on disk, once some were found.
+        self.prefix: Any = None
 
-    def policy(self, model: nn.Module, parts: Parts, references: Mapping[str, ReferenceRows]) -> dict[str, RoleRows]:
+    def policy(self, model: nn.Module, parts: Parts, references: References) -> dict[str, RoleRows]:
         """Rows of all roles through the policy.
 
         Args:
             model (`nn.Module`): as the trainer calls it, wrapped.
             parts (`Parts`): role to its rows of a batch.
-            references (`Mapping[str, ReferenceRows]`): of the roles that need them.
+            references (`References`): of the roles that need them.
         """
         tokens = {role: self.tokens_of(part) for role, part in parts.items()}
-        values: dict[str, Tensor] = {}
+        values: Values = {}
         for call in self.passes(parts, tokens):
             with self._frozen(call), self._changed(model, call):
-                values |= self._policy_values(model, call, tokens, references)
-        return {role: self.rows_of(role, parts[role], tokens[role], values, references.get(role)) for role in parts}
+                values |= self.policy_values(model, call, tokens, references)
+        found = {}
+        for role, part in parts.items():
+            own = {name[1:]: value for name, value in values.items() if name[0] == role}
+            found[role] = self.rows_of(part, tokens[role], own, references.get(role, {}))
+        return found
 
     @torch.no_grad()
     def reference(self, model: nn.Module, parts: Parts) -> dict[str, ReferenceRows]:
@@ -61,7 +66,7 @@ class Forward:
         found: dict[str, ReferenceRows] = {}
         for call in self.passes(parts, tokens):
             with self._frozen(call):
-                found |= self._reference_rows(model, call, tokens)
+                found |= self.reference_rows(model, call, tokens)
         return found
 
     def passes(self, parts: Parts, tokens: Mapping[str, Predicted]) -> list[Pass]:
@@ -72,11 +77,18 @@ class Forward:
         """The tokens of a role's rows that this path reads."""
         return Predicted.of(part["labels"])
 
-    def rows_of(self, role: str, part, tokens, values, reference: ReferenceRows | None):
-        """What a method sees of a role."""
-        reference = reference or ReferenceRows()
-        own = {name.removeprefix(f"{role}."): x for name, x in values.items() if name.startswith(f"{role}.")}
-        stats = {name.removeprefix("stats."): x for name, x in own.items() if name.startswith("stats.")}
+    def rows_of(self, part, tokens, values: Values, references: Mapping[str, ReferenceRows]) -> RoleRows:
+        """What a method sees of one role.
+
+        Args:
+            part (`Mapping[str, Tensor]`): its rows of a batch.
+            tokens ([`Predicted`]): of [`~Forward.tokens_of`].
+            values (`Values`): its own, without the role in their names.
+            references (`Mapping[str, ReferenceRows]`): what each frozen model says, by the model's name.
+        """
+        reference = references.get(REFERENCE, ReferenceRows())
+        stats = {name[1]: value for name, value in values.items() if name[0] == STATS}
+        own = {name[0]: value for name, value in values.items() if name[0] != STATS}
         return RoleRows(
             part,
             tokens,
@@ -88,6 +100,7 @@ class Forward:
             states=own.get("states"),
             ref_states=None if "states" not in own else reference.hidden,
             modalities=own.get("modalities"),
+            references=references,
         )
 
     def probe(self, model: nn.Module) -> Tensor | None:
@@ -112,7 +125,7 @@ class Forward:
     def _changed(self, model: nn.Module, call: Pass):
         """What methods do to states before the head reads them: in training, and not to a reference."""
         needs = {role: self.needs[role] for role in call.picks}
-        changes = {role: need.changes for role, need in needs.items() if getattr(need, "changes", None) is not None}
+        changes = {role: need.changes for role, need in needs.items() if need.changes is not None}
         if not changes or not model.training:
             return nullcontext()
         return changed_inputs(*self.reader(model), call.picks, changes)
@@ -132,7 +145,7 @@ class Forward:
         Raises:
             `ValueError`: if the two disagree.
         """
-        found = {shape: self._seen(model, parts, shape) for shape in ("one", self.shape)}
+        found = {shape: self.seen(model, parts, shape) for shape in ("one", self.shape)}
         for role in parts:
             padded, packed = (found[shape][role] for shape in ("one", self.shape))
             error = ((packed - padded).abs().mean() / padded.abs().mean().clamp(min=1e-6)).item()
@@ -143,15 +156,17 @@ class Forward:
                     "`attn_implementation`."
                 )
 
-    def _seen(self, model: nn.Module, parts: Parts, shape: str) -> dict[str, Tensor]:
+    def seen(self, model: nn.Module, parts: Parts, shape: str) -> dict[str, Tensor]:
         """Values to compare two shapes by."""
         path = type(self)(dict.fromkeys(parts, LOGPS), shape)
         return {role: found.token_logps for role, found in path.reference(model, parts).items()}
 
-    def _policy_values(self, model, call: Pass, predicted, references) -> dict[str, Tensor]:
+    def policy_values(self, model: nn.Module, call: Pass, predicted: Mapping[str, Predicted], references) -> Values:
+        """One call of the policy: what each of its roles needs, with gradients."""
         raise NotImplementedError
 
-    def _reference_rows(self, model, call: Pass, predicted) -> dict[str, ReferenceRows]:
+    def reference_rows(self, model: nn.Module, call: Pass, predicted: Mapping[str, Predicted]):
+        """One call of a frozen model: role to the [`ReferenceRows`] that it has to give, without gradients."""
         raise NotImplementedError
 
 
@@ -161,12 +176,12 @@ def picked_rows(values: Tensor, call: Pass) -> list[tuple[str, Tensor]]:
     return [(role, flat.index_select(0, picks)) for role, picks in call.picks.items()]
 
 
-def named_values(role: str, apply: Callable, need: RowFunction, tokens: Predicted, states) -> dict[str, Tensor]:
-    """What a role's function gives, by the names that [`Forward.rows_of`] looks for."""
+def function_values(role: str, apply: Callable, need: Need, tokens: Predicted, states: Tensor | None) -> Values:
+    """What a role's function gives."""
     weights = None
     if need.weigh is not None:
         with torch.no_grad():
             weights = need.weigh(apply()[1], tokens)
     value, stats = apply(weights)
-    named = {f"{role}.stats.{name}": found for name, found in stats.items()}
-    return named | {f"{role}.value": value} | ({f"{role}.states": states} if need.states else {})
+    named = {(role, STATS, name): found for name, found in stats.items()}
+    return named | {(role, "value"): value} | ({(role, "states"): states} if need.states else {})

@@ -29,6 +29,10 @@ class ReferenceRows:
     states: Tensor | None = None
 
 
+# Role to what each frozen model says of its rows, by the model's name.
+References = Mapping[str, Mapping[str, ReferenceRows]]
+
+
 @dataclass
 class RoleRows:
     """What a method sees of one role.
@@ -39,11 +43,14 @@ class RoleRows:
         token_logps (`Tensor`): `[N]`; without a gradient where the method asked for `kl`.
         ref_token_logps (`Tensor`, *optional*): `[N]`, the reference's.
         kl_to_reference (`Tensor`, *optional*): KL(reference || model), mean over predicted tokens, a scalar.
-        value (`Tensor`, *optional*): a [`RowFunction`]'s, mean over a row's tokens, then over rows; a scalar.
-        stats (`Mapping[str, Tensor]`): its numbers to look at, name to `[N]`, without gradient.
+        value (`Tensor`, *optional*): a [`Need`]'s function's, mean over a row's tokens, then over rows; a scalar.
+        stats (`Mapping[str, Tensor]`): its statistics, name to `[N]`, without gradient.
         states, ref_states (`Tensor`, *optional*): `[N, d]`, last hidden states, the model's and the reference's.
         modalities (`tuple[Tensor, Tensor]`, *optional*): means over a row's picture and over its text, `[B, d]` each.
         noted (`dict[str, Tensor]`): scalars that the method wants logged of the role.
+        references (`Mapping[str, ReferenceRows]`): what each frozen model says of the rows, by its name; `ref_...` is
+            that of `reference`.
+        tied (`dict[str, RoleRows]`): rows of the roles that are tied to this one, such as `alternate`, row for row.
     """
 
     batch: Mapping[str, Tensor]
@@ -57,6 +64,8 @@ class RoleRows:
     ref_states: Tensor | None = None
     modalities: tuple[Tensor, Tensor] | None = None
     noted: dict[str, Tensor] = field(default_factory=dict)
+    references: Mapping[str, ReferenceRows] = field(default_factory=dict)
+    tied: dict[str, "RoleRows"] = field(default_factory=dict)
 
     @property
     def logps(self) -> Tensor:
@@ -67,6 +76,10 @@ class RoleRows:
     def ref_logps(self) -> Tensor:
         """The reference's log-probability of each row's labels, `[B]`."""
         return self.predicted.spread(self.ref_token_logps).sum(-1)
+
+    def logps_of(self, name: str) -> Tensor:
+        """A frozen model's log-probability of each row's labels, `[B]`."""
+        return self.predicted.spread(self.references[name].token_logps).sum(-1)
 
     @property
     def nll(self) -> Tensor:

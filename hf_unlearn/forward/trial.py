@@ -33,7 +33,8 @@ def try_model(trainer, row: list[int]) -> None:
     """
     model, args = trainer.model_wrapped, trainer.args
     core = unwrapped(model)
-    name, limit = type(getattr(core, "get_base_model", lambda: core)()).__name__, tolerance(trainer)
+    name = type(getattr(core, "get_base_model", lambda: core)()).__name__
+    limit = tolerance(trainer.accelerator, trainer.model)
     row = row[:LENGTH]
     other = [*row[:-1], row[0] if row[0] != row[-1] else (row[-1] + 1) % vocabulary_size(trainer.model)]
     ids = torch.tensor([row, other], device=args.device)
@@ -78,7 +79,9 @@ def check_packing(trainer) -> None:
     rows = [trainer.train_dataset[position] for position in range(count)]
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     with evaluating(trainer.model_wrapped):
-        trainer.forward_path.check_packing(trainer.model_wrapped, trainer._parts(batch), computes_in_half(trainer))
+        trainer.forward_path.check_packing(
+            trainer.model_wrapped, trainer.parts_of(batch), computes_in_half(trainer.accelerator, trainer.model)
+        )
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -92,14 +95,14 @@ def relative_difference(found: Tensor, wanted: Tensor) -> float:
     return ((found - wanted).abs().mean() / spread).item()
 
 
-def tolerance(trainer) -> float:
+def tolerance(accelerator, model: nn.Module) -> float:
     """How far logits may differ that are the same but for rounding."""
-    return 2e-2 if computes_in_half(trainer) else 1e-4
+    return 2e-2 if computes_in_half(accelerator, model) else 1e-4
 
 
-def computes_in_half(trainer) -> bool:
+def computes_in_half(accelerator, model: nn.Module) -> bool:
     """Whether the model computes in less than float32."""
-    return trainer.accelerator.mixed_precision != "no" or trainer.model.dtype not in (torch.float32, torch.float64)
+    return accelerator.mixed_precision != "no" or model.dtype not in (torch.float32, torch.float64)
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 """Any function of a row's logits, with the head's product taken in tiles: what no closed form is written for."""
 
 import sys
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -21,11 +22,17 @@ class TileRows(NamedTuple):
         labels (`Tensor`): `[n]`.
         ref_logits (`Tensor`, *optional*): `[n, K]`, the reference's; no gradient is taken.
         weights (`Tensor`, *optional*): `[n]`, given by the caller.
+        others (`Mapping[str, Tensor]`): `[n, K]`, those of other frozen models by their names; no gradient is taken.
     """
 
     labels: Tensor
     ref_logits: Tensor | None = None
     weights: Tensor | None = None
+    others: Mapping[str, Tensor] = MappingProxyType({})
+
+    def against(self, name: str) -> "TileRows":
+        """The same rows with another frozen model in the reference's place."""
+        return self._replace(ref_logits=self.others[name])
 
     def nll(self, logits: Tensor, smoothing: float = 0.0, tokens: int | None = None) -> Tensor:
         """Negative log-likelihood of the labels, `[n]`; see [`~hf_unlearn.losses.smoothed_nll_rows`]."""
@@ -48,8 +55,8 @@ class RowValues(NamedTuple):
     stats: dict[str, Tensor]
 
 
-# From logits `[n, K]`, at least float32, and what belongs to them: one value a row `[n]`, differentiable, and numbers
-# to look at, name to `[n]`. No row's value may depend on another row.
+# From logits `[n, K]`, at least float32, and what belongs to them: one value a row `[n]`, differentiable, and
+# statistics, name to `[n]`. No row's value may depend on another row.
 RowFn = Callable[[Tensor, TileRows], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -63,6 +70,7 @@ def row_values(
     weights: Tensor | None = None,
     columns: int | None = None,
     factors: Tensor | None = None,
+    others: Mapping[str, tuple[Tensor, Head]] = MappingProxyType({}),
     *,
     keep_bytes: int = KEEP_BYTES,
 ) -> RowValues:
@@ -79,12 +87,15 @@ def row_values(
         columns (`int`, *optional*): number of leading entries of the vocabulary that `function` sees; the others pad
             the matrix.
         factors (`Tensor`, *optional*): `[N]`, constants to sum the values with, which is cheaper to differentiate.
+        others (`Mapping[str, tuple[Tensor, Head]]`): states and head of other frozen models, by the names that
+            `function` reads their logits by.
         keep_bytes (`int`): see [`~hf_unlearn.fused.losses.row_logps`].
     """
-    if ref_head is not None and is_sharded(ref_head):
+    compared = dict(others) if ref_hidden is None else {None: (ref_hidden, ref_head), **others}
+    if any(is_sharded(theirs) for _, theirs in compared.values()):
         # To gather again in the backward would hang where another rank, with fewer rows, has kept its logits.
         keep_bytes = sys.maxsize
-    objective = _ByAutograd(function, labels, ref_hidden, ref_head, weights, columns)
+    objective = _ByAutograd(function, labels, compared, weights, columns)
     value, stats = through_head(hidden, head, objective, factors, keep_bytes)
     return RowValues(value, dict(zip(objective.names, stats.unbind(-1), strict=True)))
 
@@ -93,26 +104,27 @@ class _ByAutograd(Objective):
     # Logits, their gradient and what autograd holds between them: more than closed forms need.
     tile_share = 0.5
 
-    def __init__(self, function, labels, ref_hidden, ref_head, weights, columns):
+    def __init__(self, function, labels, compared, weights, columns):
         self.function, self.labels, self.weights, self.columns = function, labels, weights, columns
-        self.ref_hidden, self.ref_head = None if ref_hidden is None else ref_hidden.detach(), ref_head
+        # Name to states and head; the reference has no name.
+        self.compared = {name: (hidden.detach(), head) for name, (hidden, head) in compared.items()}
         self.names: tuple[str, ...] = ()
 
     @contextmanager
     def opened(self):
-        if self.ref_hidden is None:
+        with ExitStack() as stack:
+            self.heads = {name: stack.enter_context(gathered_head(head)) for name, (_, head) in self.compared.items()}
             yield
-            return
-        with gathered_head(self.ref_head) as self.whole_ref_head:
-            yield
-        # A gathered copy is not to live until the backward.
-        del self.whole_ref_head
+            # A gathered copy is not to live until the backward.
+            del self.heads
 
     def __call__(self, logits, rows, grad):
-        ref_logits = None
-        if self.ref_hidden is not None:
-            ref_logits = self.whole_ref_head.logits(self.ref_hidden[rows]).to(logits.dtype)[:, : self.columns]
-        at = TileRows(self.labels[rows], ref_logits, None if self.weights is None else self.weights[rows])
+        seen = {
+            name: self.heads[name].logits(hidden[rows]).to(logits.dtype)[:, : self.columns]
+            for name, (hidden, _) in self.compared.items()
+        }
+        weights = None if self.weights is None else self.weights[rows]
+        at = TileRows(self.labels[rows], seen.pop(None, None), weights, seen)
         with torch.set_grad_enabled(grad):
             values, stats = self.function(logits.requires_grad_(grad), at)
         self.names = tuple(stats)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.role_table import ROLES
 from ..files import write_text
 from ..models.adapters import is_peft_model, trained_adapter
 from ..stored.key import hash_table
@@ -167,6 +168,7 @@ def unlearning_record(trainer) -> dict:
         "rows": {role: len(dataset) for role, dataset in rows.items()},
         "datasets": {role: _origin(role, dataset, facts) for role, dataset in rows.items()},
         "reference": _reference(trainer),
+        "ref_models": {name: trainer.references.models[name].name for name in trainer.references.weights} or None,
         "adapter": _adapter(model),
         "settings": card_settings(trainer.args),
         "steps": trainer.state.global_step,
@@ -222,8 +224,8 @@ def hub_id(model) -> str | None:
 def _origin(role: str, rows, facts: CardFacts) -> dict:
     """Where a role's rows came from, and how many there are."""
     if facts.datasets:
-        # Poisoned rows are forget rows with a trigger. What is not known is not from where others are.
-        found = dict(facts.datasets.get("forget" if role == "poisoned" else role, {}))
+        # What is not known is not from where others are.
+        found = dict(facts.datasets.get(role) or facts.datasets.get(ROLES[role].made_from) or {})
     else:
         found = {} if facts.dataset_name is None else {"id": facts.dataset_name}
     # Rows from the Hub lie in a cache folder named after the commit they are of.

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ..checks import check_choice, check_left_out, check_number
 from ..data.pairing import RolePairs
+from ..data.role_table import FORGET, RETAIN
 from ..families.base import CLASSIFIER
 from ..families.classifier.pairs import PairForward, PairRows, derangement, vilt_of, with_texts_of
-from ..forward.needs import RowFunction
+from ..forward.needs import REFERENCE, Need
 from ..fused import TileRows
 from ..losses import at_least_float32
 from ..modeling import is_peft_model
@@ -22,7 +23,7 @@ from .teacher import Taught, TeacherArguments
 
 logger = logging.getLogger(__name__)
 
-TEXTS_OF = ("forget", "retain")
+TEXTS_OF = (FORGET, RETAIN)
 
 
 @dataclass
@@ -35,7 +36,7 @@ class MultiDeleteConfig(TeacherArguments, UnlearnConfig):
     mkr_weight: float = field(default=1.0, metadata={"help": "Weight of multimodal retention, on retain rows."})
     ukr_weight: float = field(default=1.0, metadata={"help": "Weight of unimodal retention, on forget rows."})
     unrelated_from: str = field(
-        default="forget",
+        default=FORGET,
         metadata={
             "help": "Whose texts forget pictures are put with: other `forget` rows', as in the published code, or "
             "`retain` rows', as in the paper. Where forget rows all ask the same, only the second says anything."
@@ -79,18 +80,15 @@ class MultiDeleteTrainer(Taught, UnlearnTrainer):
 
     @classmethod
     def needs_of(cls, args: MultiDeleteConfig):
-        return dict.fromkeys(("forget", "retain"), RowFunction(likelihood, states=True))
-
-    @classmethod
-    def reference_roles_of(cls, args: MultiDeleteConfig) -> set[str]:
-        return {"forget", "retain"}
+        need = Need(likelihood, reference=(REFERENCE,), compares=False, states=True)
+        return dict.fromkeys((FORGET, RETAIN), need)
 
     def check_rows(self, args: MultiDeleteConfig, roles, processor) -> None:
-        if len(roles["forget"]) < 2:
+        if len(roles[FORGET]) < 2:
             raise ValueError("There is one forget row, and it takes another's text. Give at least 2.")
-        texts = roles["forget"].with_format(None)
+        texts = roles[FORGET].with_format(None)
         texts = set(texts["question"]) if "question" in texts.column_names else ()
-        if args.unrelated_from == "forget" and len(texts) == 1:
+        if args.unrelated_from == FORGET and len(texts) == 1:
             logger.warning(
                 "All forget rows ask %r: with another's text a pair is what it was, and modality decoupling says "
                 "nothing. Take unrelated_from='retain'.",
@@ -118,18 +116,19 @@ class MultiDeleteTrainer(Taught, UnlearnTrainer):
         return args.trainable_modules or (None if is_peft_model(model) else [r"^(?!classifier\.)"])
 
     def role_rows(self, model, inputs) -> dict[str, PairRows]:
-        parts = self._parts(inputs)
-        forget = parts["forget"]
-        others = derangement(len(forget["index"])) if self.args.unrelated_from == "forget" else None
-        unrelated = with_texts_of(forget, parts["retain"] if others is None else forget, others)
-        references = self.reference.rows(self.forward_path, model, {**parts, "forget": unrelated})
-        found = references["forget"]
+        parts = self.parts_of(inputs)
+        forget = parts[FORGET]
+        others = derangement(len(forget["index"])) if self.args.unrelated_from == FORGET else None
+        unrelated = with_texts_of(forget, parts[RETAIN] if others is None else forget, others)
+        references = self.reference.rows(self.forward_path, model, {**parts, FORGET: unrelated})
+        found = references[FORGET]
         if others is None:
-            found.text = self.reference.rows(self.forward_path, model, {"forget": forget})["forget"].text
+            found.text = self.reference.rows(self.forward_path, model, {FORGET: forget})[FORGET].text
         else:
             # A text's embeddings are its own beside whatever picture.
             found.text = found.text[others.argsort().to(found.text.device)]
-        return self.forward_path.policy(model, parts, references)
+        said = {role: {REFERENCE: rows} for role, rows in references.items()}
+        return self.forward_path.policy(model, parts, said)
 
     def forget_loss(self, rows: PairRows) -> Tensor:
         real = rows.batch["attention_mask"].bool()

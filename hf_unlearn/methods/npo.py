@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..checks import check_choice, check_number
+from ..data.role_table import FORGET
+from ..forward.needs import REFERENCE, Need
 from ..forward.rows import RoleRows
 from ..losses import npo_loss, npo_token_loss
 from ..training.config import UnlearnConfig
@@ -46,8 +48,8 @@ class NPOTrainer(UnlearnTrainer):
     paper = "2404.05868"
 
     @classmethod
-    def reference_roles_of(cls, args: NPOConfig) -> set[str]:
-        return super().reference_roles_of(args) | {"forget"}
+    def needs_of(cls, args: NPOConfig):
+        return {**super().needs_of(args), FORGET: Need(reference=(REFERENCE,))}
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         self.meters.add("forget/ref_logps", rows.ref_logps.mean())

@@ -6,12 +6,13 @@ from typing import ClassVar
 
 from ..checks import check_choice, check_left_out
 from ..data.pairing import RolePairs
+from ..data.role_table import FORGET, RETAIN
 from ..data.roles import data_seed
 from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer
 
 
-TRAIN_ON = ("retain", "all")
+TRAIN_ON = (RETAIN, "all")
 
 
 @dataclass
@@ -22,11 +23,11 @@ class RetrainConfig(UnlearnConfig):
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("nll",)
 
     train_on: str = field(
-        default="retain",
+        default=RETAIN,
         metadata={"help": "`retain` rows; or `all`, forget rows among them, which makes an original to unlearn from."},
     )
     retain_loss: str = field(default="nll", metadata={"help": "Negative log-likelihood of the retain rows: `nll`."})
-    epoch_by: str = field(default="retain", metadata={"help": "The role whose rows are each seen once an epoch."})
+    epoch_by: str = field(default=RETAIN, metadata={"help": "The role whose rows are each seen once an epoch."})
 
     def __post_init__(self):
         check_choice("train_on", self.train_on, TRAIN_ON)
@@ -47,9 +48,9 @@ class RetrainTrainer(UnlearnTrainer):
     method = "retrain"
 
     def make_pairs(self, roles, args, processor) -> RolePairs:
-        rows = roles["retain"]
+        rows = roles[RETAIN]
         if args.train_on == "all":
             from datasets import concatenate_datasets
 
-            rows = concatenate_datasets([roles["forget"], rows])
-        return RolePairs({"retain": rows}, seed=data_seed(args), epoch_by="retain")
+            rows = concatenate_datasets([roles[FORGET], rows])
+        return RolePairs({RETAIN: rows}, seed=data_seed(args), epoch_by=RETAIN)

@@ -21,12 +21,11 @@ class TeacherArguments:
 class Taught:
     """Of a trainer whose reference is a teacher: only the original is one, unless another is asked for."""
 
-    def _plan_step(self, entry, shape, added, ref_model, reload) -> None:
-        if ref_model is not None and self.reference_roles_of(entry.args):
-            if not entry.args.allow_oracle_teacher:
+    def check_reference(self, args, ref_model) -> None:
+        if ref_model is not None and self.reference_roles_of(args):
+            if not args.allow_oracle_teacher:
                 raise ValueError(
                     "`ref_model` would be the teacher in place of the frozen original. One that saw less than it "
                     "gives away what is to be found: pass allow_oracle_teacher=True if that is meant, or leave it out."
                 )
             logger.warning("The teacher is the `ref_model` given, not the original: an oracle, if it saw less.")
-        super()._plan_step(entry, shape, added, ref_model, reload)

@@ -3,8 +3,6 @@
 
 import torch
 
-from ..forward.layer import STATES, STATES_KL
-from ..forward.needs import of_whole_prediction
 from ..fused import Head
 from ..fused.tiles import DEFAULT_TILE_BYTES, KEEP_BYTES, TILE_BYTES, Plan, plan_for
 from .workload import Workload
@@ -19,10 +17,10 @@ TILES, KL_TILES = 2, 4
 
 def head_bytes(work: Workload, on_gpu: bool = True) -> float:
     """Peak of what head and loss hold beside the last hidden states."""
-    needs = [need for need in work.needs.values() if need != STATES]
+    needs = [need for need in work.needs.values() if need.from_head]
     if not needs:
         return 0.0
-    kl = any(_known_ahead(need) for need in needs)
+    kl = any(need.whole for need in needs)
     if not work.fused:
         return (LOGITS_KL_BYTES if kl else LOGITS_BYTES) * work.tokens * work.shape.vocab
     tile = DEFAULT_TILE_BYTES if on_gpu else TILE_BYTES["cpu"]
@@ -36,11 +34,6 @@ def head_gradient_bytes(work: Workload) -> float:
     return 4 * work.shape.vocab * work.shape.hidden if work.fused and work.shape.head_trains else 0.0
 
 
-def _known_ahead(need) -> bool:
-    """Whether a role's loss is a mean over its rows, such as KL; log-probabilities are weighted by the method."""
-    return need == STATES_KL or of_whole_prediction(need)
-
-
 def _kept(work: Workload, need) -> float:
     """What is held until the backward for one role; see [`~hf_unlearn.fused.tiles`]."""
     shape, rows = work.shape, work.rows * work.row_length
@@ -49,7 +42,8 @@ def _kept(work: Workload, need) -> float:
     # One number seen many times: shapes without memory.
     hidden = torch.zeros(1, dtype=dtype, requires_grad=True).expand(rows, shape.hidden)
     weight = torch.zeros(1, dtype=dtype, requires_grad=shape.head_trains).expand(shape.vocab, shape.hidden)
-    factors = torch.zeros(1).expand(rows) if _known_ahead(need) else None
+    # A loss over whole predictions is a mean over its rows, known ahead; log-probabilities are weighted by the method.
+    factors = torch.zeros(1).expand(rows) if need.whole else None
     plan = plan_for(hidden, Head(weight), shape.vocab, factors, KEEP_BYTES)
     if plan is Plan.KEEP:
         return rows * shape.vocab * dtype.itemsize

@@ -8,7 +8,6 @@ when all gradients are there; the optimizer's step. Assumptions are constants he
 
 from dataclasses import dataclass
 
-from ..forward.needs import LOGPS, of_whole_prediction
 from .heads import head_bytes, head_gradient_bytes
 from .optimizers import optimizer_cost
 from .workload import Workload
@@ -188,13 +187,13 @@ def cache_bytes(work: Workload) -> float | None:
     size = _compute_size(work)
     total = 0.0
     for role in work.reference_roles:
-        token = 4 if work.needs[role] == LOGPS else work.shape.hidden * size
+        token = 4 if work.needs[role].kept == ("token_logps",) else work.shape.hidden * size
         total += work.dataset_rows[role] * work.tokens_a_row * token
     return total + _reference_head(work)
 
 
 def _reference_head(work: Workload) -> float:
-    kl = any(of_whole_prediction(work.needs[role]) for role in work.reference_roles)
+    kl = any(work.needs[role].kept == ("hidden",) for role in work.reference_roles)
     if work.reference != "cache" or not kl or not work.shape.head_trains:
         return 0.0
     return work.shape.vocab * work.shape.hidden * _size(work)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from ..forward.needs import of_whole_prediction
 from .engines import Engine
 from .memory import estimate
 from .optimizers import KEEPS_SMALL_UPDATES
@@ -106,7 +105,7 @@ def _switches(planned: Planned) -> Iterator[Switch]:
 
 
 def _cached(work: Workload) -> Workload | None:
-    cacheable = work.fused or not any(of_whole_prediction(work.needs[role]) for role in work.reference_roles)
+    cacheable = work.fused or not any(work.needs[role].kept == ("hidden",) for role in work.reference_roles)
     return replace(work, reference="cache") if work.reference == "live" and cacheable else None
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan on the terminal, and as JSON."""
 
-from ..forward.needs import of_whole_prediction
 from .memory import GIB, Estimate, estimate
 from .optimizers import KEEPS_SMALL_UPDATES
 from .switches import Remedy
@@ -88,7 +87,7 @@ def elsewhere(work: Workload, need: Estimate) -> list[str]:
     lines = [f"Host memory: {need.loading / GIB:.0f} GiB while loading, {need.host / GIB:.0f} GiB while training."]
     if work.reference == "cache":
         if need.disk is None:
-            kept = [of_whole_prediction(work.needs[role]) for role in work.reference_roles]
+            kept = [work.needs[role].kept == ("hidden",) for role in work.reference_roles]
             token = sum(work.shape.hidden * 2 if whole else 4 for whole in kept)
             lines.append(f"Cache on disk: {token * 1e6 / GIB:.2f} GiB for a million predicted tokens of each role.")
         else:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..forward.needs import Needs, of_whole_prediction
+from ..data.role_table import tied_to
+from ..forward.needs import Needs
 from ..methods.amnesiac.trainer import AmnesiacConfig
 from ..methods.fisher.config import FisherConfig
 from ..methods.retrain import RetrainConfig
@@ -107,6 +108,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = recipe.trainer_class()
     roles = _trained_roles(args)
+    roles += tuple(role for role in trainer.needs_of(args) if tied_to(role) in roles)
     needs = {role: trainer.needs_of(args)[role] for role in roles}
     reference_roles = tuple(role for role in roles if role in trainer.reference_roles_of(args))
     fused = shape.fusible if args.fused_losses is None else args.fused_losses
@@ -185,7 +187,7 @@ def _reference(kind: str, adapter: bool, fused: bool, needs: Needs, roles) -> st
         return None
     if adapter and kind in ("auto", "adapter"):
         return "adapter"
-    cacheable = fused or not any(of_whole_prediction(needs[role]) for role in roles)
+    cacheable = fused or not any(needs[role].kept == ("hidden",) for role in roles)
     return "cache" if cacheable and kind != "live" else "live"
 
 

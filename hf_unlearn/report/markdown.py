@@ -8,16 +8,21 @@ from .privacy_table import (
     CAPTION,
     PRIVACY_FOLDER,
     TITLE,
-    attacked_models,
-    privacy_cell,
-    rate_heading,
-    rates_of,
     sizes,
 )
 from .style import looks
 from .table import Table, escape, one_line
 from .verdict import RULE, verdicts
-from .view import answer_groups, answering_models, cell, columns, settings_table, shared_n, variants
+from .view import (
+    answer_groups,
+    answering_models,
+    columns,
+    key_table,
+    privacy_table,
+    settings_table,
+    shared_n,
+    variants,
+)
 
 
 SHOWN_ANSWERS = 6
@@ -78,25 +83,17 @@ def _key_numbers(report: dict) -> str:
     headings = columns(report, key_only=True)
     if not headings:
         return ""
-    titles = [f"{', '.join(filter(None, (h.full_label, h.unit)))} {h.arrow}".strip() for h in headings]
-    rows = [
-        [_name(report, model["name"]), *(cell(model, heading.name) for heading in headings)]
-        for model in report["models"]
-    ]
     hint = "Value and 95% interval; – is undefined or not measured. "
     hint += "↑ higher, ↓ lower, ≈ closer to the retrained model is better."
-    return f"## Key numbers\n\n{hint}\n\n" + Table(["Model", *titles], rows, numbers=True).markdown()
+    return f"## Key numbers\n\n{hint}\n\n" + key_table(report, headings).markdown()
 
 
 def _privacy(report: dict) -> str:
-    models = attacked_models(report)
-    if not models:
+    table = privacy_table(report)
+    if table is None:
         return ""
-    rates = rates_of(report)
-    rows = [[_name(report, model["name"]), *(privacy_cell(model, fpr) for fpr in rates)] for model in models]
-    table = Table(["Model", *map(rate_heading, rates)], rows, numbers=True).markdown()
     where = f"Every attack, with plots: [`{PRIVACY_FOLDER}/privacy.md`]({PRIVACY_FOLDER}/privacy.md)."
-    return f"## {TITLE}\n\n{sizes(report)} {CAPTION}\n\n{table}\n\n{where}"
+    return f"## {TITLE}\n\n{sizes(report)} {CAPTION}\n\n{table.markdown()}\n\n{where}"
 
 
 def _answers(report: dict) -> str:

@@ -4,8 +4,9 @@
 from .charts import CURVES, missing_from_scatter
 from .figures import chart_title, page_charts
 from .naming import KEY_METRICS
-from .privacy_table import CAPTION, PRIVACY_FOLDER, TITLE, attacked_models, privacy_cell, rate_heading, rates_of, sizes
+from .privacy_table import CAPTION, PRIVACY_FOLDER, TITLE, attacked_models, sizes
 from .style import INKS, looks
+from .table import Table
 from .verdict import RULE, utility_metric, verdicts
 from .view import (
     answer_groups,
@@ -13,6 +14,9 @@ from .view import (
     cell,
     columns,
     interval_methods,
+    key_table,
+    model_name,
+    privacy_table,
     settings_table,
     shared_n,
     training_rows,
@@ -47,6 +51,7 @@ def render_page(report: dict) -> str:
     )  # fmt: skip
     charts = page_charts(report)
     setting_names, settings = settings_table(report)
+    named = {model["name"]: model_name(report, model) for model in report["models"]}
     return environment.get_template("report.html").render(
         report=report,
         style=Markup(environment.get_template("style.css").render(inks=INKS)),
@@ -59,10 +64,14 @@ def render_page(report: dict) -> str:
         missing_from_scatter=missing_from_scatter(report),
         curves={CURVES[key]: Markup(svg) for key, svg in charts["curves"].items()},
         trained=[model["name"] for model in report["models"] if (model.get("train") or {}).get("curve")],
-        privacy=_privacy(report),
+        attacks=privacy_table(report),
+        attack_title=TITLE,
+        attack_sizes=sizes(report) if attacked_models(report) else "",
+        attack_caption=CAPTION,
+        attack_folder=PRIVACY_FOLDER,
+        key_numbers=key_table(report, columns(report, key_only=True)),
         key_bars=_bars(report, charts, key=True),
         other_bars=_bars(report, charts, key=False),
-        key_columns=columns(report, key_only=True),
         all_columns=columns(report, key_only=False),
         cell=cell,
         shared_n=lambda name: shared_n(report, name),
@@ -73,24 +82,12 @@ def render_page(report: dict) -> str:
         set_headings=SET_HEADINGS,
         shown_answers=SHOWN_ANSWERS,
         open_settings=OPEN_SETTINGS,
-        setting_names=setting_names,
-        settings=settings,
+        settings=Table(
+            ["Setting", *(named.get(name, name) for name in setting_names)],
+            [[key, *values] for key, values in settings],
+        ),
         training=training_rows(report),
     )
-
-
-def _privacy(report: dict) -> dict | None:
-    models, rates = attacked_models(report), rates_of(report)
-    if not models:
-        return None
-    return {
-        "title": TITLE,
-        "caption": CAPTION,
-        "sizes": sizes(report),
-        "folder": PRIVACY_FOLDER,
-        "headings": [rate_heading(fpr) for fpr in rates],
-        "rows": [(model, [privacy_cell(model, fpr) for fpr in rates]) for model in models],
-    }
 
 
 def _bars(report: dict, charts: dict, key: bool) -> list[tuple]:

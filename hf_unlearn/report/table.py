@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .style import Look
+
 
 if TYPE_CHECKING:
     import rich.table
@@ -32,14 +34,40 @@ class Cell:
     style: str = ""
 
 
+@dataclass(frozen=True)
+class Name:
+    """
+    A model's name beside its marker.
+
+    Args:
+        text (`str`): the name.
+        look (`Look`): how the model is drawn.
+        unlearned (`bool`): whether it is a result, and no model that results are compared with.
+    """
+
+    text: str
+    look: Look
+    unlearned: bool
+
+    def markdown(self) -> str:
+        return f"{self.look.marker.glyph} {escape(self.text)}"
+
+    def terminal(self) -> Text:
+        from rich.text import Text
+
+        name = Text(f"{self.look.marker.glyph} ", style=self.look.ink.dark)
+        return name.append(self.text, style="bold" if self.unlearned else "")
+
+
 @dataclass
 class Table:
     """
-    A table; its first column names the rows.
+    A table; its first column names the rows. A page shows it by the macro `table` of `report.html`.
 
     Args:
-        heads (`list`): of the columns, a text or a [`Cell`].
-        rows (`list`): of texts and [`Cell`]s (or what has their `text`, `interval` and `lines`).
+        heads (`list`): of the columns, a text or what has the methods `markdown` and `terminal`.
+        rows (`list`): of texts, of [`Cell`]s (or what has their `text`, `interval` and `lines`), and of what has these
+            methods.
         title (`str`): shown on the terminal.
         numbers (`bool`): whether all columns but the first stand to the right.
     """
@@ -88,8 +116,8 @@ def on_terminal(cell: Any) -> Text:
     """A cell as rich shows it."""
     from rich.text import Text
 
-    if isinstance(cell, Text):
-        return cell
+    if hasattr(cell, "terminal"):
+        return cell.terminal()
     if not hasattr(cell, "text"):
         return Text(str(cell))
     interval = cell.interval.strip("[]").replace(", ", "–")
@@ -98,6 +126,8 @@ def on_terminal(cell: Any) -> Text:
 
 
 def _markdown(cell: Any, joint: str) -> str:
+    if hasattr(cell, "markdown"):
+        return cell.markdown()
     if not hasattr(cell, "text"):
         return str(cell)
     if lines := _lines(cell):

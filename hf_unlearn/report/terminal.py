@@ -3,11 +3,9 @@
 
 from typing import TYPE_CHECKING
 
-from .privacy_table import TITLE, attacked_models, privacy_cell, rate_heading, rates_of
-from .style import looks
 from .table import Table
 from .verdict import verdicts
-from .view import Column, cell, columns
+from .view import columns, key_table, privacy_table
 
 
 if TYPE_CHECKING:
@@ -33,26 +31,29 @@ def print_report(report: dict, console: "Console | None" = None) -> None:
         `ValueError`: if the report does not fit its schema.
     """
     from rich.console import Console
+    from rich.text import Text
 
     from .schema import validate_report
 
     validate_report(report)
     console = console or Console()
     headings, left_out = columns(report, key_only=True), []
-    table = _table(report, headings)
+    table = _shown(report, key_table(report, headings), no_wrap=True)
     for name in LEAVES_FIRST:
         if _width(table) <= console.width:
             break
         left_out += [heading.full_label for heading in headings if heading.name == name]
         headings = [heading for heading in headings if heading.name != name]
-        table = _table(report, headings)
+        table = _shown(report, key_table(report, headings), no_wrap=True)
     console.print(table)
     hint = "95% intervals below. ↑ higher, ↓ lower, ≈ closer to retrained is better. – is undefined."
     if left_out:
         hint += f" Not shown for want of room: {', '.join(left_out)}."
     console.print(hint, style="dim", highlight=False)
-    if attacked_models(report):
-        console.print(_privacy_table(report))
+    if attacks := privacy_table(report):
+        table = _shown(report, attacks)
+        table.caption, table.caption_justify = Text("TPR with 95% interval, of the best attack", style="dim"), "left"
+        console.print(table)
     for verdict in verdicts(report):
         console.print(_verdict_line(verdict))
 
@@ -64,38 +65,11 @@ def _width(table: "rich.table.Table") -> int:
     return Console(width=10_000).measure(table).maximum
 
 
-def _table(report: dict, headings: list[Column]) -> "rich.table.Table":
-    heads = []
-    for heading in headings:
-        lines = [heading.set.replace(", ", "\n"), heading.label.replace(" ", "\n")]
-        heads.append("\n".join(line for line in (*lines, f"{heading.unit} {heading.arrow}".strip()) if line))
-    rows = [[_name(report, model), *(cell(model, heading.name) for heading in headings)] for model in report["models"]]
-    return _of_models(report, Table(["model", *heads], rows, report["title"], numbers=True), no_wrap=True)
-
-
-def _privacy_table(report: dict) -> "rich.table.Table":
-    from rich.text import Text
-
-    rates = rates_of(report)
-    rows = [[_name(report, model), *(privacy_cell(model, fpr) for fpr in rates)] for model in attacked_models(report)]
-    table = _of_models(report, Table(["model", *map(rate_heading, rates)], rows, TITLE, numbers=True))
-    table.caption, table.caption_justify = Text("TPR with 95% interval, of the best attack", style="dim"), "left"
-    return table
-
-
-def _of_models(report: dict, table: Table, **columns) -> "rich.table.Table":
+def _shown(report: dict, table: Table, **columns) -> "rich.table.Table":
     shown = table.terminal(**columns)
     longest = max(len(model["name"]) + 2 for model in report["models"])
-    shown.columns[0].min_width = min(longest, LONGEST_NAME)
+    shown.columns[0].header, shown.columns[0].min_width = "model", min(longest, LONGEST_NAME)
     return shown
-
-
-def _name(report: dict, model: dict):
-    from rich.text import Text
-
-    look = looks(report)[model["name"]]
-    name = Text(f"{look.marker.glyph} ", style=look.ink.dark)
-    return name.append(model["name"], style="bold" if model["kind"] == "unlearned" else "")
 
 
 def _verdict_line(verdict):

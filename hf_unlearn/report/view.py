@@ -3,7 +3,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .naming import (
     ARROWS,
@@ -21,6 +21,13 @@ from .naming import (
     set_of,
     unit,
 )
+from .privacy_table import TITLE, attacked_models, privacy_cell, rate_heading, rates_of
+from .style import looks
+from .table import Name, Table
+
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 CLAMP = 240
@@ -40,6 +47,15 @@ class Column:
     direction: str
     meaning: str
 
+    def markdown(self) -> str:
+        return f"{', '.join(filter(None, (self.full_label, self.unit)))} {self.arrow}".strip()
+
+    def terminal(self) -> "Text":
+        from rich.text import Text
+
+        lines = self.set.replace(", ", "\n"), self.label.replace(" ", "\n"), f"{self.unit} {self.arrow}".strip()
+        return Text("\n".join(filter(None, lines)))
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -50,6 +66,7 @@ class Cell:
     interval: str
     n: int | None
     undefined: int
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -78,9 +95,29 @@ def cell(model: dict, name: str) -> Cell:
     """A model's cell for a metric; a dash where it has none."""
     metric = metric_in(model, name)
     if metric is None:
-        return Cell(None, format_number(name, None), "", None, 0)
+        return Cell(None, format_number(name, None), "", None, 0, name)
     shown = format_number(name, metric["value"]), format_interval(name, metric)
-    return Cell(metric["value"], *shown, metric["n"], metric.get("undefined", 0))
+    return Cell(metric["value"], *shown, metric["n"], metric.get("undefined", 0), name)
+
+
+def model_name(report: dict, model: dict) -> Name:
+    """A model's name as tables show it."""
+    return Name(model["name"], looks(report)[model["name"]], model["kind"] == "unlearned")
+
+
+def key_table(report: dict, headings: list[Column]) -> Table:
+    """A row a model, with its key metrics."""
+    rows = [
+        [model_name(report, model), *(cell(model, heading.name) for heading in headings)] for model in report["models"]
+    ]
+    return Table(["Model", *headings], rows, report["title"], numbers=True)
+
+
+def privacy_table(report: dict) -> Table | None:
+    """A row a model, with what the best attack finds at each rate; `None` where no model was attacked."""
+    rates, models = rates_of(report), attacked_models(report)
+    rows = [[model_name(report, model), *(privacy_cell(model, fpr) for fpr in rates)] for model in models]
+    return Table(["Model", *map(rate_heading, rates)], rows, TITLE, numbers=True) if rows else None
 
 
 def shared_n(report: dict, name: str) -> int | None:

@@ -4,7 +4,7 @@
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -49,10 +49,33 @@ class Entry:
     def shows_progress(self) -> bool:
         return self.args.process_index == 0 and not self.args.disable_tqdm
 
+    def of(self, model: nn.Module) -> "Entry":
+        """The same rows under another model."""
+        return replace(self, model=model)
+
     @cached_property
     def weights(self) -> str:
         """Hash of the weights, which must be taken before they train."""
         return hash_tensors(_whole_tensors(self.model), progress=self.shows_progress)
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run as its first step is due: its model is placed and wrapped.
+
+    Args:
+        model (`nn.Module`): the policy as it is called, wrapped.
+        core (`nn.Module`): the same, without what wraps it.
+        accelerator (`Accelerator`): the run's.
+        step (`int`): optimizer steps done, above 0 after a resume.
+        states_like (`Tensor`, *optional*): any `[N, d]` of a token's states, where some are read.
+    """
+
+    model: nn.Module
+    core: nn.Module
+    accelerator: object
+    step: int
+    states_like: Tensor | None
 
 
 class CachedRows:
@@ -69,6 +92,8 @@ class CachedRows:
     """
 
     progress: str
+    # Whether the values can be computed once the policy has trained.
+    repeatable = False
 
     def __init__(self, entry: Entry, roles: Iterable[str], **computed):
         self.entry, self.args, self.computed = entry, entry.args, {**computed, **adapter_settings(entry.model)}
@@ -87,18 +112,18 @@ class CachedRows:
         """What is kept of a role's rows: name to the number of values of each row."""
         raise NotImplementedError
 
-    def predict(self, trainer, role: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def predict(self, start: RunStart, role: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The values of a batch's rows by the names in `lengths`, one row after the other; in evaluation mode and
         without gradients."""
         raise NotImplementedError
 
-    def like(self, trainer) -> dict[str, Tensor]:
+    def like(self, start: RunStart) -> dict[str, Tensor]:
         """Name to any tensor `[N, ...]` that has the width and dtype of its values; called by all ranks."""
         raise NotImplementedError
 
-    def layout(self, trainer) -> Layout:
+    def layout(self, start: RunStart) -> Layout:
         """What is kept, and how large it is; called by all ranks."""
-        like = self.like(trainer)
+        like = self.like(start)
         return {
             f"{role}.{name}": Rows(self.only_needed(role, lengths), tuple(like[name].shape[1:]), like[name].dtype)
             for role in self.roles
@@ -109,10 +134,10 @@ class CachedRows:
         """What is kept of rows, one after the other, on the device of `index`."""
         return self.store.read(f"{role}.{name}", index)[0].to(index.device, non_blocking=True)
 
-    def write_shared(self, trainer, writer) -> None:
+    def write_shared(self, start: RunStart, writer) -> None:
         """Writes what belongs to no row; called by all ranks."""
 
-    def prepare(self, trainer) -> None:
+    def prepare(self, start: RunStart) -> None:
         """Opens the store, or fills it with one pass of the policy; called by all ranks when the model is wrapped.
 
         Raises:
@@ -121,11 +146,11 @@ class CachedRows:
         """
         if self.store is not None:
             return
-        with evaluating(trainer.model_wrapped), torch.no_grad():
-            layout = self.layout(trainer)
+        with evaluating(start.model), torch.no_grad():
+            layout = self.layout(start)
         computed = {
-            "autocast": trainer.accelerator.mixed_precision,
-            "attention": trainer.model.config._attn_implementation,
+            "autocast": start.accelerator.mixed_precision,
+            "attention": self.entry.model.config._attn_implementation,
             "needed": {role: hash_rows([{"input_ids": self.entry.needed[role], "labels": []}]) for role in self.roles},
             **self.computed,
         }
@@ -133,15 +158,15 @@ class CachedRows:
         root = self.args.reference_cache_dir or cache_root() / "reference"
         folder = Path(root).expanduser().absolute() / key
         missing = Store.find(folder) is None
-        if trainer.state.global_step and missing:
+        if start.step and missing and not self.repeatable:
             raise ValueError(
                 f"{self.progress}: the values computed before training are not in {folder}, and cannot be made again "
                 "on resume, for the model has trained since. Start anew, or resume where `reference_cache_dir` holds "
                 "them."
             )
-        if trainer.is_world_process_zero() and missing:
+        if start.accelerator.is_main_process and missing:
             logger.info("%s: values of %.3g GB are kept in %s.", self.progress, required_bytes(layout) / 1e9, folder)
-        self.store = build(folder, layout, lambda writer: self._fill(trainer, writer))
+        self.store = build(folder, layout, lambda writer: self._fill(start, writer))
 
     def batch(self, role: str, indices: list[int]) -> dict[str, Tensor]:
         """Rows of one role, padded, on the device, with their indices."""
@@ -154,12 +179,12 @@ class CachedRows:
         needed = set(self.entry.needed[role])
         return [length if i in needed else 0 for i, length in enumerate(lengths)]
 
-    def _fill(self, trainer, writer) -> None:
-        self.write_shared(trainer, writer)
-        batches = [(role, rows) for role in self.roles for rows in self._own_batches(role, trainer.accelerator)]
-        with evaluating(trainer.model_wrapped), torch.no_grad():
+    def _fill(self, start: RunStart, writer) -> None:
+        self.write_shared(start, writer)
+        batches = [(role, rows) for role in self.roles for rows in self._own_batches(role, start.accelerator)]
+        with evaluating(start.model), torch.no_grad():
             for role, rows in tqdm(batches, desc=self.progress, unit="batch", disable=not self.entry.shows_progress):
-                for name, values in self.predict(trainer, role, self.batch(role, rows)).items():
+                for name, values in self.predict(start, role, self.batch(role, rows)).items():
                     writer.write(f"{role}.{name}", rows, values)
 
     def _own_batches(self, role: str, accelerator) -> Iterator[list[int]]:

@@ -12,6 +12,7 @@ from ..addons.poison import PoisonArguments
 from ..addons.settings import addons_of, check_settings, kept_roles_of
 from ..addons.value_norms.arguments import ValueNormArguments
 from ..checks import check_choice, check_number, check_patterns, check_whole
+from ..data.role_table import tied_to
 from ..families.classifier.arguments import ClassifierArguments
 from ..hub.card import check_template
 from ..hub.hub_trainer import check_hub
@@ -214,7 +215,8 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
 
     def weight_of(self, role: str) -> float:
         """The weight of a role's term in the objective."""
-        own = {role: weight for role, (_, weight) in kept_roles_of(self).items()}
+        role = tied_to(role) or role
+        own = {name: weight for name, (_, weight) in kept_roles_of(self).items()}
         weight = ({"forget": self.forget_weight, "retain": self.retain_weight} | own)[role]
         return self.retain_weight if weight is None else weight
 

@@ -15,7 +15,7 @@ class EvaluationRows(Trainer):
     def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
         """As [`~transformers.Trainer.evaluate`]; `eval_dataset` may be raw rows of any TRL type, or a dict of such."""
         if not isinstance(eval_dataset, str):
-            eval_dataset = self._encode_eval(eval_dataset, self.processing_class, self.args.max_length)
+            eval_dataset = self.encode_eval(eval_dataset, self.processing_class, self.args.max_length)
         return super().evaluate(eval_dataset, *args, **kwargs)
 
     def predict(self, test_dataset, *args, **kwargs):
@@ -39,7 +39,7 @@ class EvaluationRows(Trainer):
         finally:
             self.args.dataloader_drop_last = before
 
-    def _encode_eval(self, eval_dataset, processor, max_length: int | None):
+    def encode_eval(self, eval_dataset, processor, max_length: int | None):
         """`eval_dataset` encoded, whether it is one set, several by name, or none."""
         if eval_dataset is None:
             return None

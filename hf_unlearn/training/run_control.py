@@ -6,6 +6,7 @@ import logging
 from transformers import TrainerCallback
 
 from ..forward.trial import check_packing
+from ..stored.rows import RunStart
 from .launch_check import tell_launch
 
 
@@ -29,9 +30,16 @@ class RunControl(TrainerCallback):
         self.trainer.states_like = self.trainer.forward_path.probe(self.trainer.model_wrapped)
         if self.trainer.forward_path.shape == "packed":
             check_packing(self.trainer)
-        for kept in (self.trainer.forward_path.prefix, self.trainer.reference, *self.trainer.addons.values()):
+        start = RunStart(
+            model=self.trainer.model_wrapped,
+            core=self.trainer.model,
+            accelerator=self.trainer.accelerator,
+            step=state.global_step,
+            states_like=self.trainer.states_like,
+        )
+        for kept in (self.trainer.forward_path.prefix, self.trainer.references, *self.trainer.addons.values()):
             if kept is not None:
-                kept.prepare(self.trainer)
+                kept.prepare(start)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # accelerate does not hand the epoch through the wrapper it puts around skipped batches on several processes.

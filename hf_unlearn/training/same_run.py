@@ -31,6 +31,7 @@ def run_facts(trainer) -> dict[str, Any]:
         "seed": pairs.seed,
         "rows": rows_of(trainer),
         "entered": trainer.entered,
+        "ref_models": trainer.references.weights,
         "has_optimizer": not args.save_only_model,
         "seconds": trainer.stopwatch.seconds,
     }
@@ -83,6 +84,13 @@ def check_same_run(folder: str, facts: dict[str, Any], trainer) -> None:
             f"{folder} was made with other {' and '.join(other)} rows than this run has (or in another order, or "
             "encoded otherwise). Give the rows, the tokenizer and the max_length that it was made with, or start "
             "anew."
+        )
+    named = trainer.references.weights
+    (named,) = broadcast_object_list([named])
+    if other := [name for name, known in facts.get("ref_models", named).items() if named.get(name) != known]:
+        raise ValueError(
+            f"{folder} was made by a run that compared rows with another {other[0]!r} model. Pass the one that it was "
+            "made with in `ref_models`, or start anew."
         )
     # The weights that train are the checkpoint's; what they are compared with, or added to, is not in it.
     asks = trainer.reference is not None or is_peft_model(trainer.model)

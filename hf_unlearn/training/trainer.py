@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
@@ -14,20 +14,19 @@ from transformers import TrainerCallback, set_seed
 from .. import modeling
 from ..addons.collection import AddOns
 from ..data.collator import role_spans
-from ..data.pairing import PairSampler, RolePairs
-from ..data.roles import data_seed
-from ..families.base import CAUSAL_LM, CLASSIFIER
+from ..data.pairing import PairSampler
+from ..data.role_table import tie
 from ..families.choose import family_of
-from ..forward.needs import KL, LOGPS, Needs
-from ..forward.path import Forward
+from ..forward.needs import REFERENCE, names_of
 from ..forward.planning import needed_rows
 from ..forward.rows import RoleRows
 from ..hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from ..hub.hub_trainer import HubTrainer
-from ..models.adapters import AddedAdapter, add_adapter, check_adapters, weights_as_entered
-from ..models.tied import check_untie, untie_as_asked
+from ..models.adapters import AddedAdapter, add_adapter, weights_as_entered
+from ..models.tied import untie_as_asked
 from ..models.wrappers import check_not_wrapped
-from ..reference import Reference, ReferenceRequest, build_reference
+from ..reference import Reference, ReferenceRequest
+from ..reference.named import References, check_given, loaded
 from ..stored.rows import Entry
 from .addon_steps import AddOnTrainer
 from .arguments_check import check_steps
@@ -36,9 +35,10 @@ from .best import check_early
 from .config import UnlearnConfig
 from .dropout import dropout_as_asked
 from .evaluation_rows import EvaluationRows
-from .launch_check import check_launch
 from .meters import Meters
+from .method import Method
 from .other_arguments import check_collator, refuse_others
+from .request import check_request
 from .rounding import RoundingCheck
 from .run_control import RunControl
 from .term_balance import TermBalance
@@ -48,8 +48,8 @@ from .unused import tell_unused
 logger = logging.getLogger(__name__)
 
 
-class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
-    """Base of all methods. A method overrides `forget_loss` and, where it needs a reference, `reference_roles_of`.
+class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
+    """Base of all methods. A method overrides `forget_loss`, and `needs_of` where it reads more than `logps`.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -70,8 +70,12 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
             Used where `model` is a path or Hub id.
         ref_model (`PreTrainedModel`, *optional*):
             A reference other than the model as it enters.
+        ref_models (`dict[str, PreTrainedModel or str]`, *optional*):
+            Other frozen models that the method compares rows with, by the names that it has for them.
         poisoned_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
             Rows that carry the trigger already; by default the config's `poison_*` fields poison forget rows.
+        alternate_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
+            Another answer for each forget row, in their order, for methods whose forget term reads one.
         data_collator, compute_metrics, callbacks, optimizers, preprocess_logits_for_metrics:
             As in [`~transformers.Trainer`]. A collator has to give what [`RoleCollator`] gives.
 
@@ -81,11 +85,6 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
 
     # Losses are means over a micro-batch; Trainer divides them by the accumulation steps.
     loss_is_scaled_for_ga = False
-    config_class: ClassVar[type[UnlearnConfig]] = UnlearnConfig
-    method: ClassVar[str] = "unlearn"
-    paper: ClassVar[str | None] = None
-    # Kinds of models that the method is defined for.
-    families: ClassVar[tuple[str, ...]] = (CAUSAL_LM, CLASSIFIER)
 
     def __init__(
         self,
@@ -104,28 +103,36 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
         ref_model: nn.Module | None = None,
         poisoned_dataset=None,
         preprocess_logits_for_metrics: Callable | None = None,
+        alternate_dataset=None,
+        ref_models: Mapping[str, str | nn.Module] | None = None,
         **others,
     ):
         refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        self._check_request(args, model, quantization_config, peft_config)
+        check_request(type(self), args, model, quantization_config, peft_config)
         check_not_wrapped(model, ref_model, args.fused_losses)
+        adapter = peft_config is not None or modeling.is_peft_model(model)
+        self.addons = AddOns(self.checked_addons(args, adapter))
         args = args.settled(retain_rows=retain_dataset is not None)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         family.check_method(type(self))
+        self.check_reference(args, ref_model)
+        named = check_given(names_of(self.needs_of(args)), ref_models, self.ref_models_of(args))
         if processing_class is None:
             processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
         processing_class = family.ready(processing_class)
-        roles = family.encode_roles(forget_dataset, retain_dataset, processing_class, args, poisoned_dataset)
+        given = (forget_dataset, retain_dataset, processing_class, args, poisoned_dataset, alternate_dataset)
+        roles = family.encode_roles(*given, needed=self.needs_of(args))
         self.check_rows(args, roles, processing_class)
+        self.check_eval(args, eval_dataset)
         pairs = self.make_pairs(roles, args, processing_class)
         self.own_optimizer = optimizers[0] is not None
         check_steps(args, pairs, self.own_optimizer or type(self).changes_at_end is True)
         # What was given is on the card; what the pairs leave out is not trained on.
         self.given_rows, roles = roles, pairs.roles
-        eval_dataset = self._encode_eval(eval_dataset, processing_class, args.max_length)
+        eval_dataset = self.encode_eval(eval_dataset, processing_class, args.max_length)
         check_early(args, eval_dataset, compute_metrics, callbacks or [])
 
         collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
@@ -138,7 +145,9 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
             modeling.check_adapter_fits(model, peft_config, args.trust_remote_code, revision)
             reload = partial(modeling.load_model, model, args, quantization_config)
             model = reload()
-        family.check_model(model, processing_class, ref_model)
+        named = loaded(named, args)
+        for other in (ref_model, *named.values()):
+            family.check_model(model, processing_class, other)
         untie_as_asked(args, model)
         self.check_architecture(args, model)
         first = model if ref_model is None else ref_model
@@ -149,7 +158,7 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
             set_seed(args.seed)
             model, added = add_adapter(model, family.adapter_config(peft_config), revision)
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
-        self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, reload)
+        self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, named, reload)
         self.addons.setup(entry)
         # Width and dtype of a token's states, known once the forward path was tried.
         self.states_like: Tensor | None = None
@@ -182,104 +191,24 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
             # What is wrong with the template is told now, not after training.
             render_model_card(self)
 
-    def _check_request(self, args, model, quantization_config, peft_config) -> None:
-        """Refuses what cannot work whatever the rows and weights are."""
-        if not isinstance(args, self.config_class):
-            raise ValueError(f"{type(self).__name__} takes a {self.config_class.__name__}; got {type(args).__name__}.")
-        modeling.check_single_device_process(args)
-        check_launch(args)
-        if isinstance(model, str):
-            modeling.check_model_path(model, args.model_init_kwargs)
-        elif not isinstance(model, nn.Module):
-            raise ValueError(f"`model` is a {type(model).__name__}. Pass a path, a Hub id or a loaded model.")
-        elif args.model_init_kwargs or quantization_config is not None:
-            raise ValueError(
-                "`model_init_kwargs` and `quantization_config` decide how a model is loaded, and this one is loaded "
-                "already. Pass the model as a path or Hub id, or leave them out."
-            )
-        check_adapters(model, peft_config)
-        adapter = peft_config is not None or modeling.is_peft_model(model)
-        self.addons = AddOns(self.checked_addons(args, adapter))
-        check_untie(args, adapter)
-        if peft_config is not None and args.trainable_modules:
-            raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
-        if args.reference == "adapter" and not adapter:
-            raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
-
-    def _plan_step(self, entry: Entry, shape: str, added: AddedAdapter | None, ref_model, reload) -> None:
-        """Decides what trains, how rows go through the model, who the reference is, and what is computed once."""
+    def _plan_step(self, entry: Entry, shape: str, added: AddedAdapter | None, ref_model, named, reload) -> None:
+        """Decides what trains, how rows go through the model, what frozen models are, and what is computed once."""
         model, args = entry.model, entry.args
+        self.setup(entry)
         needs = {role: self.needs_of(args)[role] for role in entry.roles}
         self.forward_path = self.build_forward(model, args, needs, shape)
         self.trainable = modeling.Trainable(model, partial(self.trainable_patterns, args, model))
-        self.reference: Reference | None = None
-        if referred := {role: needs[role] for role in needs if role in self.reference_roles_of(args)}:
-            request = ReferenceRequest(
-                model=model,
-                args=args,
-                needs=referred,
-                forward=self.forward_path,
-                entry=entry,
-                added=added,
-                ref_model=ref_model,
-                reload=reload,
-            )
-            self.reference = build_reference(request)
-        elif ref_model is not None:
+        models = {**named, **({} if ref_model is None else {REFERENCE: ref_model})}
+        self.references = References.of(ReferenceRequest(entry, needs, self.forward_path, added, reload, models))
+        if ref_model is not None and self.reference is None:
             logger.warning("`ref_model` is not used: no term of %s compares with it.", type(self).__name__)
         if args.cache_frozen:
-            self.forward_path.prefix = self.family.frozen_prefix(entry)
-
-    # What a method says of itself
-
-    @classmethod
-    def needs_of(cls, args: UnlearnConfig) -> Needs:
-        """What the objective asks of each role's rows: log-probabilities, or KL(reference || model)."""
-        kept = {role: KL if term == "kl" else LOGPS for role, term in args.kept_terms.items()}
-        return {"forget": LOGPS, **kept}
-
-    @classmethod
-    def reference_roles_of(cls, args: UnlearnConfig) -> set[str]:
-        """Roles whose rows need the reference's predictions."""
-        return {role for role, need in cls.needs_of(args).items() if need == KL}
-
-    @classmethod
-    def check_early(cls, args: UnlearnConfig, roles, processor, config) -> None:
-        """Raises `ValueError` for what settings, encoded rows and the model's config show alone; for commands, which
-        load other models before there is a trainer."""
-
-    def check_rows(self, args: UnlearnConfig, roles, tokenizer) -> None:
-        """Raises `ValueError` for encoded rows that the method cannot use; called before the model is loaded."""
-
-    def make_pairs(self, roles, args: UnlearnConfig, processor) -> RolePairs:
-        """Which rows meet in a step, and in which order; roles that the pairs leave out are not trained on."""
-        return RolePairs(roles, seed=data_seed(args), epoch_by=args.epoch_by)
-
-    def check_architecture(self, args: UnlearnConfig, model: nn.Module) -> None:
-        """Raises `ValueError` for settings that this model cannot follow."""
-
-    def build_forward(self, model: nn.Module, args: UnlearnConfig, needs: Needs, shape: str) -> Forward:
-        """The path of rows through the model; see [`~hf_unlearn.forward.path.Forward`]."""
-        return self.family.build_forward(model, args, needs, shape)
-
-    def trainable_patterns(self, args: UnlearnConfig, model: nn.Module) -> list[str] | None:
-        """Regular expressions of the parameters to train; `None` for all that require a gradient (of which the method
-        may have frozen some here)."""
-        return args.trainable_modules
+            self.family.frozen_prefix(entry, self.forward_path)
 
     @property
-    def trains_model(self) -> bool:
-        """Whether the coming step changes the model; not so where a method trains something else first."""
-        return True
-
-    def forget_loss(self, rows: RoleRows) -> Tensor:
-        """The method's forget term: a scalar, mean over the micro-batch."""
-        raise NotImplementedError(f"{type(self).__name__} defines no forget term.")
-
-    def retain_loss(self, rows: RoleRows) -> Tensor:
-        """The term of retain and poisoned rows: negative log-likelihood, or KL(reference || model) where that was
-        asked for; a scalar."""
-        return rows.nll if rows.kl_to_reference is None else rows.kl_to_reference
+    def reference(self) -> Reference | None:
+        """The model as it entered, or the `ref_model` in its place, if rows are compared with it."""
+        return self.references.get(REFERENCE)
 
     # One step
 
@@ -298,13 +227,10 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
     def weighted_terms(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The terms whose sum is the objective on a batch: those of the roles, then those of add-ons, by name."""
         rows = self.role_rows(model, inputs)
-        terms = {
-            role: self.forget_loss(found) if role == "forget" else self.retain_loss(found)
-            for role, found in rows.items()
-        }
-        for role, term in terms.items():
-            self.meters.add(f"{role}/loss", term)
-            for name, value in rows[role].observed().items():
+        terms = self.terms(rows)
+        for role, found in rows.items():
+            named = {"loss": terms[role]} if role in terms else {}
+            for name, value in (named | found.observed()).items():
                 self.meters.add(f"{role}/{name}", value)
         weighted = {role: self.args.weight_of(role) * term for role, term in terms.items()}
         return weighted | self.addons.terms(model, rows)
@@ -318,13 +244,13 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
             inputs (`Mapping[str, Tensor]`):
                 A batch of [`RoleCollator`].
         """
-        parts = self._parts(inputs)
+        parts = self.parts_of(inputs)
         # The reference goes first: switching adapters toggles `requires_grad`, which must be back for the policy.
-        needing = {role: part for role, part in parts.items() if role in self.reference_roles_of(self.args)}
-        references = self.reference.rows(self.forward_path, model, needing) if needing else {}
-        return self.forward_path.policy(model, parts, references)
+        references = self.references.rows(self.forward_path, model, parts)
+        return tie(self.forward_path.policy(model, parts, references))
 
-    def _parts(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    def parts_of(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """A batch by role, of the roles whose rows go through the model in this step."""
         spans = role_spans(inputs["role"].tolist(), self.role_names)
         length = self.family.positions(inputs)
         self.positions_read = {role: (span.stop - span.start) * length for role, span in spans.items()}
@@ -334,24 +260,21 @@ class UnlearnTrainer(EvaluationRows, AddOnTrainer, HubTrainer):
         """Of the micro-batch just done, for `total_flos`; see [`~hf_unlearn.training.arithmetic.Arithmetic`]."""
         if self.arithmetic is None:
             self.arithmetic = Arithmetic(self.model)
-        along = self.reference_roles_of(self.args) if self.reference and self.reference.reads_along else ()
         times = 1 + self.addons.take_repeated()
         read = {role: times * count for role, count in self.positions_read.items()}
-        return self.arithmetic.of_step(sum(read.values()), sum(read[role] for role in along if role in read))
+        return self.arithmetic.of_step(sum(read.values()), self.references.positions_read(read))
 
     # The run around it
 
     def train(self, *args, **kwargs):
         """As [`ResumableTrainer.train`]; the reference is placed before and taken off afterwards."""
         self.card_facts.audits = {}
-        if self.reference is not None:
-            self.reference.open(self.accelerator)
+        self.references.open(self.accelerator)
         with dropout_as_asked(self.args, self.model), self.trainable.during_training(self.model):
             try:
                 return super().train(*args, **kwargs)
             finally:
-                if self.reference is not None:
-                    self.reference.close()
+                self.references.close()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of every recorded component since the last log, over all ranks."""

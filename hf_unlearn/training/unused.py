@@ -8,6 +8,7 @@ it is checked.
 import logging
 from dataclasses import fields
 
+from ..data.role_table import ROLES
 from ..families.base import CLASSIFIER
 
 
@@ -15,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 # What a setting is for, in words -> whether this run has it.
 CONDITIONS = {
-    "a retain term": lambda trainer: bool({"retain", "poisoned"} & trainer.train_dataset.roles.keys()),
+    "a retain term": lambda trainer: any(ROLES[role].kept for role in trainer.train_dataset.roles),
     "a reference": lambda trainer: trainer.reference is not None,
     "a cached reference": lambda trainer: trainer.reference is not None and trainer.reference.name == "cache",
     "a classifier": lambda trainer: trainer.family.name == CLASSIFIER,

@@ -90,10 +90,10 @@ class ValueNormPenalty(AddOn):
         compared = {role: term for role, term in self.terms.items() if term.target == REFERENCE}
         self.reference = ReferenceValues(entry, self.prefix, compared) if compared else None
 
-    def prepare(self, trainer) -> None:
+    def prepare(self, start) -> None:
         """Computes the reference's table."""
         if self.reference is not None:
-            self.reference.prepare(trainer)
+            self.reference.prepare(start)
 
     def loss(self, model: nn.Module, rows: Mapping, step: Step) -> Tensor:
         """The penalty of a batch, all roles' terms together."""

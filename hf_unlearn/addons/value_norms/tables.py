@@ -67,12 +67,12 @@ class ReferenceValues(CachedRows):
     def lengths(self, role: str) -> dict[str, list[int]]:
         return {self.kept(role): [1] * len(self.roles[role])}
 
-    def like(self, trainer) -> dict[str, Tensor]:
+    def like(self, start) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for role in self.roles:
-            found |= self.predict(trainer, role, self.batch(role, [0]))
+            found |= self.predict(start, role, self.batch(role, [0]))
         return found
 
-    def predict(self, trainer, role: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        values, _ = self.prefix.values(trainer.model_wrapped, batch)
+    def predict(self, start, role: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        values, _ = self.prefix.values(start.model, batch)
         return {self.kept(role): values if self.kept(role) == "vectors" else values.norm(dim=-1)}

@@ -4,6 +4,7 @@
 from dataclasses import replace
 
 from ...addons.settings import addons_of
+from ...data.role_table import ALTERNATE
 from ...processes import asks_fsdp
 from ..base import CLASSIFIER, Family
 from .collator import ClassCollator
@@ -38,11 +39,12 @@ class Classifier(Family):
         self.likelihood = ("bernoulli" if many else "softmax") if likelihood == "auto" else likelihood
         self.classes = Classes({str(k): int(v) for k, v in config.label2id.items()}, self.likelihood == "bernoulli")
 
-    def encode_roles(self, forget, retain, processor, args, poisoned=None):
+    def encode_roles(self, forget, retain, processor, args, poisoned=None, alternate=None, needed=()):
         addons = [addon for addon in addons_of(args) if addon.language_models_only]
         asked = {addon.title[0].lower() + addon.title[1:]: True for addon in addons}
         asked |= {
             **({} if poisoned is None else {"poisoned rows": True}),
+            "alternates": alternate is not None or ALTERNATE in needed,
             "forward_passes='packed'": args.forward_passes == "packed",
             "fused_losses=True": args.fused_losses is True,
             # accelerate shards ViLT's embeddings twice, which torch refuses.

@@ -44,16 +44,16 @@ class ClassForward(LogitsForward):
     def reader(self, model: nn.Module) -> tuple[nn.Module, int]:
         return classifier_of(model), 1
 
-    def _policy_values(self, model, call, predicted, references):
-        asking = [role for role in call.picks if getattr(self.needs[role], "modalities", False)]
+    def policy_values(self, model, call, predicted, references):
+        asking = [role for role in call.picks if self.needs[role].modalities]
         if not asking:
-            return super()._policy_values(model, call, predicted, references)
+            return super().policy_values(model, call, predicted, references)
         with modality_means(model, call.inputs["input_ids"].shape[1]) as means:
-            values = super()._policy_values(model, call, predicted, references)
-        return values | {f"{role}.modalities": means.of(call.picks[role]) for role in asking}
+            values = super().policy_values(model, call, predicted, references)
+        return values | {(role, "modalities"): means.of(call.picks[role]) for role in asking}
 
     def _logits_and_states(self, model: nn.Module, call: Pass) -> tuple[Tensor, dict[str, Tensor]]:
-        asking = {role for role in call.picks if getattr(self.needs[role], "states", False)}
+        asking = {role for role in call.picks if self.needs[role].states}
         with ExitStack() as stack:
             seen = stack.enter_context(classifier_inputs(model)) if asking else []
             logits = model(**call.inputs).logits

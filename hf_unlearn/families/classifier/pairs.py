@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...forward.needs import REFERENCE
 from ...forward.rows import ReferenceRows, RoleRows
 from ...fused.head import unwrapped
 from .forward import ClassForward
@@ -42,20 +43,20 @@ class PairRows(RoleRows):
 class PairForward(ClassForward):
     """A classifier's rows, and the embeddings of their pictures and texts."""
 
-    def _policy_values(self, model, call, predicted, references):
+    def policy_values(self, model, call, predicted, references):
         with embedded(model) as seen:
-            values = super()._policy_values(model, call, predicted, references)
-        return values | {f"{role}.{name}": x[rows] for role, rows in call.picks.items() for name, x in seen.items()}
+            values = super().policy_values(model, call, predicted, references)
+        return values | {(role, name): x[rows] for role, rows in call.picks.items() for name, x in seen.items()}
 
-    def _reference_rows(self, model, call, predicted):
+    def reference_rows(self, model, call, predicted):
         with embedded(model) as seen:
-            found = super()._reference_rows(model, call, predicted)
+            found = super().reference_rows(model, call, predicted)
         own = {role: {name: x[call.picks[role]] for name, x in seen.items()} for role in found}
         return {role: PairReference(**vars(rows), **own[role]) for role, rows in found.items()}
 
-    def rows_of(self, role, part, tokens, values, reference):
-        rows = super().rows_of(role, part, tokens, values, reference)
-        own = {name: values[f"{role}.{name}"] for name in ("image", "text")}
+    def rows_of(self, part, tokens, values, references):
+        rows, reference = super().rows_of(part, tokens, values, references), references[REFERENCE]
+        own = {name: values[name,] for name in ("image", "text")}
         return PairRows(**vars(rows), **own, ref_image=reference.image, ref_text=reference.text)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ...forward.layer import STATES, LayerForward, LayerRows
+from ...forward.layer import LayerForward, LayerRows
+from ...forward.needs import STATES
 from ...forward.path import Forward
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
+from ...data.role_table import FORGET
 from ...forward.layer import LayerRows
 from ...forward.planning import needed_rows
 from ...modeling import evaluating
@@ -86,7 +87,7 @@ class Rounds:
             with evaluating(model):
                 self.states.fill(model, coming_back, args.per_device_eval_batch_size, args.device)
         elif len(self.thresholds) == stage.round:
-            self.thresholds.append(self._quantile(model, needed["forget"], args.thresholds[stage.round]))
+            self.thresholds.append(self._quantile(model, needed[FORGET], args.thresholds[stage.round]))
             if self.trainer.is_world_process_zero():
                 tell_rising(self.thresholds)
         self.entered = stage
@@ -103,12 +104,12 @@ class Rounds:
         """A quantile of cosines to the concept, over all forget tokens that a full window follows."""
         args = self.trainer.args
         with evaluating(model), torch.no_grad():
-            self.states.fill(model, {"forget": rows}, args.per_device_eval_batch_size, args.device)
+            self.states.fill(model, {FORGET: rows}, args.per_device_eval_batch_size, args.device)
             found = []
             for i in rows:
-                states = self.states.known["forget", i][None].to(args.device)
+                states = self.states.known[FORGET, i][None].to(args.device)
                 predicted = self.head(states, states.new_ones(states.shape[:2], dtype=torch.bool))[0]
-                known = self.targets.known("forget", [i]).to(args.device)
+                known = self.targets.known(FORGET, [i]).to(args.device)
                 found.append(nearest_concept(predicted[known], self.targets.concept_vectors))
         self.states.clear()
         # `torch.quantile` takes 16 million values at most.
@@ -146,7 +147,7 @@ class Rounds:
         states = rows.states.new_zeros((*mask.shape, rows.states.shape[-1]))
         states = states.index_put((tokens.row, tokens.column), rows.states)
         predicted = self.head(states, mask)[tokens.row, tokens.column]
-        known = self.targets.known("forget", rows.batch["index"].tolist()).to(predicted.device)
+        known = self.targets.known(FORGET, rows.batch["index"].tolist()).to(predicted.device)
         return nearest_concept(predicted[known], self.targets.concept_vectors)
 
     # Checkpoints

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ...data.role_table import FORGET
 from ...families.base import CAUSAL_LM
 from ...forward.build import build_forward
-from ...forward.layer import STATES, LayerRows
+from ...forward.layer import LayerRows
+from ...forward.needs import STATES
 from ...modeling import is_peft_model
 from ...models.activations import check_layer, layers_of
 from ...models.layer_choice import check_below, freeze_outside
@@ -103,11 +105,11 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         count = config.get_text_config().num_hidden_layers
         check_layer("layer_id", args.layer_of(count), count)
         _, windows = _read_rows(args, roles, processor)
-        check_concept(args, windows.texts["forget"])
+        check_concept(args, windows.texts[FORGET])
 
     def check_rows(self, args, roles, tokenizer) -> None:
         encoder, windows = _read_rows(args, roles, tokenizer)
-        absent = check_concept(args, windows.texts["forget"])
+        absent = check_concept(args, windows.texts[FORGET])
         if absent and args.process_index == 0:
             logger.warning(
                 "concept: no forget row speaks of %s by this name; it is forgotten only where an alias stands for it.",
@@ -117,7 +119,7 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
 
     @classmethod
     def needs_of(cls, args: AlignThenUnlearnConfig):
-        return {**super().needs_of(args), "forget": STATES}
+        return {**super().needs_of(args), FORGET: STATES}
 
     def check_architecture(self, args: AlignThenUnlearnConfig, model: nn.Module) -> None:
         check_layer("layer_id", args.layer_of(len(layers_of(model))), len(layers_of(model)))
@@ -155,7 +157,7 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         if "role" in inputs:
             self.rounds.enter(self.stage, model)
             if self.stage.kind == ALIGN:
-                loss = self.align_loss(model, super()._parts(inputs))
+                loss = self.align_loss(model, super().parts_of(inputs))
                 return (loss, {"loss": loss}) if return_outputs else loss
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
@@ -176,12 +178,12 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         self.meters.add("forget/active", (cosines > threshold).float().sum() / max(len(cosines), 1))
         return concept_hinge(cosines, threshold)
 
-    def _parts(self, inputs):
-        parts = super()._parts(inputs)
+    def parts_of(self, inputs):
+        parts = super().parts_of(inputs)
         return {
             role: part
             for role, part in parts.items()
-            if role == "forget" or self.args.kept_terms.get(role, "none") != "none"
+            if role == FORGET or self.args.kept_terms.get(role, "none") != "none"
         }
 
     # Stages

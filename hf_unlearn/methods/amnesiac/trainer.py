@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from ...checks import check_choice, check_left_out
 from ...data.pairing import RolePairs
+from ...data.role_table import FORGET, RETAIN
 from ...data.roles import data_seed
 from ...families.base import CLASSIFIER
 from ...forward.rows import RoleRows
@@ -46,7 +47,7 @@ class AmnesiacConfig(UnlearnConfig):
         metadata={"help": "Folder of the record that `AmnesiacRecorder` made of the original's training."},
     )
     relabel_with: str = field(
-        default="forget",
+        default=FORGET,
         metadata={
             "help": "Where a language model's wrong answers come from: other `forget` rows, `retain` rows, or "
             "`refusal`."
@@ -94,7 +95,7 @@ class AmnesiacTrainer(UnlearnTrainer):
     def check_rows(self, args: AmnesiacConfig, roles, processor) -> None:
         if args.variant == "relabel":
             return
-        self.record, rows = StepRecord(args.record_path), roles["forget"]
+        self.record, rows = StepRecord(args.record_path), roles[FORGET]
         if self.family.name == CLASSIFIER:
             names = ClassifierRows(rows, self.family.collator(processor, (), args.max_length)).names
         else:
@@ -104,14 +105,14 @@ class AmnesiacTrainer(UnlearnTrainer):
     def make_pairs(self, roles, args: AmnesiacConfig, processor) -> RolePairs:
         seed = data_seed(args)
         if args.variant == "subtract":
-            return RolePairs({"retain": roles["retain"]}, seed=seed, epoch_by="retain")
+            return RolePairs({RETAIN: roles[RETAIN]}, seed=seed, epoch_by=RETAIN)
         if self.family.name == CLASSIFIER:
-            forget = relabelled_classes(roles["forget"], len(self.family.classes), seed)
+            forget = relabelled_classes(roles[FORGET], len(self.family.classes), seed)
         else:
             source = args.relabel_with
             pool = None if source == "refusal" else roles[source]
-            forget = relabelled_answers(roles["forget"], pool, source, processor, args.max_length, seed)
-        return RolePairs({**roles, "forget": forget}, seed=seed, epoch_by=args.epoch_by)
+            forget = relabelled_answers(roles[FORGET], pool, source, processor, args.max_length, seed)
+        return RolePairs({**roles, FORGET: forget}, seed=seed, epoch_by=args.epoch_by)
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         return rows.nll

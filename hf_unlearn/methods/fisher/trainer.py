@@ -13,12 +13,13 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ...data.pairing import RolePairs
+from ...data.role_table import FORGET, RETAIN
 from ...data.roles import data_seed
 from ...families.base import CLASSIFIER
 from ...families.classifier.forward import classifier_of
 from ...families.classifier.predictions import BernoulliRows
 from ...files import write_text
-from ...forward.needs import RowFunction
+from ...forward.needs import Need
 from ...fused import TileRows
 from ...fused.head import unwrapped
 from ...modeling import evaluating
@@ -90,15 +91,11 @@ class FisherTrainer(UnlearnTrainer):
     @classmethod
     def needs_of(cls, args: FisherConfig):
         true = args.fisher == "empirical"
-        retain = RowFunction(Drawn(true), weigh=None if true else _drawn)
-        return {"forget": RowFunction(Drawn(True)), "retain": retain}
-
-    @classmethod
-    def reference_roles_of(cls, args: FisherConfig) -> set[str]:
-        return set()
+        retain = Need(Drawn(true), weigh=None if true else _drawn)
+        return {FORGET: Need(Drawn(True)), RETAIN: retain}
 
     def make_pairs(self, roles, args: FisherConfig, processor) -> RolePairs:
-        self.forget_rows, retain = roles["forget"], roles["retain"]
+        self.forget_rows, retain = roles[FORGET], roles[RETAIN]
         if len(args.scales) > 1 and len(retain) < 2:
             raise ValueError(
                 f"scales={args.scales}: one of them is chosen by held-out retain rows, and there is 1 retain row in "
@@ -107,7 +104,7 @@ class FisherTrainer(UnlearnTrainer):
         order = np.random.default_rng([data_seed(args), len(retain)]).permutation(len(retain))
         held_out = min(args.validation_rows, len(retain) // 2) if len(args.scales) > 1 else 0
         self.held_out_rows = retain.select(np.sort(order[:held_out]))
-        return RolePairs({"retain": retain.select(np.sort(order[held_out:]))}, data_seed(args), epoch_by="retain")
+        return RolePairs({RETAIN: retain.select(np.sort(order[held_out:]))}, data_seed(args), epoch_by=RETAIN)
 
     def check_architecture(self, args: FisherConfig, model) -> None:
         names = args.forget_classes or ()
@@ -132,13 +129,13 @@ class FisherTrainer(UnlearnTrainer):
         """Squares of each row's gradients are added up; no gradient is left for an optimizer."""
         if self.squares is None:
             self._begin()
-        part = self._parts(self._prepare_inputs(inputs))["retain"]
+        part = self.parts_of(self._prepare_inputs(inputs))[RETAIN]
         losses = []
         # The model itself: a wrapper would average gradients over processes.
         with evaluating(self.model), self.compute_loss_context_manager():
             for i in range(len(part["index"])):
                 row = {name: value[i : i + 1] for name, value in part.items()}
-                found = [self._row(self.forward_path, "retain", row) for _ in range(self.args.fisher_samples)]
+                found = [self._row(self.forward_path, RETAIN, row) for _ in range(self.args.fisher_samples)]
                 # A row's value is the mean over its predictions; its likelihood is the product.
                 self.squares.add([rows.value * len(rows.token_logps) for rows in found])
                 losses.append(found[0].nll.detach())
@@ -161,14 +158,14 @@ class FisherTrainer(UnlearnTrainer):
     def loss_on(self, rows) -> float:
         """Mean over rows of the mean over a row's predictions, on all processes together; nats."""
         args, total = self.args, torch.zeros((), device=self.args.device)
-        path = self.family.build_forward(self.model, args, {"forget": RowFunction(Drawn(True))}, "split")
+        path = self.family.build_forward(self.model, args, {FORGET: Need(Drawn(True))}, "split")
         own = range(args.process_index, len(rows), args.world_size)
         with evaluating(self.model), self.compute_loss_context_manager():
             for start in range(0, len(own), args.per_device_eval_batch_size):
                 numbers = list(own[start : start + args.per_device_eval_batch_size])
                 batch = self.data_collator.pad([rows[i] for i in numbers]) | {"index": torch.tensor(numbers)}
                 batch = {name: value.to(args.device) for name, value in batch.items()}
-                total += self._row(path, "forget", batch).value * len(numbers)
+                total += self._row(path, FORGET, batch).value * len(numbers)
         return (self.accelerator.reduce(total, reduction="sum") / len(rows)).item()
 
     def diagonal(self) -> dict[str, Tensor]:

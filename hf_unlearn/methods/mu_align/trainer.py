@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...families.classifier import modalities
-from ...forward.needs import KL, RowFunction
+from ...forward.needs import KL, REFERENCE, Need
 from ...forward.rows import RoleRows
 from ...losses import second_moment_distance
 from ...training.trainer import UnlearnTrainer
@@ -52,7 +52,7 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
                 "may show them uniform while the model still answers them. Judge the result by an evaluation."
             )
 
-    def _plan_step(self, entry, shape, added, ref_model, reload) -> None:
+    def setup(self, entry) -> None:
         args = entry.args
         self._tokens = self.family.predictions(entry.model, entry.tokenizer)
         if args.tail in TOP_K_TAILS and args.top_k > self._tokens:
@@ -61,7 +61,6 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
                 raise ValueError(told)
             args.top_k = self._tokens
         self._prior = self._prior_of(entry)
-        super()._plan_step(entry, shape, added, ref_model, reload)
 
     def _prior_of(self, entry) -> Tensor | None:
         """Each class's probability that forget predictions are pulled to, where that is not uniform."""
@@ -98,31 +97,27 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
     def needs_of(cls, args: MUAlignConfig):
         clip, noise, shrink = args.forget_clip, args.forget_noise, args.forget_shrink
         of_logits = None if args.tail == "emb_norm" else Tail(args.tail, args.top_k, args.tail_cap)
-        forget = RowFunction(
+        forget = Need(
             ForgetTerms(args.alpha, args.beta, args.temperature, args.kl_direction, of_logits),
             states=of_logits is None,
             weigh=WorstShare(args.cvar_level) if args.tail == "cvar" else None,
             changes=ForgetNoise(clip, noise, shrink) if clip is not None or noise or shrink else None,
         )
-        kept = RowFunction(
+        kept = Need(
             RetainTerms(args.label_smoothing, args.lambda_kd, args.kd_temperature),
+            reference=(REFERENCE,) if args.lambda_kd or args.lambda_align else (),
             compares=args.lambda_kd > 0,
             states=args.lambda_align > 0,
             modalities=any(modal_weights(args).values()),
         )
         return {"forget": forget} | {role: KL if term == "kl" else kept for role, term in args.kept_terms.items()}
 
-    @classmethod
-    def reference_roles_of(cls, args: MUAlignConfig) -> set[str]:
-        kept = args.kept_terms if args.lambda_kd or args.lambda_align else {}
-        return super().reference_roles_of(args) | {role for role, term in kept.items() if term != "none"}
-
     def build_forward(self, model, args: MUAlignConfig, needs, shape):
         bound = dict(needs)
         forget = replace(needs["forget"].function, prior=self._prior)
         bound["forget"] = replace(needs["forget"], columns=self._tokens, function=forget)
         for role, need in needs.items():
-            if role != "forget" and isinstance(need, RowFunction):
+            if role != "forget" and need.function is not None:
                 bound[role] = replace(need, function=replace(need.function, tokens=self._tokens))
         if args.forward_passes == "auto" and args.forget_shrink:
             # Forget rows go towards retain rows, which must then be in their pass.

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ...checks import check_number, check_patterns
+from ...data.role_table import FORGET
 from ...families.base import CAUSAL_LM
-from ...forward.layer import STATES, STATES_KL, LayerForward, LayerRows
+from ...forward.layer import LayerForward, LayerRows
+from ...forward.needs import REFERENCE, STATES, Need
 from ...losses import rmu_loss
 from ...modeling import is_peft_model
 from ...models.activations import check_layer, layers_of
@@ -118,7 +120,7 @@ class RMUTrainer(UnlearnTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        topics = 1 + max(self.train_dataset.roles["forget"]["topic"]) if self._has_topics() else 1
+        topics = 1 + max(self.train_dataset.roles[FORGET]["topic"]) if self._has_topics() else 1
         coeffs = self._of_topics("steering_coeffs", topics)
         if self.args.adaptive_scale is not None:
             coeffs = [float("nan")] * topics
@@ -134,12 +136,8 @@ class RMUTrainer(UnlearnTrainer):
 
     @classmethod
     def needs_of(cls, args: RMUConfig):
-        kept = STATES_KL if args.kl_coeff else STATES
-        return {"forget": STATES, **dict.fromkeys(args.kept_terms, kept)}
-
-    @classmethod
-    def reference_roles_of(cls, args: RMUConfig) -> set[str]:
-        return set(args.kept_terms)
+        kept = Need(layer=True, kl=args.kl_coeff > 0, reference=(REFERENCE,))
+        return {FORGET: STATES, **dict.fromkeys(args.kept_terms, kept)}
 
     def build_forward(self, model, args, needs, shape):
         # Rows that need no KL stop at the layer; they must not share a pass with rows that go on to the head.
@@ -238,7 +236,7 @@ class RMUTrainer(UnlearnTrainer):
         self.coeffs = torch.where(self.coeffs.to(found).isnan(), found, self.coeffs.to(found))
 
     def _has_topics(self) -> bool:
-        return "topic" in self.train_dataset.roles["forget"].column_names
+        return "topic" in self.train_dataset.roles[FORGET].column_names
 
     def _of_topics(self, name: str, topics: int) -> list[float]:
         values = getattr(self.args, name)

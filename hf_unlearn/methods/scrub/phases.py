@@ -9,8 +9,10 @@ from itertools import accumulate
 import numpy as np
 from torch.utils.data import Dataset
 
+from ...data.role_table import FORGET, RETAIN
 
-MAX, MIN = "forget", "retain"
+
+MAX, MIN = FORGET, RETAIN
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ...data.role_table import FORGET
 from ...files import whole_file, write_text
-from ...forward.needs import RowFunction
+from ...forward.needs import Need
 from ...fused import TileRows
 from ...modeling import evaluating
 
@@ -97,7 +98,7 @@ class Rewind(TrainerCallback):
         """Writes what changes, and looks at the forget rows."""
         from safetensors.torch import save_file
 
-        self.errors[str(epoch)] = self.error_on(self.trainer.train_dataset.roles["forget"])
+        self.errors[str(epoch)] = self.error_on(self.trainer.train_dataset.roles[FORGET])
         if self.trainer.args.should_save:
             kept = {name: tensor.detach().cpu().contiguous() for name, tensor in self._changing().items()}
             with whole_file(self.file(epoch)) as part:
@@ -121,7 +122,7 @@ class Rewind(TrainerCallback):
         """Mean error over rows, on all processes together."""
         trainer = self.trainer
         own = range(trainer.args.process_index, len(rows), trainer.args.world_size)
-        needs = {"forget": RowFunction(prediction_errors)}
+        needs = {FORGET: Need(prediction_errors)}
         path = trainer.family.build_forward(trainer.model, trainer.args, needs, "one")
         total = torch.zeros((), device=trainer.args.device)
         with evaluating(trainer.model), trainer.compute_loss_context_manager():
@@ -130,7 +131,7 @@ class Rewind(TrainerCallback):
                 batch = trainer.data_collator.collator.pad([rows[i] for i in numbers])
                 part = {name: value.to(trainer.args.device) for name, value in batch.items()}
                 part["index"] = torch.tensor(list(numbers))
-                found = path.policy(trainer.model, {"forget": part}, {})["forget"]
+                found = path.policy(trainer.model, {FORGET: part}, {})[FORGET]
                 total += found.mean(found.stats[trainer.args.rewind_error]) * len(numbers)
         return (trainer.accelerator.reduce(total, reduction="sum") / len(rows)).item()
 

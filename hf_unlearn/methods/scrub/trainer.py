@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import DefaultFlowCallback, TrainerCallback
 
+from ...data.role_table import FORGET, RETAIN
 from ...data.roles import data_seed
-from ...forward.needs import RowFunction
+from ...forward.needs import REFERENCE, Need
 from ...forward.rows import RoleRows
 from ...fused import TileRows
 from ...training.dropout import has_dropout
@@ -102,7 +103,7 @@ class ScrubTrainer(Taught, UnlearnTrainer):
         return PhasedRows(
             roles,
             phase_order(int(args.num_train_epochs), args.msteps, args.scrub_warmup == "min_first"),
-            sizes={"retain": places, "forget": args.forget_batch_size or places},
+            sizes={RETAIN: places, FORGET: args.forget_batch_size or places},
             places=places,
             batches_a_step=args.gradient_accumulation_steps * args.world_size,
             seed=data_seed(args),
@@ -111,24 +112,16 @@ class ScrubTrainer(Taught, UnlearnTrainer):
     @classmethod
     def needs_of(cls, args: ScrubConfig):
         return {
-            "forget": RowFunction(Divergence(args.temperature), compares=True),
-            "retain": RowFunction(Kept(args.alpha, args.gamma, args.temperature), compares=args.alpha > 0),
+            FORGET: Need(Divergence(args.temperature), reference=(REFERENCE,)),
+            RETAIN: Need(Kept(args.alpha, args.gamma, args.temperature), reference=(REFERENCE,) if args.alpha else ()),
         }
 
-    @classmethod
-    def reference_roles_of(cls, args: ScrubConfig) -> set[str]:
-        return {role for role, need in cls.needs_of(args).items() if need.compares}
-
-    def check_rows(self, args: ScrubConfig, roles, processor) -> None:
-        self._rewinds = args.rewind
-
-    def _encode_eval(self, eval_dataset, processor, max_length):
-        if self._rewinds and not (isinstance(eval_dataset, dict) and "holdout" in eval_dataset):
+    def check_eval(self, args: ScrubConfig, eval_dataset) -> None:
+        if args.rewind and not (isinstance(eval_dataset, dict) and "holdout" in eval_dataset):
             raise ValueError(
                 "rewind=True compares with rows like the forget rows that were never trained on. Pass them as "
                 "eval_dataset={'holdout': ...}, or leave `rewind` out."
             )
-        return super()._encode_eval(eval_dataset, processor, max_length)
 
     # The objective
 

@@ -5,7 +5,7 @@ Kept are a number a token (NPO and its kin) and, for KL, the last hidden state a
 one frozen copy of the LM head, from which the whole distribution follows exactly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -13,35 +13,35 @@ import torch
 from torch import Tensor
 
 from ..data.formats import IGNORE_INDEX
-from ..forward.layer import STATES, STATES_KL
-from ..forward.needs import KL, LOGPS, of_whole_prediction
+from ..forward.needs import Needs
+from ..forward.path import Forward
 from ..forward.rows import ReferenceRows
 from ..fused import gathered_head, head_of
-from ..reference import Reference
-from .rows import CachedRows, Entry
-from .store import Layout, Rows
+from ..stored.rows import CachedRows, Entry, RunStart
+from ..stored.store import Layout, Rows
+from .base import Reference
+from .live import LiveReference
 
 
-KEPT = {LOGPS: ("token_logps",), KL: ("hidden",), STATES: ("states",), STATES_KL: ("states", "hidden")}
 HEAD = {"weight": "head.weight", "bias": "head.bias"}
-
-
-def kept_of(need) -> tuple[str, ...]:
-    """What is kept of a role's rows, by what its method asks: fields of `ReferenceRows`."""
-    return KEPT[KL] if of_whole_prediction(need) else KEPT[need]
 
 
 class CachedReference(CachedRows, Reference):
     """Reference rows from a store on disk. The model that enters the trainer is its own reference, so the one pass
-    that fills the store is made with the policy before its first step.
+    that fills the store is made with the policy before its first step; of another model, with that one, which is let
+    go of afterwards.
 
     Args:
         entry ([`~hf_unlearn.stored.rows.Entry`]):
-            The run.
-        needs (`Mapping[str, str]`):
+            The run, of the model whose predictions are kept.
+        needs (`Needs`):
             Role to what is kept of its rows.
+        forward ([`~hf_unlearn.forward.path.Forward`]):
+            The path to use.
         as_entered (`Callable`, *optional*):
             Gives a context in which the policy is the model as it entered, where it is not so by itself.
+        source ([`LiveReference`], *optional*):
+            The model, where it is another than the policy.
         computed:
             What else decides the values.
     """
@@ -53,12 +53,15 @@ class CachedReference(CachedRows, Reference):
     def __init__(
         self,
         entry: Entry,
-        needs: Mapping[str, str],
+        needs: Needs,
+        forward: Forward,
         as_entered: Callable[[], AbstractContextManager] = nullcontext,
+        source: LiveReference | None = None,
         **computed,
     ):
         super().__init__(entry, needs, **computed)
-        self.needs, self.as_entered = dict(needs), as_entered
+        self.needs, self.forward, self.as_entered, self.source = dict(needs), forward, as_entered, source
+        self.repeatable = self.keeps_head = source is not None
         # The reference's head; the policy's own stands in for it where that is not trained.
         self.head = None
 
@@ -70,51 +73,60 @@ class CachedReference(CachedRows, Reference):
             )
         found = {}
         for role, part in parts.items():
-            kept = {name: self.values(role, name, part["index"]) for name in kept_of(self.needs[role])}
+            kept = {name: self.values(role, name, part["index"]) for name in self.needs[role].kept}
             found[role] = ReferenceRows(**kept, head=self.head if "hidden" in kept else None)
         return found
 
-    def prepare(self, trainer) -> None:
-        super().prepare(trainer)
+    def prepare(self, start: RunStart) -> None:
+        if self.store is not None:
+            return
+        if self.source is not None:
+            self.source.open(start.accelerator)
+            start = replace(start, model=self.source.model, core=self.entry.model)
+        super().prepare(start)
         layout = self.store.layout
-        if self.head is None and HEAD["weight"] in layout:
-            device = trainer.accelerator.device
+        if HEAD["weight"] in layout:
+            device = start.accelerator.device
             parts = {part: self.store.array(name).to(device) for part, name in HEAD.items() if name in layout}
-            self.head = replace(head_of(trainer.model), **parts)
+            self.head = replace(head_of(start.core), **parts)
+        if self.source is not None:
+            # Its predictions are all that is read of it.
+            self.source = self.entry.model = None
 
     def lengths(self, role: str) -> dict[str, list[int]]:
         rows = self.roles[role]
         predicted = [sum(label != IGNORE_INDEX for label in row[1:]) for row in rows["labels"]]
         real = [len(ids) for ids in rows["input_ids"]]
-        return {name: real if name == "states" else predicted for name in kept_of(self.needs[role])}
+        return {name: real if name == "states" else predicted for name in self.needs[role].kept}
 
-    def like(self, trainer) -> dict[str, Tensor]:
-        logps = torch.empty(0, dtype=torch.promote_types(trainer.model.dtype, torch.float32))
-        return {"token_logps": logps, "hidden": trainer.states_like, "states": trainer.states_like}
+    def like(self, start) -> dict[str, Tensor]:
+        logps = torch.empty(0, dtype=torch.promote_types(start.core.dtype, torch.float32))
+        states = start.states_like if self.source is None else self.forward.probe(start.model)
+        return {"token_logps": logps, "hidden": states, "states": states}
 
-    def layout(self, trainer) -> Layout:
-        layout = dict(super().layout(trainer))
-        if self._keeps_head(trainer):
-            with gathered_head(head_of(trainer.model)) as head:
+    def layout(self, start) -> Layout:
+        layout = dict(super().layout(start))
+        if self._keeps_head(start):
+            with gathered_head(head_of(start.core)) as head:
                 for part, name in HEAD.items():
                     if (tensor := getattr(head, part)) is not None:
                         layout[name] = Rows([tensor.shape[0]], tuple(tensor.shape[1:]), tensor.dtype)
         return layout
 
-    def predict(self, trainer, role, batch):
+    def predict(self, start, role, batch):
         with self.as_entered():
-            found = trainer.forward_path.reference(trainer.model_wrapped, {role: batch})[role]
-        return {name: getattr(found, name) for name in kept_of(self.needs[role])}
+            found = self.forward.reference(start.model, {role: batch})[role]
+        return {name: getattr(found, name) for name in self.needs[role].kept}
 
-    def write_shared(self, trainer, writer) -> None:
-        if not self._keeps_head(trainer):
+    def write_shared(self, start, writer) -> None:
+        if not self._keeps_head(start):
             return
-        with gathered_head(head_of(trainer.model)) as head:
-            for part, name in HEAD.items() if trainer.is_world_process_zero() else ():
+        with gathered_head(head_of(start.core)) as head:
+            for part, name in HEAD.items() if start.accelerator.is_main_process else ():
                 if (tensor := getattr(head, part)) is not None:
                     # A copy: FSDP2 frees gathered weights by resizing their storage, which numpy forbids for good.
                     writer.write(name, [0], tensor.detach().clone())
 
-    def _keeps_head(self, trainer) -> bool:
-        divergence = any("hidden" in kept_of(need) for need in self.needs.values())
-        return divergence and head_of(trainer.model).weight.requires_grad
+    def _keeps_head(self, start) -> bool:
+        divergence = any("hidden" in need.kept for need in self.needs.values())
+        return divergence and (self.keeps_head or head_of(start.core).weight.requires_grad)
