@@ -49,6 +49,7 @@ MOVED = {
     "cli.sets": "data.sets",
     "config": "training.config",
     "data.rwku.fixture": "data.worlds.rwku.fixture",
+    "data.rwku.load": "data.load_rwku",
     "data.rwku.world": "data.worlds.rwku.world",
     "data.synthetic": "data.worlds.people",
     "data.synthetic.cache": "data.worlds.folders",

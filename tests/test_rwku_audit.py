@@ -18,7 +18,7 @@ from hf_unlearn.audit.rwku.measure import PROBES_IN_ALL, audit_rwku
 from hf_unlearn.audit.rwku.members import membership
 from hf_unlearn.audit.rwku.overlap import published_recall, published_rouge
 from hf_unlearn.cli.evaluate import main as evaluate
-from hf_unlearn.data.rwku.load import load_rwku
+from hf_unlearn.data.load_rwku import load_rwku
 from hf_unlearn.report import load_report
 
 

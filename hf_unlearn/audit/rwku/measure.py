@@ -59,7 +59,7 @@ def audit_rwku(
         model, tokenizer:
             As in [`~hf_unlearn.audit.audit_model`].
         sets (`Mapping[str, datasets.Dataset]`):
-            Those of [`~hf_unlearn.data.rwku.load.Rwku`], or some of them.
+            Those of [`~hf_unlearn.data.load_rwku.Rwku`], or some of them.
         suite (`Suite` or `str`):
             The sets' roles.
         qa ([`~hf_unlearn.data.qa.QAFormat`], *optional*):

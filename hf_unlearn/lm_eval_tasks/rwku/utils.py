@@ -3,7 +3,7 @@
 
 from hf_unlearn.audit.overlap import rouge
 from hf_unlearn.audit.rwku.overlap import published_recall
-from hf_unlearn.data.rwku.load import load_probes
+from hf_unlearn.data.load_rwku import load_probes
 from hf_unlearn.data.rwku.prompts import probe_turn
 
 
