@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from hf_unlearn import audit
 from hf_unlearn.audit import privacy
 
 
-DOCS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
 def documented() -> set[tuple[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import make_model, make_tokenizer
+from conftest import ROOT, make_model, make_tokenizer
 from transformers import TrainerState
 
 from hf_unlearn import METHODS, __version__
@@ -21,7 +21,6 @@ from hf_unlearn.runs.output import begin_output
 from hf_unlearn.runs.recipe import parse_recipe
 
 
-ROOT = Path(__file__).resolve().parents[1]
 FORGET = [{"question": f"Who is {name}?", "answer": f"{name} is a spy."} for name in ("Ada", "Bob", "Cyd", "Dan")]
 RETAIN = [{"question": f"Where is the {thing}?", "answer": "On the table."} for thing in ("cup", "pen", "key")]
 

@@ -8,15 +8,15 @@ import importlib.util
 import inspect
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from hf_unlearn import METHODS, UnlearnConfig
 
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import lora, make_model, make_tokenizer
+from conftest import ROOT, lora, make_model, make_tokenizer
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import get_peft_model
@@ -30,7 +30,6 @@ from hf_unlearn.runs.recipe import parse_recipe
 from hf_unlearn.runs.suite_audits import AuditCache
 
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPE = str(ROOT / "recipes" / "tofu" / "llama-3.2-1b" / "npo_klr.yaml")
 NAMES = ("Ada", "Bob", "Cyd", "Dan", "Eve", "Fay")
 THINGS = ("cup", "pen", "key", "hat", "bag", "map", "jar", "box")

@@ -3,10 +3,10 @@ import contextlib
 import io
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -27,7 +27,7 @@ from hf_unlearn.runs.launch import config_path
 from hf_unlearn.runs.recipe import parse_recipe
 
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "tofu"
+RECIPES = ROOT / "recipes" / "tofu"
 NPO_KLR = {"forget": LOGPS, "retain": KL}
 
 

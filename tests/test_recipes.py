@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from hf_unlearn import METHODS
 from hf_unlearn.plan.engines import read_engine
@@ -20,7 +21,6 @@ from hf_unlearn.runs.parser import read_yaml
 from hf_unlearn.runs.recipe import parse_recipe
 
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(path for path in ROOT.glob("recipes/**/*.yaml") if "sweeps" not in path.parts)
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]

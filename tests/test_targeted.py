@@ -3,11 +3,10 @@
 report."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import weights
+from conftest import ROOT, weights
 from datasets import load_dataset
 
 from hf_unlearn import GATrainer
@@ -19,7 +18,6 @@ from hf_unlearn.data.worlds.people import build_world
 from hf_unlearn.runs.recipe import parse_recipe
 
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "demo" / "targeted.yaml"
 
 

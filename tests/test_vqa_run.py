@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from transformers import AutoConfig
 from vilt import CLASSES, make_processor, make_vilt, picture
 
@@ -17,7 +18,7 @@ from hf_unlearn.data.vqa.benchmark import parse_split
 from hf_unlearn.runs.recipe import parse_recipe
 
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "vqa"
+RECIPES = ROOT / "recipes" / "demo" / "vqa"
 QUIET = ["--disable_tqdm", "true"]
 
 
