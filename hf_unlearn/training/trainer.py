@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 
 from .. import modeling
 from ..addons.collection import AddOns
@@ -22,7 +22,7 @@ from ..forward.planning import needed_rows
 from ..forward.rows import RoleRows
 from ..hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from ..hub.hub_trainer import HubTrainer
-from ..models.adapters import AddedAdapter, add_adapter, weights_as_entered
+from ..models.adapters import AddedAdapter, weights_as_entered
 from ..models.tied import untie_as_asked
 from ..models.wrappers import check_not_wrapped
 from ..reference import Reference, ReferenceRequest
@@ -38,7 +38,7 @@ from .evaluation_rows import EvaluationRows
 from .meters import Meters
 from .method import Method
 from .other_arguments import check_collator, refuse_others
-from .request import check_request
+from .request import check_request, loaded_policy, with_adapter
 from .rounding import RoundingCheck
 from .run_control import RunControl
 from .term_balance import TermBalance
@@ -140,11 +140,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         self.role_names = collator.roles
         self.addons.load(roles, collator)
 
-        reload = None
-        if isinstance(model, str):
-            modeling.check_adapter_fits(model, peft_config, args.trust_remote_code, revision)
-            reload = partial(modeling.load_model, model, args, quantization_config)
-            model = reload()
+        model, reload = loaded_policy(model, args, peft_config, quantization_config)
         named = loaded(named, args)
         for other in (ref_model, *named.values()):
             family.check_model(model, processing_class, other)
@@ -152,11 +148,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         self.check_architecture(args, model)
         first = model if ref_model is None else ref_model
         self.entered = weights_as_entered(first, with_adapter=bool(self.reference_roles_of(args)))
-        added = None
-        if peft_config is not None:
-            # Trainer seeds too, but an adapter's first weights are drawn here.
-            set_seed(args.seed)
-            model, added = add_adapter(model, family.adapter_config(peft_config), revision)
+        model, added = with_adapter(model, args, peft_config and family.adapter_config(peft_config))
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
         self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, named, reload)
         self.addons.setup(entry)
