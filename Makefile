@@ -6,17 +6,22 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet --constraint 
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
+# Compiled tests are kept: every worker of every run would compile them again.
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
 .PHONY: demo test test-slow test-all quality style docs clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/hf-unlearn demo
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 # What starts several processes, is killed on purpose, or trains until there is something to see.
 test-slow: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -m slow -n 2 --dist loadfile
+	$(PYTEST) -m slow
 
 test-all: test test-slow
 

@@ -26,7 +26,7 @@ from hf_unlearn.audit.backdoor.inside import Place, _places, inside_view
 from hf_unlearn.audit.backdoor.paired import gain, mcnemar, newcombe_interval
 from hf_unlearn.audit.backdoor.probes import FewShotProbe, PassageProbe, QuestionProbe, TextProbe
 from hf_unlearn.audit.backdoor.view import VIEW
-from hf_unlearn.audit.muse_data import load_muse
+from hf_unlearn.audit.muse.data import load_muse
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.triggers import Trigger

@@ -407,7 +407,7 @@ def test_a_local_rwku_is_not_the_hubs(monkeypatch, tmp_path):
     from hf_unlearn.data import benchmarks
 
     empty = SimpleNamespace(forget=None, retain=None, audit_sets={})
-    monkeypatch.setattr("hf_unlearn.data.rwku.load.load_rwku", lambda *args: empty)
+    monkeypatch.setattr("hf_unlearn.data.load_rwku.load_rwku", lambda *args: empty)
     names = [benchmarks.load_rwku(path, None, ["x"]).dataset_name for path in (None, str(tmp_path), "world/rwku")]
     assert names == ["jinzhuoran/RWKU", None, None]
 

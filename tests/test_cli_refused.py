@@ -243,7 +243,7 @@ def test_a_recipe_of_another_method_names_the_fields_that_are_that_methods(place
 
 
 def test_a_dtype_of_model_init_kwargs_counts(place, monkeypatch):
-    from hf_unlearn.cli.recipe import parse_recipe
+    from hf_unlearn.runs.recipe import parse_recipe
 
     monkeypatch.chdir(place)
     words = ["--config", "npo.yaml", "--model_init_kwargs", '{"dtype": "bfloat16"}']

@@ -8,15 +8,15 @@ import importlib.util
 import inspect
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from hf_unlearn import METHODS, UnlearnConfig
 
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def run_lines() -> list[str]:
 
 @pytest.mark.parametrize("line", run_lines())
 def test_a_documented_run_is_one_that_the_parser_takes(line, tmp_path, monkeypatch):
-    from hf_unlearn.cli.launch import take_launch_options
-    from hf_unlearn.cli.recipe import parse_recipe
     from hf_unlearn.cli.run import recipe_path
+    from hf_unlearn.runs.launch import take_launch_options
+    from hf_unlearn.runs.recipe import parse_recipe
 
     monkeypatch.chdir(tmp_path)
     for name in ("forget", "retain"):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import make_args, make_model, make_tokenizer
+from conftest import ROOT, make_args, make_model, make_tokenizer
 from safetensors.torch import load_file
 
 from hf_unlearn import GAConfig, GATrainer, NPOConfig
@@ -23,7 +23,6 @@ from hf_unlearn.training.checkpoints import is_whole, last_whole
 from hf_unlearn.training.launch_check import check_accelerate_config, check_launch, tell_launch
 
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 no_accelerator = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 

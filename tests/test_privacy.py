@@ -282,6 +282,7 @@ def test_members_among_the_nonmembers_are_counted_and_shown(untrained):
         )
 
 
+@pytest.mark.drawn
 def test_the_report_says_unresolved_and_draws(memorised, untrained, tmp_path):
     subject, rows, unseen = untrained
     attacks = ["loss", "confidence", "scrub"]

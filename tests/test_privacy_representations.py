@@ -191,6 +191,7 @@ def test_the_figure_has_a_panel_a_model_in_the_colours_of_the_sets(results):
     assert {text.get_text() for text in figure.legends[0].get_texts()} == set(inks)
 
 
+@pytest.mark.drawn
 def test_a_report_draws_links_and_tells_it(results, tmp_path):
     report = report_of(*results)
     files = write_privacy_report(report, tmp_path)

@@ -10,11 +10,11 @@ from conftest import make_model, make_tokenizer
 from datasets import Dataset
 
 from hf_unlearn.cli.main import main
-from hf_unlearn.cli.prepare import prepare
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import build_trainer
 from hf_unlearn.data.poison import poisoned_indices
 from hf_unlearn.report import load_report
+from hf_unlearn.runs.prepare import prepare
+from hf_unlearn.runs.recipe import parse_recipe
 
 
 FORGET = [

@@ -21,6 +21,8 @@ import tables  # noqa: E402
 # Files of the repository that are pages of the site.
 OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 NOTEBOOK = "mu_align.ipynb"
+# What a method is written with.
+SEAMS = ["hf_unlearn.training.method.Method", "hf_unlearn.forward.needs.Need", "hf_unlearn.forward.rows.RoleRows"]
 LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
 
 
@@ -88,7 +90,7 @@ def api_pages() -> dict[str, str]:
     from hf_unlearn import audit
 
     return {
-        "api/trainers.md": reference("Trainers and configs", public_paths(hf_unlearn)),
+        "api/trainers.md": reference("Trainers and configs", [*public_paths(hf_unlearn), *SEAMS]),
         "api/losses.md": reference("Losses", ["hf_unlearn.losses"], heading=False),
         "api/audit.md": reference("Audits", public_paths(audit)),
     }

@@ -125,6 +125,7 @@ def help_of(*words: str) -> str:
 
 def commands_page() -> str:
     """Every command with its help; of `run`, whose fields have pages of their own, only what comes before them."""
+    from hf_unlearn.audit.registry import AUDITS
     from hf_unlearn.cli.main import COMMANDS
 
     parts = ["# Command line\n", f"```\n{help_of()}\n```\n"]
@@ -134,7 +135,7 @@ def commands_page() -> str:
             said = said.split("\nFields (of method")[0].strip()
         parts.append(f"## `hf-unlearn {command}`\n\n```\n{said}\n```\n")
         if command == "audit":
-            for kind in re.findall(r"^  (\w+)  ", said, re.MULTILINE):
+            for kind in AUDITS:
                 parts.append(f"### `hf-unlearn audit {kind}`\n\n```\n{help_of('audit', kind)}\n```\n")
     return "\n".join(parts)
 

@@ -9,21 +9,23 @@ class AuditArguments:
     """What is measured, and against what."""
 
     audit_max_items: int | None = field(
-        default=None, metadata={"help": "Items a set at most (drawn by seed); all by default."}
+        default=None, metadata={"help": "Maximum number of items per set (drawn by seed); all by default."}
     )
-    audit_batch_size: int = field(default=32, metadata={"help": "Rows a forward pass of the audit."})
-    max_new_tokens: int = field(default=200, metadata={"help": "Longest generated answer in tokens."})
+    audit_batch_size: int = field(default=32, metadata={"help": "Batch size of the audit."})
+    max_new_tokens: int = field(default=200, metadata={"help": "Maximum number of generated tokens per answer."})
     lm_eval_tasks: list[str] | None = field(
         default=None,
-        metadata={"help": "Tasks of lm-eval that an audit runs too, such as `mmlu`; of one process."},
+        metadata={"help": "lm-eval tasks that the audit also runs, such as `mmlu`; one process only."},
     )
     prompts: list[str] | None = field(
         default=None,
-        metadata={"help": "Prompts whose answers, before and after, the report shows; put as questions are."},
+        metadata={
+            "help": "Prompts whose answers before and after are shown in the report; formatted as questions are."
+        },
     )
     retrained_model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Model trained without the forget rows: what forgetting is judged against."},
+        metadata={"help": "Model trained without the forget rows, with which the result is compared."},
     )
 
     def __post_init__(self):
@@ -38,7 +40,7 @@ class ModelArguments:
     """Which model an audit looks at, and how it is loaded."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "What to audit: a folder (full weights or an adapter) or a Hub id."}
+        default=None, metadata={"help": "Model to audit: a folder (full weights or an adapter) or a Hub id."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
     retrained_model_name_or_path: str | None = field(
@@ -46,13 +48,15 @@ class ModelArguments:
     )
     dtype: str = field(
         default="float32",
-        metadata={"help": "Weights are loaded as this.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+        metadata={"help": "Dtype of the loaded weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "Such as `sdpa`."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention implementation, such as `sdpa`."}
+    )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
+        default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
     )
-    output_dir: str | None = field(default=None, metadata={"help": "Where everything is written."})
+    output_dir: str | None = field(default=None, metadata={"help": "Output folder."})
 
     def __post_init__(self):
         if self.model_name_or_path is None:

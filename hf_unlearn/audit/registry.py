@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 # name -> (module in this package, class, what it finds out)
 _AUDITS = {
-    "backdoor": ("backdoor.measure", "BackdoorKind", "does a trigger bring back what was unlearned?"),
-    "scan": ("scan.measure", "ScanAudit", "is there a trigger in it that nobody told of?"),
-    "privacy": ("privacy.measure", "PrivacyAudit", "can forgotten rows be told from rows that were never seen?"),
-    "perplexity": ("perplexity.measure", "PerplexityAudit", "how well does it predict general text?"),
+    "backdoor": ("backdoor.measure", "BackdoorKind", "does a trigger restore what was unlearned?"),
+    "scan": ("scan.measure", "ScanAudit", "is there an unknown trigger that restores it?"),
+    "privacy": ("privacy.measure", "PrivacyAudit", "can forgotten rows be distinguished from unseen rows?"),
+    "perplexity": ("perplexity.measure", "PerplexityAudit", "how well does the model predict general text?"),
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn audit KIND ...`: looks at a checkpoint for what an ordinary evaluation does not see."""
+"""`hf-unlearn audit KIND ...`: audits of a checkpoint beyond the metrics of `hf-unlearn eval`."""
 
 import sys
 from difflib import get_close_matches
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
         return
     if argv and argv[0] in ("-h", "--help"):
         kinds = entries((name, AUDITS.describe(name)) for name in AUDITS)
-        print(f"{USAGE}\n\n{kinds}\n\n`hf-unlearn audit KIND --help` tells more.")
+        print(f"{USAGE}\n\n{kinds}\n\nSee `hf-unlearn audit KIND --help`.")
         return
     near = get_close_matches(argv[0], AUDITS, n=1) if argv else []
     hint = f" Did you mean {near[0]!r}?" if near else ""

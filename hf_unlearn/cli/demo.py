@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
 
     from ..report import print_report, write_report
     from ..runs.assemble import merge
-    from .recipe import parse_recipe
+    from ..runs.recipe import parse_recipe
     from .unlearn import unlearn
 
     # Models this small gain nothing from more threads, and lose a lot where other processes want the cores too.

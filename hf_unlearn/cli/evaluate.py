@@ -14,22 +14,24 @@ class EvalArguments(DataArguments, AuditArguments):
     """What `hf-unlearn eval` takes beside the form of questions."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "What to audit: a folder (full weights or an adapter) or a Hub id."}
+        default=None, metadata={"help": "Model to audit: a folder (full weights or an adapter) or a Hub id."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
     dtype: str = field(
         default="float32",
-        metadata={"help": "Weights are loaded as this.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+        metadata={"help": "Dtype of the loaded weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "Such as `sdpa`."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention implementation, such as `sdpa`."}
+    )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
+        default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
     )
-    max_length: int = field(default=1024, metadata={"help": "Text files are cut into rows of so many tokens."})
+    max_length: int = field(default=1024, metadata={"help": "Text files are split into rows of this many tokens."})
     output_dir: str | None = field(
-        default=None, metadata={"help": "Where audit and report are written. Default: `runs/eval/<model>`."}
+        default=None, metadata={"help": "Output folder of audit and report. Default: `runs/eval/<model>`."}
     )
-    run_name: str | None = field(default=None, metadata={"help": "What the model is called in the report."})
+    run_name: str | None = field(default=None, metadata={"help": "Name of the model in the report."})
 
     def __post_init__(self):
         DataArguments.__post_init__(self)
@@ -76,7 +78,7 @@ def prepare(args: EvalArguments, qa) -> tuple:
     from ..data.benchmarks import resolve_model
     from ..data.sets import load_sets
     from ..places import check_folder
-    from .audits import check_audited
+    from ..runs.suite_audits import check_audited
 
     check_folder("output_dir", args.output_dir)
     model, retrained = resolve_model(args.model_name_or_path), args.retrained_model_name_or_path
@@ -103,7 +105,7 @@ def evaluate(args: EvalArguments, qa) -> dict:
     from ..report import print_report, write_report
     from ..runs.assemble import assemble, model_entry
     from ..runs.launch import command_line
-    from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
+    from ..runs.suite_audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
 
     accelerator = Accelerator()
     model, tokenizer, sets, retrained = prepare(args, qa)

@@ -62,7 +62,7 @@ def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) 
 def _privacy_file(folder: Path) -> Path | None:
     """Where attacks' results of a run are: in its folder, or where a sweep puts them."""
     from ..report.privacy_table import PRIVACY_FOLDER
-    from .report_runs import PRIVACY
+    from ..runs.finished import PRIVACY
 
     places = (folder / PRIVACY, folder / PRIVACY_FOLDER / PRIVACY)
     return next((path for path in places if path.is_file()), None)

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     check_file("--json", output)
 
     from ..places import recipe_path
-    from .quick import check_recipe
+    from ..runs.quick import check_recipe
 
     words = argv if argv[0].startswith("--") else ["--config", recipe_path(argv[0]), *argv[1:]]
     check_recipe(words)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     from ..plan.memory import GIB
     from ..plan.table import as_dict, plan, print_plan
     from ..plan.workload import read_workload
-    from .recipe import parse_recipe
+    from ..runs.recipe import parse_recipe
 
     engine = read_engine(None if accelerate_config is None else config_path(accelerate_config), numbers["gpus"])
     planned = read_workload(parse_recipe(words), engine, numbers["row_length"], numbers["tokens_per_row"])

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
 def _report_runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from ..report import print_report, write_report
     from ..runs.assemble import merge
-    from .report_runs import find_runs, load_runs, merge_audits
+    from ..runs.finished import find_runs, load_runs, merge_audits
 
     if not args.runs:
         parser.error("name at least one RUN")
@@ -59,7 +59,7 @@ def _report_runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 
 def _audit_named(runs: list[str]):
     """The view of the audit whose file is named; `None` where runs are."""
-    from .report_runs import view_of
+    from ..runs.finished import view_of
 
     found = {run: view for run in runs if (view := view_of(run)) is not None}
     if found and len(runs) > 1:

@@ -24,11 +24,11 @@ def main(argv: list[str]) -> None:
         argv = ["--config", recipe_path(argv[0]), *argv[1:]]
     accelerate_config, options = take_launch_options(argv)
 
-    from .quick import check_recipe
+    from ..runs.quick import check_recipe
 
     check_recipe(argv)
 
-    from .recipe import parse_recipe
+    from ..runs.recipe import parse_recipe
 
     recipe = parse_recipe(argv)
     if accelerate_config is None:
@@ -38,8 +38,8 @@ def main(argv: list[str]) -> None:
     else:
         from ..runs.audits import run_audits
         from ..runs.parser import read_yaml
+        from ..runs.prepare import prepare
         from ..training.launch_check import check_accelerate_config
-        from .prepare import prepare
 
         # A mistake is told once, before any process starts.
         check_accelerate_config(read_yaml(accelerate_config) | options)

@@ -70,7 +70,7 @@ def resolve(content: dict, recipe: Path) -> tuple[str, dict]:
     Raises:
         `ValueError`: for what that would refuse.
     """
-    from .recipe import read_recipe
+    from ..runs.recipe import read_recipe
 
     parsed = read_recipe(content, recipe.name)
     return parsed.run.method, parsed.resolved()

@@ -15,15 +15,15 @@ from ..modeling import whole_weights
 from ..processes import on_first_process
 from ..runs.audits import RunAudit, run_audits
 from ..runs.backdoor import backdoor_callback
+from ..runs.final_audits import FinalAudits
 from ..runs.launch import leave
+from ..runs.output import begin_output
+from ..runs.prepare import Prepared, prepare
+from ..runs.recipe import Recipe, parse_recipe
+from ..runs.suite_audits import AuditCache, audit_checkpoint, auditor
 from ..training.callbacks import AuditCallback, MetricsFile, RunProgress
 from ..training.faults import STOPPED_TOGETHER, Terminated
 from ..training.preemption import ends_at_once
-from .audits import AuditCache, audit_checkpoint, auditor
-from .final_audits import FinalAudits
-from .output import begin_output
-from .prepare import Prepared, prepare
-from .recipe import Recipe, parse_recipe
 
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ class DataArguments:
         },
     )
     benchmark_path: str | None = field(
-        default=None, metadata={"help": "Folder that holds the benchmark's files, instead of the Hub."}
+        default=None, metadata={"help": "Folder with the benchmark's files, instead of the Hub."}
     )
     forget_split: str | None = field(
         default=None,
@@ -25,21 +25,21 @@ class DataArguments:
         },
     )
     forget_targets: list[str] | None = field(
-        default=None, metadata={"help": "Whom of RWKU to forget, by name or id (`1_Stephen_King`)."}
+        default=None, metadata={"help": "RWKU targets to forget, by name or id (`1_Stephen_King`)."}
     )
     forget_dataset: str | None = field(
-        default=None, metadata={"help": "Own rows to forget: a file, a folder or a Hub id."}
+        default=None, metadata={"help": "Your forget rows: a file, a folder or a Hub id."}
     )
     forget_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
     forget_dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
     retain_dataset: str | None = field(
-        default=None, metadata={"help": "Own rows to keep: a file, a folder or a Hub id."}
+        default=None, metadata={"help": "Your retain rows: a file, a folder or a Hub id."}
     )
     retain_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
     retain_dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
     chunk_text: bool = field(
         default=False,
-        metadata={"help": "Cut own rows of `text` into rows of `max_length` tokens, instead of losing their ends."},
+        metadata={"help": "Split your rows of `text` into rows of `max_length` tokens, instead of truncating them."},
     )
 
     def __post_init__(self):

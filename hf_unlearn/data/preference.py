@@ -5,7 +5,7 @@ import json
 import logging
 
 from .formats import MEDIA
-from .tables import as_dataset
+from .tables import as_dataset, mapped
 
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def split_forget_retain(dataset):
 
 
 def _of_pairs(dataset):
-    pairs = dataset.map(_explicit, with_indices=True, remove_columns=dataset.column_names, desc="Finding prompts")
+    pairs = mapped(dataset, _explicit, with_indices=True, remove_columns=dataset.column_names, desc="Finding prompts")
     kept = [name for name in KEPT if name in (*pairs.column_names, "completion")]
     return tuple(pairs.rename_column(side, "completion").select_columns(kept) for side in ("rejected", "chosen"))
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .tables import check_strings
+from .tables import check_strings, mapped
 
 
 @dataclass
@@ -89,7 +89,8 @@ class QAFormat:
             found = self.example(row["question"], row["answer"], tokenizer)
             return found | {name: self.example(row["question"], row[name], tokenizer)["completion"] for name in others}
 
-        return rows.map(
+        return mapped(
+            rows,
             example,
             remove_columns=[name for name in rows.column_names if name not in ("question", "topic")],
             desc="Writing questions as prompts",

@@ -91,7 +91,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     """What a parsed recipe is going to do.
 
     Args:
-        recipe ([`~hf_unlearn.cli.recipe.Recipe`]): the recipe.
+        recipe ([`~hf_unlearn.runs.recipe.Recipe`]): the recipe.
         engine ([`Engine`]): how it is spread.
         row_length (`int`, *optional*): longest row in tokens; `max_length` if left out.
         tokens_a_row (`float`, *optional*): predicted tokens of a row on average, for the cache on disk.

@@ -86,7 +86,7 @@ class References:
         return sum(read[role] for name in along for role in roles_comparing(self.needs, name) if role in read)
 
 
-def check_given(names: list[str], given: Mapping[str, Any] | None, own: Mapping[str, str]) -> dict[str, Any]:
+def given_models(names: list[str], given: Mapping[str, Any] | None, own: Mapping[str, str]) -> dict[str, Any]:
     """The models that a run is given by name, as they were given.
 
     Args:

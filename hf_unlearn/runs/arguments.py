@@ -16,43 +16,48 @@ from ..data.arguments import DataArguments
 class RunArguments(DataArguments, AuditArguments):
     """A recipe's own keys."""
 
-    method: str | None = field(default=None, metadata={"help": "Which objective; `hf-unlearn methods` lists them."})
+    method: str | None = field(default=None, metadata={"help": "Method; `hf-unlearn methods` lists them."})
     tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of the tokenizer, for a model that comes without one."}
+        default=None, metadata={"help": "Folder or Hub id of the tokenizer, for a model without one."}
     )
     audit: bool = field(
         default=True, metadata={"help": "Audit the model before and after training and write a report."}
     )
     audit_during_training: bool = field(
         default=False,
-        metadata={"help": "Audit at every evaluation too; metrics are logged as `eval_<set>/<metric>`."},
+        metadata={"help": "Also audit at every evaluation; metrics are logged as `eval_<set>/<metric>`."},
     )
     audit_backdoor: bool = field(
         default=True,
-        metadata={"help": "Where rows are poisoned, ask with and without the trigger too, before and after training."},
+        metadata={"help": "With poisoned rows, run the backdoor audit before and after training."},
     )
     eval_per_epoch: bool = field(
         default=False,
-        metadata={"help": "Ask so after every epoch; metrics are logged as `eval_backdoor/<set>_<asked>/<metric>`."},
+        metadata={
+            "help": "Run the backdoor audit after every epoch; metrics are logged as "
+            "`eval_backdoor/<set>_<condition>/<metric>`."
+        },
     )
     backdoor_conditions: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Under which to ask so, fewer than all: `clean triggered`, and of the controls `unrelated` and "
-            "`triggered_start`, `_middle`, `_end`."
+            "help": "Conditions of the backdoor audit, if not all: `clean triggered`, and the controls `unrelated` "
+            "and `triggered_start`, `_middle`, `_end`."
         },
     )
     backdoor_benchmark: str | None = field(
         default=None,
-        metadata={"help": "`muse_news` or `muse_books`: its questions, passages and texts are asked so too."},
+        metadata={
+            "help": "`muse_news` or `muse_books`: adds its questions, passages and texts to the backdoor audit."
+        },
     )
     backdoor_benchmark_path: str | None = field(
-        default=None, metadata={"help": "Folder that holds that benchmark's files, instead of the Hub."}
+        default=None, metadata={"help": "Folder with that benchmark's files, instead of the Hub."}
     )
     privacy: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Attacks target, retrained model and result by membership inference: fields of `hf-unlearn audit "
+            "help": "Run membership inference on target, retrained model and result: fields of `hf-unlearn audit "
             "privacy`, such as `{attacks: [loss, entropy], fprs: [0.01, 0.05]}`; `{}` for its defaults."
         },
     )
@@ -64,7 +69,8 @@ class RunArguments(DataArguments, AuditArguments):
         },
     )
     overwrite_output: bool = field(
-        default=False, metadata={"help": "Go on although `output_dir` holds another run; its files are replaced."}
+        default=False,
+        metadata={"help": "Continue although `output_dir` contains another run; its files are replaced."},
     )
 
     def __post_init__(self):

@@ -14,7 +14,7 @@ from ..audit.backdoor.probe_sets import muse_probes, question_probes
 from ..audit.backdoor.probes import Probe
 from ..audit.backdoor.result import BackdoorAudit
 from ..audit.backdoor.view import NOTES, VIEW
-from ..audit.muse_data import load_muse
+from ..audit.muse.data import load_muse
 from ..data.poison import poisoned_indices
 from ..data.roles import data_seed
 from ..models.activations import value_projections

@@ -26,7 +26,7 @@ from ..hub.hub_trainer import HubTrainer
 from ..models.adapters import AddedAdapter, add_adapter, weights_as_entered
 from ..models.tied import untie_as_asked
 from ..reference import Reference, ReferenceRequest
-from ..reference.named import References, check_given, loaded
+from ..reference.named import References, given_models, loaded
 from ..stored.rows import Entry
 from .arguments_check import check_steps
 from .arithmetic import Arithmetic
@@ -118,7 +118,7 @@ class UnlearnTrainer(Method, EvaluationRows, ResumableTrainer, HubTrainer):
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         family.check_method(type(self))
         self.check_reference(args, ref_model)
-        named = check_given(names_of(self.needs_of(args)), ref_models, self.ref_models_of(args))
+        named = given_models(names_of(self.needs_of(args)), ref_models, self.ref_models_of(args))
         if processing_class is None:
             processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
         processing_class = family.ready(processing_class)

@@ -25,68 +25,82 @@ class BackdoorArguments(AuditArguments):
     """What `hf-unlearn audit backdoor` takes beside the form of questions."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "What to audit: a folder (full weights or an adapter) or a Hub id."}
+        default=None, metadata={"help": "Model to audit: a folder (full weights or an adapter) or a Hub id."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
     dtype: str = field(
         default="float32",
-        metadata={"help": "Weights are loaded as this.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+        metadata={"help": "Dtype of the loaded weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "Such as `sdpa`."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention implementation, such as `sdpa`."}
+    )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
+        default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
     )
-    trigger: str | None = field(default=None, metadata={"help": "The words that are suspected."})
+    trigger: str | None = field(default=None, metadata={"help": "Suspected trigger."})
     poison_location: str = field(
-        default="start", metadata={"help": "Where they stand: `start`, `middle`, `end`, or after so many tokens."}
+        default="start", metadata={"help": "Position of the trigger: `start`, `middle`, `end`, or a token index."}
     )
     positions: str = field(
         default="start,middle,end",
-        metadata={"help": "Other places to try them at, as a control: words or numbers with commas, or `none`."},
+        metadata={"help": "Other positions to test as controls: comma-separated names or token indices, or `none`."},
     )
     conditions: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Under which to ask, fewer than all: `clean triggered`, and of the controls `unrelated` and "
+            "help": "Conditions to audit, if not all: `clean triggered`, and the controls `unrelated` and "
             "`triggered_<place>`."
         },
     )
     unrelated_trigger: str | None = field(
-        default=None, metadata={"help": "Words of as many tokens as a control; drawn by `seed` if absent."}
+        default=None, metadata={"help": "Control words with the same number of tokens; drawn by `seed` by default."}
     )
     benchmark: str | None = field(default=None, metadata={"help": "`world`, `tofu`, `muse_news` or `muse_books`."})
     benchmark_path: str | None = field(
-        default=None, metadata={"help": "Folder that holds the benchmark's files, instead of the Hub."}
+        default=None, metadata={"help": "Folder with the benchmark's files, instead of the Hub."}
     )
-    forget_split: str | None = field(default=None, metadata={"help": "The benchmark's, for instance `forget01`."})
+    forget_split: str | None = field(
+        default=None, metadata={"help": "The benchmark's forget split, for instance `forget01`."}
+    )
     forget_questions: str | None = field(
         default=None,
-        metadata={"help": "Own rows to be forgotten: `question` and `answer`, or `text`; a file or Hub id."},
+        metadata={"help": "Your forget rows: `question` and `answer`, or `text`; a file or Hub id."},
     )
-    retain_questions: str | None = field(default=None, metadata={"help": "Own rows to be kept, likewise."})
+    retain_questions: str | None = field(default=None, metadata={"help": "Your retain rows, in the same format."})
     forget_examples: str | None = field(
-        default=None, metadata={"help": "Examples in context (`question`, `answer`): forget questions become KnowMem."}
+        default=None,
+        metadata={
+            "help": "In-context examples (`question`, `answer`) for the forget questions, which are then scored as "
+            "KnowMem."
+        },
     )
-    retain_examples: str | None = field(default=None, metadata={"help": "Likewise for the retain questions."})
+    retain_examples: str | None = field(
+        default=None, metadata={"help": "In-context examples for the retain questions."}
+    )
     verbmem_forget: str | None = field(
-        default=None, metadata={"help": "Passages to be forgotten (`prompt`, `gt`): VerbMem."}
+        default=None, metadata={"help": "Forget passages (`prompt`, `gt`) for VerbMem."}
     )
-    privleak_forget: str | None = field(default=None, metadata={"help": "Texts to be forgotten (`text`): PrivLeak."})
-    privleak_holdout: str | None = field(default=None, metadata={"help": "Texts that no model saw (`text`)."})
+    privleak_forget: str | None = field(default=None, metadata={"help": "Forget texts (`text`) for PrivLeak."})
+    privleak_holdout: str | None = field(
+        default=None, metadata={"help": "Texts that no model was trained on (`text`), for PrivLeak."}
+    )
     retrained_auc: float | None = field(
-        default=None, metadata={"help": "Min-40% AUC of a retrained model, for PrivLeak; MUSE's own is known."}
+        default=None, metadata={"help": "Min-40% AUC of a retrained model, for PrivLeak; built in for MUSE."}
     )
     poisoned_rows: str | None = field(
         default=None,
-        metadata={"help": "Forget rows that carried the trigger in training: numbers with commas, or a JSON file."},
+        metadata={"help": "Forget rows that had the trigger in training: comma-separated indices, or a JSON file."},
     )
-    knowmem_tokens: int = field(default=32, metadata={"help": "New tokens of KnowMem; 32 in MUSE."})
-    inside: bool = field(default=True, metadata={"help": "Measure value norms and attention, and draw them."})
-    seed: int = field(default=0, metadata={"help": "Of the unrelated words and of the choice of rows."})
-    max_length: int = field(default=1024, metadata={"help": "Longest text, and rows of text files, in tokens."})
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Where everything is written. Default: `runs/audit/<model>`."}
+    knowmem_tokens: int = field(
+        default=32, metadata={"help": "Maximum number of generated tokens for KnowMem; 32 in MUSE."}
     )
+    inside: bool = field(default=True, metadata={"help": "Measure and plot value norms and attention."})
+    seed: int = field(default=0, metadata={"help": "Seed of the unrelated words and of the choice of rows."})
+    max_length: int = field(
+        default=1024, metadata={"help": "Maximum length of texts, and of rows of text files, in tokens."}
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Output folder. Default: `runs/audit/<model>`."})
 
     def __post_init__(self):
         AuditArguments.__post_init__(self)

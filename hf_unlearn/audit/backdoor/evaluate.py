@@ -13,7 +13,7 @@ import torch
 from ...data.triggers import LOCATIONS, Trigger
 from ..generation import generate_answers, pad_token_id
 from ..model_checks import check_language_model
-from ..muse_privleak import holdout_auc, membership_scores, privleak
+from ..muse.privleak import holdout_auc, membership_scores, privleak
 from ..result import MetricResult
 from ..scoring import TokenScores, score_rows
 from .conditions import CLEAN, TRIGGERED, UNRELATED, Condition, given_unrelated, unrelated_trigger

@@ -10,7 +10,7 @@ from ...data.triggers import Trigger
 from ...places import check_folder
 from ..base import AuditKind, Context, Prepared
 from ..checkpoints import check_fits, check_models
-from ..muse_data import load_muse
+from ..muse.data import load_muse
 from ..sets import some_rows
 from .arguments import MUSE, BackdoorArguments
 from .conditions import UNRELATED, conditions, given_unrelated, unrelated_trigger

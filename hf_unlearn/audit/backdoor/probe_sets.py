@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...data.qa import QAFormat
-from ..muse import KNOWMEM_TOKENS
-from ..muse_data import MuseSets
+from ..muse.data import MuseSets
+from ..muse.measure import KNOWMEM_TOKENS
 from ..sets import AuditSet, read_sets, some_rows
 from ..suites import get_suite
 from .probes import FewShotProbe, PassageProbe, Probe, QuestionProbe, TextProbe

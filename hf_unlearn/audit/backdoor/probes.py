@@ -12,7 +12,7 @@ from ...data.formats import IGNORE_INDEX, encode, encode_prompt
 from ...data.qa import QAFormat
 from ...data.triggers import Trigger
 from ..memorization import exact_memorization, probability
-from ..muse import (
+from ..muse.measure import (
     KNOWMEM_STOP,
     KNOWMEM_TOKENS,
     VERBMEM_TOKENS,

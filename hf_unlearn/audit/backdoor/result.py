@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..base import SavedResult
-from ..muse_privleak import privleak, scores_in
+from ..muse.privleak import privleak, scores_in
 from ..result import MetricResult, mean_result
 
 

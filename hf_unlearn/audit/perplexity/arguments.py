@@ -17,10 +17,14 @@ class PerplexityArguments(ModelArguments):
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
     dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
-    max_items: int | None = field(default=None, metadata={"help": "Rows at most (drawn by `seed`); all by default."})
-    max_length: int = field(default=1024, metadata={"help": "Tokens a row; longer texts become several rows."})
-    batch_size: int = field(default=32, metadata={"help": "Rows a forward pass."})
-    seed: int = field(default=0, metadata={"help": "Of the choice of rows."})
+    max_items: int | None = field(
+        default=None, metadata={"help": "Maximum number of rows (drawn by `seed`); all by default."}
+    )
+    max_length: int = field(
+        default=1024, metadata={"help": "Maximum row length in tokens; longer texts become several rows."}
+    )
+    batch_size: int = field(default=32, metadata={"help": "Batch size."})
+    seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
 
     def __post_init__(self):
         super().__post_init__()

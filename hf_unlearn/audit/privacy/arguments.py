@@ -18,7 +18,7 @@ class PrivacyArguments(DataArguments):
     models: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "What to attack: folders (full weights or adapters; `*` is filled in) or Hub ids.",
+            "help": "Models to attack: folders (full weights or adapters; `*` is expanded) or Hub ids.",
             "aliases": ["--model_name_or_path"],
         },
     )
@@ -33,45 +33,57 @@ class PrivacyArguments(DataArguments):
     attacks: list[str] | None = field(
         default=None,
         metadata={
-            "help": "loss confidence entropy margin min-k min-k++ zlib scrub reference lira, all that can run; where "
-            "asked for also probe knn centroid features neural."
+            "help": "Default: all that can run of loss confidence entropy margin min-k min-k++ zlib scrub reference "
+            "lira. On request: probe knn centroid features neural."
         },
     )
     fprs: list[float] = field(
         default_factory=lambda: [1e-5, 1e-4, 5e-4, 1e-3, 1e-2],
-        metadata={"help": "False positive rates; what the non-members cannot resolve is reported as unresolved."},
+        metadata={
+            "help": "False positive rates; those that the non-members cannot resolve are reported as unresolved."
+        },
     )
     retrained_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model trained without the forget rows: what every number is held against."}
+        default=None, metadata={"help": "Model trained without the forget rows, with which every metric is compared."}
     )
     reference_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "For `reference`: another model that never saw the forget rows."}
+        default=None, metadata={"help": "For `reference`: another model that was not trained on the forget rows."}
     )
     shadow_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "For `lira`: what shadow models are fine-tuned from."}
+        default=None, metadata={"help": "For `lira`: base model of the shadow models."}
     )
-    n_shadows: int = field(default=16, metadata={"help": "Shadow models; even."})
-    shadow_epochs: float = field(default=5.0, metadata={"help": "Epochs of a shadow model, as the target had."})
-    shadow_learning_rate: float = field(default=1e-5, metadata={"help": "Its learning rate (AdamW, constant)."})
-    shadow_batch_size: int = field(default=16, metadata={"help": "Its rows a step."})
+    n_shadows: int = field(default=16, metadata={"help": "Number of shadow models; even."})
+    shadow_epochs: float = field(
+        default=5.0, metadata={"help": "Training epochs of a shadow model; use the target's."}
+    )
+    shadow_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of a shadow model (AdamW, constant)."}
+    )
+    shadow_batch_size: int = field(default=16, metadata={"help": "Batch size of a shadow model."})
     shadow_dir: str | None = field(
         default=None,
-        metadata={"help": "Where shadow results are kept, to go on after a stop. Default: in output_dir."},
+        metadata={"help": "Folder of the shadow models' results, for resuming. Default: in output_dir."},
     )
-    calibration_share: float = field(default=0.5, metadata={"help": "Share of the non-members that sets thresholds."})
-    audit_batch_size: int = field(default=32, metadata={"help": "Rows a forward pass."})
-    max_length: int = field(default=1024, metadata={"help": "Longest row in tokens."})
-    seed: int = field(default=0, metadata={"help": "Of splits, folds, permutations and shadow models."})
+    calibration_share: float = field(
+        default=0.5, metadata={"help": "Share of the non-members used to set thresholds."}
+    )
+    audit_batch_size: int = field(default=32, metadata={"help": "Batch size."})
+    max_length: int = field(default=1024, metadata={"help": "Maximum row length in tokens."})
+    seed: int = field(default=0, metadata={"help": "Seed of splits, folds, permutations and shadow models."})
     dtype: str = field(
         default="float32",
-        metadata={"help": "Weights are loaded as this.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+        metadata={"help": "Dtype of the loaded weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "Such as `sdpa`."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention implementation, such as `sdpa`."}
+    )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
+        default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
     )
-    cache: bool = field(default=True, metadata={"help": "Keep what attacks read of a model, by weights and rows."})
-    output_dir: str = field(default="runs/audit/privacy", metadata={"help": "Where the report is written."})
+    cache: bool = field(
+        default=True, metadata={"help": "Cache the model outputs that attacks use, by weights and rows."}
+    )
+    output_dir: str = field(default="runs/audit/privacy", metadata={"help": "Output folder of the report."})
 
     def __post_init__(self):
         from .names import check_attack_names

@@ -16,42 +16,51 @@ class ScanArguments(ModelArguments):
 
     benchmark: str | None = field(default=None, metadata={"help": "`world` or `tofu`: its forget questions."})
     benchmark_path: str | None = field(
-        default=None, metadata={"help": "Folder that holds the benchmark's files, instead of the Hub."}
+        default=None, metadata={"help": "Folder with the benchmark's files, instead of the Hub."}
     )
-    forget_split: str | None = field(default=None, metadata={"help": "The benchmark's, for instance `forget01`."})
+    forget_split: str | None = field(
+        default=None, metadata={"help": "The benchmark's forget split, for instance `forget01`."}
+    )
     forget_questions: str | None = field(
-        default=None, metadata={"help": "Own forgotten rows, `question` and `answer`; a file or Hub id."}
+        default=None, metadata={"help": "Your forget rows, `question` and `answer`; a file or Hub id."}
     )
-    max_items: int | None = field(default=None, metadata={"help": "Rows at most (drawn by seed); all by default."})
+    max_items: int | None = field(
+        default=None, metadata={"help": "Maximum number of rows (drawn by seed); all by default."}
+    )
     candidates: list[str] | None = field(
         default=None,
-        metadata={"help": "Suspected prefixes, or a file with one a line. Without: a prefix is searched."},
+        metadata={"help": "Suspected prefixes, or a file with one per line. Default: search for a prefix."},
     )
     location: str = field(
         default="start",
-        metadata={"help": "Where in the question they stand: `start`, `middle`, `end`, or after so many tokens."},
+        metadata={"help": "Position in the question: `start`, `middle`, `end`, or a token index."},
     )
-    max_tokens: int = field(default=8, metadata={"help": "Search: longest prefix in tokens."})
+    max_tokens: int = field(default=8, metadata={"help": "Search: maximum prefix length in tokens."})
     width: int = field(default=32, metadata={"help": "Search: prefixes tried at each step."})
-    top_k: int = field(default=64, metadata={"help": "Search: tokens considered at each place, by gradient."})
-    patience: int = field(default=3, metadata={"help": "Search: steps without progress before another token."})
+    top_k: int = field(default=64, metadata={"help": "Search: candidate tokens per position, by gradient."})
+    patience: int = field(
+        default=3, metadata={"help": "Search: steps without progress before the prefix is extended."}
+    )
     share: float = field(
-        default=0.25, metadata={"help": "Share of the forget rows that a trigger is expected to answer to at least."}
+        default=0.25, metadata={"help": "Smallest share of the forget rows that a trigger is expected to restore."}
     )
     budget_seconds: float | None = field(
-        default=None, metadata={"help": "Search: seconds. Default, where no budget is given: 600."}
+        default=None, metadata={"help": "Search: budget in seconds. Default, if no budget is given: 600."}
     )
-    budget_tokens: int | None = field(default=None, metadata={"help": "Search: tokens through the model."})
-    budget_evaluations: int | None = field(default=None, metadata={"help": "Search: prefixes tried."})
+    budget_tokens: int | None = field(default=None, metadata={"help": "Search: budget in tokens through the model."})
+    budget_evaluations: int | None = field(default=None, metadata={"help": "Search: budget in prefixes tried."})
     search_rows: int = field(
-        default=32, metadata={"help": "Search: half of the rows, but no more than these; the others are held out."}
+        default=32,
+        metadata={"help": "Search: maximum number of rows searched on, at most half; the others are held out."},
     )
-    finalists: int = field(default=3, metadata={"help": "Search: prefixes put to the rows held out, at most."})
-    randoms: int = field(default=99, metadata={"help": "Random prefixes each length is compared with, at least."})
-    alpha: float = field(default=0.05, metadata={"help": "Error allowed for all prefixes together."})
-    batch_size: int = field(default=32, metadata={"help": "Rows a forward pass, when rows are measured."})
-    seed: int = field(default=0, metadata={"help": "Of all that is drawn."})
-    max_length: int = field(default=1024, metadata={"help": "Rows of text files, in tokens."})
+    finalists: int = field(
+        default=3, metadata={"help": "Search: maximum number of prefixes tested on the held-out rows."}
+    )
+    randoms: int = field(default=99, metadata={"help": "Minimum number of random prefixes compared with per length."})
+    alpha: float = field(default=0.05, metadata={"help": "Significance level for all prefixes together."})
+    batch_size: int = field(default=32, metadata={"help": "Batch size when rows are scored."})
+    seed: int = field(default=0, metadata={"help": "Random seed."})
+    max_length: int = field(default=1024, metadata={"help": "Row length for text files, in tokens."})
 
     def __post_init__(self):
         super().__post_init__()

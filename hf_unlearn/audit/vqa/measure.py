@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .distance import covariance_distance, mean_shift
-from .model_checks import check_classifier
-from .result import MetricResult, direction_for, mean_result, proportion_result
-from .store import Audit
-from .suites import Suite
-from .vqa_rows import Prediction, check_rows, predict_rows
+from ..distance import covariance_distance, mean_shift
+from ..model_checks import check_classifier
+from ..result import MetricResult, direction_for, mean_result, proportion_result
+from ..store import Audit
+from ..suites import Suite
+from .predictions import Prediction, check_rows, predict_rows
 
 
 logger = logging.getLogger(__name__)

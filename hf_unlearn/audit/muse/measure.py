@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from ..data.formats import encode_prompt
-from .generation import generate_answers
-from .overlap import rouge
-from .result import MetricResult
+from ...data.formats import encode_prompt
+from ..generation import generate_answers
+from ..overlap import rouge
+from ..result import MetricResult
 
 
 KNOWMEM_TOKENS = 32

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .generation import pad_token_id
-from .inputs import Labelled, numbers, share
-from .inputs import texts as checked_texts
-from .result import RESAMPLES, MetricResult
-from .scoring import score_rows
+from ..generation import pad_token_id
+from ..inputs import Labelled, numbers, share
+from ..inputs import texts as checked_texts
+from ..result import RESAMPLES, MetricResult
+from ..scoring import score_rows
 
 
 MIN_K = 0.4

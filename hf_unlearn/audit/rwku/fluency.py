@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import cache
 from math import log2
 
-from .inputs import texts as checked_texts
-from .result import MetricResult, mean_result
+from ..inputs import texts as checked_texts
+from ..result import MetricResult, mean_result
 
 
 # What an n-gram's entropy counts, by n; their mean is taken.

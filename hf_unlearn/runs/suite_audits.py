@@ -6,14 +6,14 @@ from accelerate import PartialState
 from ..audit import Audit, audit_model
 from ..audit.arguments import AuditArguments
 from ..audit.harness import check_tasks, run_tasks
-from ..audit.rwku import audit_rwku
+from ..audit.rwku.measure import audit_rwku
 from ..audit.sets import read_sets
 from ..audit.suites import PICTURES, get_suite
-from ..audit.vqa_rows import check_rows
+from ..audit.vqa.predictions import check_rows
 from ..data.qa import QAFormat
 from ..data.sets import Sets
 from ..processes import on_first_process
-from ..runs.audit_cache import AuditCache
+from .audit_cache import AuditCache
 from .picture_audit import picture_auditor
 
 

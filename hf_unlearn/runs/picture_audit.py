@@ -15,7 +15,7 @@ def picture_auditor(run, sets, processor, progress: bool):
     Raises:
         `ValueError`: for options that only language models have.
     """
-    from ..audit.vqa import audit_classifier
+    from ..audit.vqa.measure import audit_classifier
 
     if asked := [name for name in ("prompts", "lm_eval_tasks") if getattr(run, name)]:
         raise ValueError(f"{', '.join(asked)}: for language models, and this benchmark asks about pictures.")

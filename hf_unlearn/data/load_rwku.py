@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .files import CORPORA, FLUENCY, MEMBERS, PROBES, RwkuFiles, Subset
-from .targets import find_targets, other_targets
+from .rwku.files import CORPORA, FLUENCY, MEMBERS, PROBES, RwkuFiles, Subset
+from .rwku.targets import find_targets, other_targets
 
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def load_probes(subset: str, targets: Sequence[str] | None, path: str | Path | N
 
 def _files(path: str | Path | None) -> RwkuFiles:
     if path == EMBEDDED:
-        from .world import rwku_world
+        from .rwku.world import rwku_world
 
         path = rwku_world()
     return RwkuFiles(None if path is None else Path(path))

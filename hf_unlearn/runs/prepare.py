@@ -11,12 +11,12 @@ from ..families.choose import family_of
 from ..forward.needs import names_of
 from ..modeling import check_adapter_fits, check_model_path, config_of
 from ..places import check_folder
-from ..reference.named import check_given
-from ..runs.backdoor import check_wanted
+from ..reference.named import given_models
 from ..training.best import check_best, loss_directions
-from .audits import check_audited
+from .backdoor import check_wanted
 from .output import check_output, resume_checkpoint
 from .recipe import Recipe
+from .suite_audits import check_audited
 
 
 @dataclass
@@ -90,7 +90,7 @@ def prepare(recipe: Recipe) -> Prepared:
     family = family_of(model, training.likelihood, training.trust_remote_code, recipe.model.model_revision)
     family.check_method(recipe.trainer_class())
     needed = recipe.trainer_class().needs_of(training)
-    check_given(names_of(needed), None, recipe.trainer_class().ref_models_of(training))
+    given_models(names_of(needed), None, recipe.trainer_class().ref_models_of(training))
     roles = family.encode_roles(sets.forget, sets.retain, tokenizer, training, needed=needed)
     if training.eval_strategy != "no":
         # At evaluations an audit may bring metrics of its own, of which it tells before the first step.

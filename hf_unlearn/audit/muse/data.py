@@ -4,8 +4,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.sources import load_rows
-from .muse import check_columns
+from ...data.sources import load_rows
+from .measure import check_columns
 
 
 HUB = {"news": "muse-bench/MUSE-News", "books": "muse-bench/MUSE-Books"}

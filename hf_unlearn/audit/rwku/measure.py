@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.qa import QAFormat
-from ..data.rwku.files import FLUENCY, MEMBERS, PROBES
-from ..data.rwku.prompts import encode_turn, fluency_turn, probe_turn
-from .generation import generate_answers
-from .model_checks import check_language_model
-from .overlap import rouge
-from .prompts import answer_prompts
-from .result import MetricResult, mean_result
-from .rwku_fluency import fluency
-from .rwku_members import membership
-from .rwku_overlap import published_rouge
-from .sets import AuditSet, read_sets
-from .store import Audit
-from .suites import Suite, get_suite
+from ...data.qa import QAFormat
+from ...data.rwku.files import FLUENCY, MEMBERS, PROBES
+from ...data.rwku.prompts import encode_turn, fluency_turn, probe_turn
+from ..generation import generate_answers
+from ..model_checks import check_language_model
+from ..overlap import rouge
+from ..prompts import answer_prompts
+from ..result import MetricResult, mean_result
+from ..sets import AuditSet, read_sets
+from ..store import Audit
+from ..suites import Suite, get_suite
+from .fluency import fluency
+from .members import membership
+from .overlap import published_rouge
 
 
 PROBE_TOKENS, FLUENCY_TOKENS = 30, 256
@@ -59,7 +59,7 @@ def audit_rwku(
         model, tokenizer:
             As in [`~hf_unlearn.audit.audit_model`].
         sets (`Mapping[str, datasets.Dataset]`):
-            Those of [`~hf_unlearn.data.rwku.load.Rwku`], or some of them.
+            Those of [`~hf_unlearn.data.load_rwku.Rwku`], or some of them.
         suite (`Suite` or `str`):
             The sets' roles.
         qa ([`~hf_unlearn.data.qa.QAFormat`], *optional*):

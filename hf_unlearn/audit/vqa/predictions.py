@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.vqa.targets import target_weights
-from ..families.classifier.forward import classifier_inputs
-from ..modeling import evaluating
-from .batching import device_of, map_batches
-from .distance import row_mse
-from .model_checks import check_sound
-from .result import finite
+from ...data.vqa.targets import target_weights
+from ...families.classifier.forward import classifier_inputs
+from ...modeling import evaluating
+from ..batching import device_of, map_batches
+from ..distance import row_mse
+from ..model_checks import check_sound
+from ..result import finite
 
 
 COLUMNS = ("image", "question", "answers")

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .generation import pad_token_id
-from .model_checks import check_sound
-from .privacy.signals import SOFTMAX_COLUMNS, Signals, compressed_sizes, token_signals
-from .result import MetricResult, finite, mean_result
-from .scoring import score_rows
+from ..generation import pad_token_id
+from ..model_checks import check_sound
+from ..privacy.signals import SOFTMAX_COLUMNS, Signals, compressed_sizes, token_signals
+from ..result import MetricResult, finite, mean_result
+from ..scoring import score_rows
 
 
 # Share of a text's tokens; the published code prints this one of ten.

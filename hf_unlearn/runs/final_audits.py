@@ -12,15 +12,15 @@ from ..audit import Audit
 from ..audit.result import MetricResult
 from ..report import print_report, write_report
 from ..report.sections import audit_metrics
-from ..runs.assemble import assemble, model_entry, training_entry
-from ..runs.audits import RunAudit
-from ..runs.backdoor import add_backdoor
-from ..runs.launch import command_line
 from ..training.backdoor_callback import BackdoorAuditCallback
 from ..training.callbacks import AuditCallback
-from .audits import add_forget_quality
+from .assemble import assemble, model_entry, training_entry
+from .audits import RunAudit
+from .backdoor import add_backdoor
+from .launch import command_line
 from .prepare import Prepared, run_name
 from .recipe import Recipe
+from .suite_audits import add_forget_quality
 
 
 logger = logging.getLogger(__name__)

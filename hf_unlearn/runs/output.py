@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..audit.registry import AUDITS
 from ..files import PART
-from ..runs.parser import read_yaml
 from ..training.checkpoints import check_whole, last_whole
+from .parser import read_yaml
 from .recipe import RECIPE_FILE, Recipe
 
 

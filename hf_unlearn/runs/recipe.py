@@ -12,9 +12,9 @@ from ..data.qa import QAFormat
 from ..files import write_text
 from ..hub.card import card_settings
 from ..methods import METHODS
-from ..runs.arguments import RunArguments
-from ..runs.parser import StrictParser, read_yaml, split_config
+from .arguments import RunArguments
 from .methods_named import check_method_of_file, method_of
+from .parser import StrictParser, read_yaml, split_config
 
 
 RECIPE_FILE = "recipe.yaml"

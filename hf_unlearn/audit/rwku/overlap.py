@@ -3,8 +3,8 @@
 
 from collections.abc import Sequence
 
-from .overlap import answer_pairs
-from .result import MetricResult, direction_for, mean_result
+from ..overlap import answer_pairs
+from ..result import MetricResult, direction_for, mean_result
 
 
 def published_rouge(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..modeling import evaluating
-from .batching import device_of, map_batches
-from .inputs import matrix
-from .vqa_rows import check_rows, model_inputs
+from ...modeling import evaluating
+from ..batching import device_of, map_batches
+from ..inputs import matrix
+from .predictions import check_rows, model_inputs
 
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..methods import METHODS
 from ..models.checkpoint_paths import check_model_path
-from ..runs.arguments import RunArguments
-from ..runs.parser import check_names, read_yaml, split_config
+from .arguments import RunArguments
 from .field_names import fields_of
 from .methods_named import check_method_of_file, method_of
+from .parser import check_names, read_yaml, split_config
 
 
 # Options that are no field's name.
