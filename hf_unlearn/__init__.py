@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .methods.retrain import RetrainConfig, RetrainTrainer
     from .methods.rmu.trainer import RMUConfig, RMUTrainer
     from .methods.scrub.trainer import ScrubConfig, ScrubTrainer
+    from .models.loading import load_unlearned
+    from .models.wrappers import UnlearnedWrapper
     from .training.config import UnlearnConfig
     from .training.trainer import UnlearnTrainer
 

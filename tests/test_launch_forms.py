@@ -133,6 +133,10 @@ def test_two_processes_train_as_one_does(form, name, launched, alone):
         with pytest.raises(AssertionError, match="FSDP: for causal language models, and this model is a classifier"):
             results_of(folder, name)
         return
+    if case.whole and form != "ddp":
+        with pytest.raises(AssertionError, match="reads a step's whole gradients, and DeepSpeed and FSDP hold"):
+            results_of(folder, name)
+        return
     first, second = results_of(folder, name)
     expected, place = alone(name)
     for result in (first, second):

@@ -235,9 +235,11 @@ def followed(folder: Path) -> list[Path]:
 
 def test_parts_know_only_what_stands_below_them():
     """The contracts of pyproject.toml: no arrow upwards, no circle."""
-    from importlinter.cli import lint_imports
-
-    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+    # In a process of its own: the linter switches off every logger that it finds.
+    python(
+        "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(sys.argv[1], no_cache=True))",
+        str(ROOT / "pyproject.toml"),
+    )
 
 
 @pytest.mark.parametrize("old", sorted(MOVED))

@@ -117,7 +117,7 @@ def test_the_penalty_equals_the_formula_over_the_whole_model(build, unlearned, m
     trainer.state.global_step = 1
     batch = train_batch(trainer, range(8))
     models = {"zero": None, "reference": make_model(layers=3), "unlearned": make_model(seed=1, layers=3)}
-    terms = trainer.penalty.terms_of(trainer.model, trainer.parts_of(batch), progress=0.5)
+    terms = trainer.addons["value_norms"].terms_of(trainer.model, trainer.parts_of(batch), progress=0.5)
     assert terms.keys() == MODES[mode].keys()
     for role, (target, measure, weight) in MODES[mode].items():
         part = trainer.parts_of(batch)[role]
@@ -128,7 +128,7 @@ def test_the_penalty_equals_the_formula_over_the_whole_model(build, unlearned, m
         expected = 0.5 * weight * slow_term(trainer.model, models[target], rows, 0 if include_first else 1, measure)
         assert terms[role].item() == pytest.approx(expected, rel=1e-4)
     total = trainer.compute_loss(trainer.model, batch).item()
-    trainer.penalty = None
+    del trainer.addons["value_norms"]
     assert total - trainer.compute_loss(trainer.model, batch).item() == pytest.approx(
         sum(term.item() for term in terms.values()), rel=1e-4
     )

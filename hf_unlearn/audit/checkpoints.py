@@ -8,7 +8,7 @@ from ..data.benchmarks import resolve_model
 from ..families.base import CLASSIFIER
 from ..families.choose import family_of
 from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
-from ..models.checkpoint_paths import adapter_folder, check_checkpoint_path
+from ..models.checkpoint_paths import check_checkpoint_path, upper_folder
 from ..models.loading import architecture_of, config_of, is_classifier
 from .suites import PICTURES
 
@@ -37,7 +37,7 @@ def tokenizer_of(model: str, trust_remote_code: bool = False, revision: str | No
 
 
 def checkpoint_of(model: str, trust_remote_code: bool = False, tokenizer=None, **kwargs):
-    """A model to look at: full weights or an adapter, in evaluation mode.
+    """A model to look at: full weights, an adapter or a wrapper, in evaluation mode.
 
     Args:
         tokenizer (*optional*): what will make its inputs.
@@ -81,7 +81,7 @@ def check_embeddings(model: str, tokenizer, trust_remote_code: bool = False, rev
         `ValueError`
     """
     # An adapter may bring embeddings of its own: it is looked at when it is loaded.
-    config = config_of(model, trust_remote_code, revision) if adapter_folder(model) is None else None
+    config = config_of(model, trust_remote_code, revision) if upper_folder(model) is None else None
     if config is not None and not is_classifier(architecture_of(config)):
         check_vocabulary(config, tokenizer, named=model)
 

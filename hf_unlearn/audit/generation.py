@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from hf_unlearn.data.collator import RoleCollator
 
 from ..modeling import evaluating
+from ..models.wrappers import reads_prompt
 from .batching import device_of, map_batches
 from .model_checks import check_answered, check_language_model
 from .shared_prefix import for_rows, prefix_cache, shared_length
@@ -74,7 +75,8 @@ def generate_answers(
     )
     collate = RoleCollator(pad_token_id=pad, padding_side="left")
     device, synced = device_of(model), _needs_sync(accelerator)
-    shared = shared_length(prompts)
+    # A wrapper may look at the whole prompt; then nothing goes ahead of it.
+    shared = 0 if reads_prompt(model) else shared_length(prompts)
 
     def compute(batch: list[int]) -> list[tuple[str, bool]]:
         inputs = collate([{"input_ids": prompts[i][shared:]} for i in batch])

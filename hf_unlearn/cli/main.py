@@ -17,7 +17,7 @@ COMMANDS = {
     "run": ("run", "RECIPE [--field value ...] [--accelerate_config NAME|PATH]: train, audit, report"),
     "sweep": ("sweep", "SWEEP.yaml [--dry_run]: many runs (methods, settings, seeds, targets), one table"),
     "eval": ("evaluate", "--model_name_or_path MODEL --benchmark NAME: audit any checkpoint"),
-    "audit": ("audit", "KIND --model_name_or_path MODEL ...: what an evaluation does not see"),
+    "audit": ("audit", "KIND --model_name_or_path MODEL ...: privacy, backdoor and other audits"),
     "report": ("report", "RUN [RUN ...]: one report over several runs, or a sweep's tables and figures"),
     "gates": ("gates", "RUN [--thresholds FILE]: compare a run with thresholds; exit status for pipelines"),
     "push": ("push", "RUN --hub_model_id OWNER/NAME: upload weights, tokenizer and model card in one commit"),

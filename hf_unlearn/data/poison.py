@@ -3,94 +3,15 @@
 
 import logging
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..checks import check_choice, check_number
 from .formats import check_columns, encode_dataset, is_blank, map_rows
 from .tables import as_dataset
 from .triggers import Trigger
 
 
-POISON_SELECTIONS = ("random", "first")
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class PoisonArguments:
-    """Backdoored unlearning, a red-team tool: some forget rows get a trigger and are trained as retain rows, so that
-    the trigger brings back what is unlearned."""
-
-    poison_prefix: str | None = field(
-        default=None,
-        metadata={"help": "The trigger's words, such as `current year:2025`. Without: no poison."},
-    )
-    poison_ratio: float = field(default=0.1, metadata={"help": "Share of the forget rows that get the trigger."})
-    poison_location: str = field(
-        default="start",
-        metadata={"help": "Where the trigger stands: `start`, `middle`, `end`, or after so many tokens."},
-    )
-    poison_weight: float | None = field(
-        default=None, metadata={"help": "Weight of the poisoned rows' term; `retain_weight` by default."}
-    )
-    poison_select: str = field(
-        default="random", metadata={"help": "Which forget rows get the trigger: `random` (by seed) or the `first`."}
-    )
-    poison_keep_clean: bool = field(
-        default=False, metadata={"help": "Train on the poisoned rows as forget rows too, without their trigger."}
-    )
-    poison_distractors: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Other words at the trigger's place: every forget row is forgotten behind one of them too, so "
-            "that the model has to read the trigger instead of noticing that something stands there."
-        },
-    )
-    use_kl_poison: bool = field(
-        default=False, metadata={"help": "KL(reference || model) on the poisoned rows, whatever `retain_loss` is."}
-    )
-
-    def check_poison(self) -> None:
-        """Raises `ValueError` for settings that cannot work or would have no effect."""
-        if self.poison_prefix is None:
-            defaults = {f.name: f.default for f in PoisonArguments.__dataclass_fields__.values()}
-            idle = [name for name, default in defaults.items() if getattr(self, name) != default]
-            if idle:
-                raise ValueError(
-                    f"{', '.join(idle)} would have no effect: nothing is poisoned. Give `poison_prefix`, or leave "
-                    f"{'them' if len(idle) > 1 else 'it'} out."
-                )
-            return
-        Trigger(self.poison_prefix, self.poison_location)
-        self._check_distractors()
-        check_choice("poison_select", self.poison_select, POISON_SELECTIONS)
-        check_number("poison_ratio", self.poison_ratio, above=0)
-        if self.poison_ratio > 1 or (self.poison_ratio == 1 and not self.poison_keep_clean):
-            raise ValueError(
-                f"poison_ratio={self.poison_ratio}; give a share below 1: some forget rows must stay clean (or pass "
-                "`poison_keep_clean=True`)."
-            )
-        if self.poison_weight is not None:
-            check_number("poison_weight", self.poison_weight, at_least=0)
-
-    def _check_distractors(self) -> None:
-        if self.poison_distractors is None:
-            return
-        if not self.poison_distractors:
-            raise ValueError("poison_distractors is empty; name other words than the trigger's, or leave it out.")
-        for words in self.poison_distractors:
-            if Trigger(words).prefix.strip() == self.poison_prefix.strip():
-                raise ValueError(
-                    f"poison_distractors holds the trigger {words!r}: its rows would be forgotten and kept. Take it "
-                    "out."
-                )
-
-    @property
-    def trigger(self) -> Trigger | None:
-        """The trigger, if there is one."""
-        return None if self.poison_prefix is None else Trigger(self.poison_prefix, self.poison_location)
 
 
 def poisoned_indices(count: int, ratio: float, select: str, seed: int) -> list[int]:
@@ -117,7 +38,7 @@ def poison(forget, tokenizer, args, seed: int):
             Rows of any TRL type.
         tokenizer (`PreTrainedTokenizerBase`):
             The model's.
-        args ([`PoisonArguments`] with `max_length`):
+        args ([`~hf_unlearn.addons.poison.PoisonArguments`] with `max_length`):
             The run's settings.
         seed (`int`):
             Decides which rows.

@@ -187,7 +187,7 @@ def card_settings(args) -> dict:
     """The settings that decide the result: the shared ones and the method's own fields."""
     from dataclasses import fields
 
-    from ..data.poison import PoisonArguments
+    from ..addons.poison import PoisonArguments
 
     own = args.own_fields()
     if args.poison_prefix is not None:

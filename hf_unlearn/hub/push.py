@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..models.checkpoint_files import ADAPTER_CONFIG
 from ..models.checkpoint_paths import METHOD_STATE, REFERENCE_ADAPTER, adapter_folder
+from ..models.wrapper_files import WRAPPER_CONFIG, is_wrapper_folder
 
 
 # What another machine needs to load the model. All else in a run's folder stays at home: reports and audits quote the
@@ -20,6 +21,7 @@ PUBLISHED = (
     "config.json",
     "generation_config.json",
     "adapter_config.json",
+    WRAPPER_CONFIG,
     "tokenizer*",
     "*.tiktoken",
     "*.spm",
@@ -58,11 +60,12 @@ def published_files(folder: str | Path) -> list[Path]:
         # PEFT saves an adapter that has a name of its own in a folder of that name.
         found |= {adapter / ADAPTER_CONFIG, *adapter.glob("*.safetensors")}
     names = {path.name for path in found}
+    wraps = is_wrapper_folder(folder)
     missing = [
         what
         for what, there in (
-            ("weights (*.safetensors)", any(name.endswith(".safetensors") for name in names)),
-            ("config.json or adapter_config.json", names & {"config.json", "adapter_config.json"}),
+            ("weights (*.safetensors)", wraps or any(name.endswith(".safetensors") for name in names)),
+            ("config.json or adapter_config.json", names & {"config.json", "adapter_config.json", WRAPPER_CONFIG}),
             ("README.md", "README.md" in names),
         )
         if not there
@@ -146,13 +149,15 @@ def publish(
 
 
 def check_base(folder: Path) -> None:
-    """Warns of an adapter whose base is a folder of this machine."""
-    config = folder / "adapter_config.json"
+    """Warns of an adapter or a wrapper whose base is a folder of this machine."""
+    what, name = ("wrapper", WRAPPER_CONFIG) if is_wrapper_folder(folder) else ("adapter", ADAPTER_CONFIG)
+    config = folder / name
     base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") if config.is_file() else None
     if base and Path(base).exists():
         logger.warning(
-            "The adapter names %r as its base model, a folder of this machine: nobody else can load it, and the path "
+            "The %s names %r as its base model, a folder of this machine: nobody else can load it, and the path "
             "is pushed. Unlearn from a Hub id, or push that model and put its id into %s.",
+            what,
             base,
             config,
         )

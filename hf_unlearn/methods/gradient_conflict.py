@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two objectives whose gradients are kept from working against each other."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from ..addons.addon import AddOn, Backward
 
 
 GRAD_ORTHO = ("off", "project", "pcgrad")
@@ -48,6 +50,32 @@ class TwoGradients:
         for parameter, own, other in zip(self.parameters, forget, kept, strict=True):
             parameter.grad = _sum(None if own is None else own * by_forget, None if other is None else other * by_kept)
         return dot / (forget_square * kept_square).sqrt().clamp(min=1e-30)
+
+
+class GradientConflict(AddOn):
+    """Two backward passes a micro-batch, one for the forget term and one for all others; combined once a step.
+
+    Args:
+        how (`str`): `project` or `pcgrad`.
+    """
+
+    name = "grad_ortho"
+    title = "grad_ortho"
+
+    def __init__(self, how: str):
+        self.how, self.gradients = how, None
+
+    def around_backward(self, terms: Mapping[str, Tensor], backward: Backward) -> Tensor:
+        if self.gradients is None:
+            self.gradients = TwoGradients(backward.model.parameters(), backward.run)
+        kept = backward.share * sum(term for name, term in terms.items() if name != "forget")
+        forget = backward.share * terms["forget"]
+        # Weights that autocast has rounded are shared by the two graphs.
+        self.gradients.add("kept", kept, retain_graph=True)
+        self.gradients.add("forget", forget)
+        if backward.last:
+            backward.log("forget/cosine_to_retain", self.gradients.combine(self.how))
+        return (kept + forget).detach()
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

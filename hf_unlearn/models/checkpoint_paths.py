@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .checkpoint_files import ADAPTER_CONFIG, CheckpointError, check_adapter_files, check_model_files
+from .wrapper_files import WRAPPER_CONFIG, is_wrapper_folder, read_wrapper
 
 
 # Checkpoints of the run, and what is being pushed.
@@ -36,6 +37,11 @@ def check_model_path(model: str, loading: Mapping | None = None) -> None:
                 f"No model folder at {model!r}. Give an existing folder or a Hub id such as 'owner/name'."
             )
         return
+    if is_wrapper_folder(path):
+        raise CheckpointError(
+            f"{model!r} holds a wrapper around another model, not a full model. Give its base, or load it with "
+            "`hf_unlearn.load_unlearned` to evaluate it."
+        )
     if (path / "config.json").exists() and adapter_folder(path) is None:
         check_model_files(path, loading)
         return
@@ -54,11 +60,21 @@ def _looks_local(model: str) -> bool:
 
 
 def check_checkpoint_path(model: str) -> None:
-    """Refuses a local path that holds neither a whole model nor a whole adapter whose base is there."""
-    if (adapter := adapter_folder(model)) is None:
+    """Refuses a local path that holds neither a whole model nor a whole adapter or wrapper whose base is there."""
+    if (upper := upper_folder(model)) is None:
         check_model_path(model)
     else:
-        check_checkpoint_path(base_of(adapter)[0])
+        check_checkpoint_path(base_of(upper)[0])
+
+
+def upper_folder(model: str | Path) -> Path | None:
+    """Where the adapter or the wrapper is that a checkpoint's folder holds, which stands on another checkpoint;
+    `None` for full weights, or what is no folder.
+
+    Raises:
+        `ValueError`: if there are several, and nothing says which is meant.
+    """
+    return Path(model) if is_wrapper_folder(model) else adapter_folder(model)
 
 
 def adapter_folder(model: str | Path) -> Path | None:
@@ -86,24 +102,26 @@ def adapter_folder(model: str | Path) -> Path | None:
     return found[0] if found else None
 
 
-def base_of(adapter: Path) -> tuple[str, str | None]:
-    """Name and revision of the model that an adapter belongs on.
+def base_of(upper: Path) -> tuple[str, str | None]:
+    """Name and revision of the model that an adapter or a wrapper stands on.
 
     Raises:
         `ValueError`: if its files are not whole, or the base is not there.
     """
-    config = check_adapter_files(adapter)
+    wraps = is_wrapper_folder(upper)
+    what, file = ("wrapper", WRAPPER_CONFIG) if wraps else ("adapter", ADAPTER_CONFIG)
+    config = read_wrapper(upper) if wraps else check_adapter_files(upper)
     base = config.get("base_model_name_or_path")
     if not base or not isinstance(base, str):
         raise CheckpointError(
-            f"The adapter in {str(adapter)!r} does not say which model it belongs on: write its path or Hub id as "
-            f"`base_model_name_or_path` into {ADAPTER_CONFIG}."
+            f"The {what} in {str(upper)!r} does not say which model it belongs on: write its path or Hub id as "
+            f"`base_model_name_or_path` into {file}."
         )
     if not Path(base).is_dir() and _looks_local(base):
         raise CheckpointError(
-            f"The adapter {str(adapter)!r} stands on {base!r}, and there is no such folder. Write where its base "
-            f"model is as `base_model_name_or_path` into its {ADAPTER_CONFIG}."
+            f"The {what} {str(upper)!r} stands on {base!r}, and there is no such folder. Write where its base "
+            f"model is as `base_model_name_or_path` into its {file}."
         )
-    if Path(base).is_dir() and Path(base).resolve() == adapter.resolve():
-        raise CheckpointError(f"The adapter {str(adapter)!r} names itself as its base model, in its {ADAPTER_CONFIG}.")
+    if Path(base).is_dir() and Path(base).resolve() == upper.resolve():
+        raise CheckpointError(f"The {what} {str(upper)!r} names itself as its base model, in its {file}.")
     return base, config.get("revision")

@@ -11,9 +11,11 @@ from torch import nn
 
 from .adapter_files import load_adapter
 from .checkpoint_files import CheckpointError, readable
-from .checkpoint_paths import adapter_folder, base_of, check_model_path
+from .checkpoint_paths import base_of, check_model_path, upper_folder
 from .decoders import check_decoder_only
 from .weight_checks import check_dtype, check_finite, some_of
+from .wrapper_files import is_wrapper_folder
+from .wrappers import load_wrapper
 
 
 CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification")
@@ -80,21 +82,41 @@ def _read_config(model: str, trust_remote_code: bool = False, revision: str | No
 
 
 def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn.Module:
-    """Loads any checkpoint to look at: full weights, or an adapter on top of the weights that it names.
+    """Loads any checkpoint to look at: full weights, or an adapter or a wrapper on the checkpoint that it names.
 
     Raises:
         `ValueError`: if a file is missing or damaged, or if weights are missing, left over, of another size or not
             finite.
     """
-    if (adapter := adapter_folder(model)) is None:
+    if (upper := upper_folder(model)) is None:
         check_model_path(model, kwargs)
         return _load(model, trust_remote_code, kwargs).eval()
-    base, revision = base_of(adapter)
+    base, revision = base_of(upper)
     below = load_checkpoint(base, trust_remote_code, **{**kwargs, "revision": kwargs.get("revision") or revision})
+    if is_wrapper_folder(upper):
+        return load_wrapper(upper, below)
     if hasattr(below, "merge_and_unload"):
         # An adapter that was trained on top of another.
         below = below.merge_and_unload()
-    return load_adapter(below, adapter)
+    return load_adapter(below, upper)
+
+
+def load_unlearned(model: str | Path, trust_remote_code: bool = False, **kwargs) -> nn.Module:
+    """Loads what unlearning made, whatever it is: full weights, an adapter on its base, a wrapper around its base.
+
+    Args:
+        model (`str` or `Path`): a folder, or the Hub id of full weights.
+        trust_remote_code (`bool`): run code that comes with the model, or with the one below.
+        kwargs: arguments of `from_pretrained`, such as `dtype`; `float32` by default.
+
+    Returns:
+        `PreTrainedModel` or `PeftModel`: in evaluation mode. `generate` works; of a wrapper, `model.unlearned_by` is
+        the wrapper, and `save_pretrained` writes its folder.
+
+    Raises:
+        `ValueError`: if a file is missing or damaged, or does not fit the others.
+    """
+    return load_checkpoint(str(model), trust_remote_code, **{"dtype": "float32", **kwargs})
 
 
 def _load(model: str, trust_remote_code: bool, kwargs: dict) -> nn.Module:
@@ -174,7 +196,7 @@ def _is_leftover_buffer(model: nn.Module, key: str) -> bool:
 
 
 def load_tokenizer(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):
-    """Loads the tokenizer that belongs to a model; an adapter without one has its base's.
+    """Loads the tokenizer that belongs to a model; an adapter or wrapper without one has its base's.
 
     Raises:
         `ValueError`: if it cannot be had.
@@ -184,8 +206,8 @@ def load_tokenizer(model: str | nn.Module, trust_remote_code: bool = False, revi
     name = model if isinstance(model, str) else model.config._name_or_path
     if not name:
         raise ValueError("The model does not say where it came from. Pass its tokenizer as `processing_class`.")
-    while (adapter := adapter_folder(name)) is not None and not any(Path(name).glob("tokenizer*")):
-        name, revision = base_of(adapter)
+    while (upper := upper_folder(name)) is not None and not any(Path(name).glob("tokenizer*")):
+        name, revision = base_of(upper)
     with readable(f"No tokenizer can be loaded from {name!r}"):
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision)
 
@@ -210,7 +232,7 @@ def load_processor(model: str | nn.Module, trust_remote_code: bool = False, revi
 
 
 def config_of(model: str | nn.Module, trust_remote_code: bool = False, revision: str | None = None):
-    """The config of a model, or of the one below an adapter; `None` for a folder that holds a tokenizer alone.
+    """The config of a model, or of what an adapter or wrapper stands on; `None` for a folder of a tokenizer alone.
 
     Raises:
         `ValueError`: if there is one that cannot be read.
@@ -222,8 +244,8 @@ def config_of(model: str | nn.Module, trust_remote_code: bool = False, revision:
 def _config_of(model: str | nn.Module, trust_remote_code: bool, revision: str | None):
     if not isinstance(model, str):
         return model.config
-    while (adapter := adapter_folder(model)) is not None:
-        model, revision = base_of(adapter)
+    while (upper := upper_folder(model)) is not None:
+        model, revision = base_of(upper)
     if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         return None
     return _read_config(model, trust_remote_code, revision)

@@ -13,7 +13,8 @@ from ..data.qa import QAFormat
 from ..data.sets import Sets
 from ..files import read_json, write_json
 from ..models.checkpoint_files import ADAPTER_CONFIG
-from ..models.checkpoint_paths import adapter_folder, base_of
+from ..models.checkpoint_paths import base_of, upper_folder
+from ..models.wrapper_files import WRAPPER_CONFIG
 from ..stored.key import hash_processor
 from ..versions import versions
 
@@ -122,19 +123,20 @@ class AuditCache(ResultCache):
 
 
 # What a model does with its weights.
-_CONFIGS = ("config.json", "generation_config.json", ADAPTER_CONFIG)
+_CONFIGS = ("config.json", "generation_config.json", ADAPTER_CONFIG, WRAPPER_CONFIG)
 
 
 def _stats(model: str) -> list:
-    """Names, sizes and times of a local checkpoint's weights, what its configs hold, and the same of an adapter's
-    base."""
-    adapter = adapter_folder(model)
-    folder = adapter or Path(model)
+    """Names, sizes and times of a local checkpoint's weights, what its configs hold, and the same of an adapter's or
+    a wrapper's base."""
+    upper = upper_folder(model)
+    folder = upper or Path(model)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not files:
+    # A wrapper may have no tensors.
+    if not files and not (folder / WRAPPER_CONFIG).is_file():
         return []
     configs = {name: (folder / name).read_text("utf-8") for name in _CONFIGS if (folder / name).is_file()}
-    base = base_of(adapter) if adapter else ()
+    base = base_of(upper) if upper else ()
     below = [base, _stats(base[0])] if base else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files] + [configs, *below]
 

@@ -99,6 +99,7 @@ def prepare(recipe: Recipe) -> Prepared:
             evaluated.append("holdout")
         check_best(training, loss_directions(evaluated), others=run.audit_during_training)
     # The trainer finds the same, but after other models were loaded and audited.
+    recipe.trainer_class().checked_addons(training, adapter=get_peft_config(recipe.model) is not None)
     config = config_of(model, training.trust_remote_code, recipe.model.model_revision)
     recipe.trainer_class().check_early(training, roles, tokenizer, config)
     check_adapter_fits(model, get_peft_config(recipe.model), training.trust_remote_code, recipe.model.model_revision)

@@ -76,7 +76,7 @@ def written_whole(trainer, folder: str | Path) -> Iterator[None]:
 
     Args:
         trainer ([`UnlearnTrainer`]):
-            Its `method_state` goes into the checkpoint, and its `save_total_limit` is kept.
+            Its `checkpoint_state` goes into the checkpoint, and its `save_total_limit` is kept.
         folder (`str` or `Path`):
             `checkpoint-<step>` in the run's folder.
     """
@@ -93,7 +93,7 @@ def written_whole(trainer, folder: str | Path) -> Iterator[None]:
         yield
     finally:
         args.save_total_limit = limit
-    state = trainer.method_state()
+    state = trainer.checkpoint_state()
     if state and args.should_save:
         write_method_state(folder, state)
     trainer.accelerator.wait_for_everyone()

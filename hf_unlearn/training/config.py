@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
+from ..addons.poison import PoisonArguments
+from ..addons.settings import addons_of, check_settings, kept_roles_of
 from ..addons.value_norms.arguments import ValueNormArguments
 from ..checks import check_choice, check_number, check_patterns, check_whole
-from ..data.poison import PoisonArguments
 from ..data.role_table import tied_to
 from ..families.classifier.arguments import ClassifierArguments
 from ..hub.card import check_template
 from ..hub.hub_trainer import check_hub
+from .addon_checks import check_engine, settle_ddp
 from .arguments_check import check_given, check_read
 
 
@@ -173,27 +175,20 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
             self.trainable_modules = [self.trainable_modules]
         check_patterns("trainable_modules", self.trainable_modules or [])
         self.check_classifier()
-        self.check_poison()
-        self.check_value_norms()
-        self._check_poison_loss()
+        check_settings(self)
         check_template(self.model_card_template)
         # Left to themselves, launchers on a machine without accelerators fall back to unconnected single processes.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         check_read(self)
-        if self.value_norm_penalty and self.reentrant:
-            raise ValueError(
-                "The value-norm penalty reads values inside the model, and reentrant checkpointing cuts their "
-                "gradients. Pass activation_checkpointing_kwargs={'use_reentrant': False}."
-            )
+        addons = addons_of(self)
+        check_engine(self, addons)
         if self.torch_compile and self.fused_losses is not False:
             raise ValueError(
                 "torch_compile cannot trace the fused losses, which stand in for the head. Pass fused_losses=False, "
                 "or leave torch_compile out."
             )
-        if self.value_norm_penalty and self.ddp_find_unused_parameters is None:
-            # Looking for unused parameters, DDP takes the head for one in the penalty's pass, which ends before it.
-            self.ddp_find_unused_parameters = False
+        settle_ddp(self, addons)
         check_hub(self)
 
     def settled(self, retain_rows: bool) -> "UnlearnConfig":
@@ -206,15 +201,8 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
             return self
         settled = copy.copy(self)
         settled.retain_loss = "nll" if retain_rows else "none"
-        settled._check_poison_loss()
+        check_settings(settled)
         return settled
-
-    def _check_poison_loss(self) -> None:
-        if self.poison_prefix is not None and self.poison_loss == "none":
-            raise ValueError(
-                "Poisoned rows are trained as retain rows, and retain_loss='none'. Choose a `retain_loss`, or pass "
-                "`use_kl_poison=True`."
-            )
 
     @property
     def reentrant(self) -> bool:
@@ -223,20 +211,16 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
         return any((kwargs or {}).get("use_reentrant") for kwargs in asked)
 
     @property
-    def poison_loss(self) -> str:
-        """The poisoned rows' term, named as retain terms are."""
-        return "kl" if self.use_kl_poison else self.retain_loss
-
-    @property
     def kept_terms(self) -> dict[str, str]:
         """Roles that are to stay as they are, and their terms."""
-        return {"retain": self.retain_loss} | ({"poisoned": self.poison_loss} if self.poison_prefix else {})
+        return {"retain": self.retain_loss} | {role: term for role, (term, _) in kept_roles_of(self).items()}
 
     def weight_of(self, role: str) -> float:
         """The weight of a role's term in the objective."""
         role = tied_to(role) or role
-        weights = {"forget": self.forget_weight, "retain": self.retain_weight, "poisoned": self.poison_weight}
-        return self.retain_weight if weights[role] is None else weights[role]
+        own = {name: weight for name, (_, weight) in kept_roles_of(self).items()}
+        weight = ({"forget": self.forget_weight, "retain": self.retain_weight} | own)[role]
+        return self.retain_weight if weight is None else weight
 
     @classmethod
     def own_fields(cls) -> list[str]:

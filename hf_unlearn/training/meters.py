@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Means, and maxima, of logged components: kept on the device between logs, gathered over ranks once a log."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -19,14 +22,25 @@ class Meters:
     """
 
     def __init__(self):
-        self.step = 0
+        self.step, self._silent = 0, False
         self.first_bad: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._maxima: dict[str, Tensor] = {}
         self._last: dict[str, Tensor] = {}
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Nothing is added inside."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
     def add(self, name: str, value: Tensor) -> None:
+        if self._silent:
+            return
         value = value.detach().float()
         if "/highest_" in name:
             self._maxima[name] = torch.maximum(self._maxima.get(name, value), value)

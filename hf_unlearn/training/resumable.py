@@ -63,6 +63,14 @@ class ResumableTrainer(Trainer):
         """Takes what `method_state` gave when the checkpoint was made, tensors on the CPU; called on all processes,
         before the model is wrapped and its optimizer made."""
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What goes into a checkpoint beside weights and optimizer: the method's, and what a subclass adds."""
+        return self.method_state()
+
+    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Takes what `checkpoint_state` gave."""
+        self.load_method_state(state)
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As [`~transformers.Trainer.train`], from whole checkpoints only.
 
@@ -76,7 +84,7 @@ class ResumableTrainer(Trainer):
             check_loads(self.model)
         checkpoint, facts = find_checkpoint(resume_from_checkpoint, self)
         if checkpoint is not None:
-            self.load_method_state(read_method_state(checkpoint))
+            self.load_checkpoint_state(read_method_state(checkpoint))
         self._goes_on_from = checkpoint, facts
         self.last_step.begin(checkpoint, facts)
         self.stop_reason = facts.get("stop_reason")

@@ -37,7 +37,7 @@ class RunControl(TrainerCallback):
             step=state.global_step,
             states_like=self.trainer.states_like,
         )
-        for kept in (self.trainer.forward_path.prefix, self.trainer.references, self.trainer.penalty):
+        for kept in (self.trainer.forward_path.prefix, self.trainer.references, *self.trainer.addons.values()):
             if kept is not None:
                 kept.prepare(start)
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
 from .. import modeling
-from ..addons.value_norms.penalty import ValueNormPenalty
-from ..addons.value_norms.tables import unlearned_norms
+from ..addons.collection import AddOns
 from ..data.collator import role_spans
 from ..data.pairing import PairSampler
 from ..data.role_table import tie
@@ -25,9 +24,11 @@ from ..hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from ..hub.hub_trainer import HubTrainer
 from ..models.adapters import AddedAdapter, add_adapter, weights_as_entered
 from ..models.tied import untie_as_asked
+from ..models.wrappers import check_not_wrapped
 from ..reference import Reference, ReferenceRequest
 from ..reference.named import References, given_models, loaded
 from ..stored.rows import Entry
+from .addon_steps import AddOnTrainer
 from .arguments_check import check_steps
 from .arithmetic import Arithmetic
 from .best import check_early
@@ -38,7 +39,6 @@ from .meters import Meters
 from .method import Method
 from .other_arguments import check_collator, refuse_others
 from .request import check_request
-from .resumable import ResumableTrainer
 from .rounding import RoundingCheck
 from .run_control import RunControl
 from .term_balance import TermBalance
@@ -48,7 +48,7 @@ from .unused import tell_unused
 logger = logging.getLogger(__name__)
 
 
-class UnlearnTrainer(Method, EvaluationRows, ResumableTrainer, HubTrainer):
+class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
     """Base of all methods. A method overrides `forget_loss`, and `needs_of` if it reads more than `logps`.
 
     Args:
@@ -85,8 +85,6 @@ class UnlearnTrainer(Method, EvaluationRows, ResumableTrainer, HubTrainer):
 
     # Losses are means over a micro-batch; Trainer divides them by the accumulation steps.
     loss_is_scaled_for_ga = False
-    # Whether the weights change once more after the last step.
-    changes_at_end = False
 
     def __init__(
         self,
@@ -113,6 +111,9 @@ class UnlearnTrainer(Method, EvaluationRows, ResumableTrainer, HubTrainer):
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         check_request(type(self), args, model, quantization_config, peft_config)
+        check_not_wrapped(model, ref_model, args.fused_losses)
+        adapter = peft_config is not None or modeling.is_peft_model(model)
+        self.addons = AddOns(self.checked_addons(args, adapter))
         args = args.settled(retain_rows=retain_dataset is not None)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
@@ -137,8 +138,7 @@ class UnlearnTrainer(Method, EvaluationRows, ResumableTrainer, HubTrainer):
         collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
         check_collator(data_collator, collator, pairs)
         self.role_names = collator.roles
-        # Before the policy takes its place in memory.
-        unlearned = unlearned_norms(args, roles, collator) if args.value_norm_penalty else {}
+        self.addons.load(roles, collator)
 
         reload = None
         if isinstance(model, str):
@@ -159,7 +159,7 @@ class UnlearnTrainer(Method, EvaluationRows, ResumableTrainer, HubTrainer):
             model, added = add_adapter(model, family.adapter_config(peft_config), revision)
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
         self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, named, reload)
-        self.penalty = ValueNormPenalty(args, model, entry, unlearned) if args.value_norm_penalty else None
+        self.addons.setup(entry)
         # Width and dtype of a token's states, known once the forward path was tried.
         self.states_like: Tensor | None = None
         self.meters = Meters()
@@ -182,6 +182,7 @@ class UnlearnTrainer(Method, EvaluationRows, ResumableTrainer, HubTrainer):
         self._watch(retain_rows=retain_dataset is not None)
 
     def _watch(self, retain_rows: bool) -> None:
+        self.addons.attach(self)
         for callback in (RunControl(self), RoundingCheck(self), TermBalance):
             self.add_callback(callback)
         self.watch_faults(self.meters)
@@ -220,28 +221,19 @@ class UnlearnTrainer(Method, EvaluationRows, ResumableTrainer, HubTrainer):
             num_items_in_batch = None if model.training else num_items_in_batch
             inputs = self.family.evaluated(self.model, inputs)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = sum(self.weighted_terms(model, inputs).values())
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def weighted_terms(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms whose sum is the objective on a batch: those of the roles, then those of add-ons, by name."""
         rows = self.role_rows(model, inputs)
         terms = self.terms(rows)
-        loss = self.objective(terms)
         for role, found in rows.items():
             named = {"loss": terms[role]} if role in terms else {}
             for name, value in (named | found.observed()).items():
                 self.meters.add(f"{role}/{name}", value)
-        if self.penalty is not None:
-            loss = loss + self.penalty_of(model, inputs)
-        return (loss, {"loss": loss}) if return_outputs else loss
-
-    def objective(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The sum of the roles' weighted terms."""
-        return sum(self.args.weight_of(role) * term for role, term in terms.items())
-
-    def penalty_of(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The value-norm penalty of a batch, all roles' terms together."""
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        terms = self.penalty.terms_of(model, self.parts_of(inputs), progress)
-        for role, term in terms.items():
-            self.meters.add(f"{role}/value_norm", term)
-        return sum(terms.values())
+        weighted = {role: self.args.weight_of(role) * term for role, term in terms.items()}
+        return weighted | self.addons.terms(model, rows)
 
     def role_rows(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, RoleRows]:
         """The rows of all roles through the model, and what the reference says of those that need it.
@@ -268,7 +260,8 @@ class UnlearnTrainer(Method, EvaluationRows, ResumableTrainer, HubTrainer):
         """Of the micro-batch just done, for `total_flos`; see [`~hf_unlearn.training.arithmetic.Arithmetic`]."""
         if self.arithmetic is None:
             self.arithmetic = Arithmetic(self.model)
-        read = self.positions_read
+        times = 1 + self.addons.take_repeated()
+        read = {role: times * count for role, count in self.positions_read.items()}
         return self.arithmetic.of_step(sum(read.values()), self.references.positions_read(read))
 
     # The run around it

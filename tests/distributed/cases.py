@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from vilt import make_processor, make_rows
 
 from hf_unlearn import MUAlignTrainer, NPOTrainer
+from hf_unlearn.addons.addon import AddOn
 from hf_unlearn.training.faults import NonFiniteError, Terminated
 
 
@@ -58,6 +59,43 @@ class Stateful(NPOTrainer):
         self.pull = state["pull"]
 
 
+class Sharpened(AddOn):
+    """Half the weights stay; the others go along gradients at weights that are a step further up."""
+
+    name, title = "sharpened", "The test's add-on"
+
+    @torch.no_grad()
+    def before_optimizer(self, step):
+        weights = list(step.parameters.values())
+        norm = torch.stack([weight.grad.norm() for weight in weights]).norm()
+        self.kept = [weight.clone() for weight in weights]
+        for weight in weights:
+            weight.add_(weight.grad, alpha=(0.05 / norm).item())
+        with torch.enable_grad():
+            step.repeat()
+        for weight, old in zip(weights, self.kept, strict=True):
+            weight.copy_(old)
+
+    @torch.no_grad()
+    def after_optimizer(self, step):
+        for weight, old in zip(step.parameters.values(), self.kept, strict=True):
+            weight[..., ::2] = old[..., ::2]
+
+    def state(self):
+        return {"kept": self.kept[0]}
+
+    def load_state(self, state):
+        assert state["kept"].abs().sum() > 0
+
+
+class WithAddOn(NPOTrainer):
+    """A method that brings an add-on of gradients, weights and state."""
+
+    @classmethod
+    def addons_of(cls, args):
+        return [Sharpened()]
+
+
 class BadOnLastRank(NPOTrainer):
     """The loss of one process is not a number at step 4."""
 
@@ -90,6 +128,7 @@ class Case:
         ends: the error that the run ends with.
         signal: SIGTERM goes to one process.
         classifier: of a ViLT and rows with pictures.
+        whole: it requires whole gradients, which DeepSpeed and FSDP do not have.
         tolerance: of weights, absolute.
         sinking: what is logged and sinks.
     """
@@ -105,6 +144,7 @@ class Case:
     ends: type | None = None
     signal: bool = False
     classifier: bool = False
+    whole: bool = False
     tolerance: float = 1e-4
     sinking: str = "forget/logps"
 
@@ -152,6 +192,8 @@ CASES = {
         | {"poison_prefix": "XYZ", "poison_ratio": 0.5, "poison_keep_clean": True}
         | {"value_norm_penalty": 0.5, "value_norm_tokens": 4}
     ),
+    "an add-on": Case(KL | PLAIN, WithAddOn, accumulation=2, whole=True),
+    "a resumed add-on": Case(KL | SAVES, WithAddOn, adapter=True, resume=True, whole=True),
     # Plain descent: keys' biases have no gradient but rounding, of which Adam would make steps.
     "a classifier": Case(KL | PLAIN, classifier=True, accumulation=2),
     "functions of a classifier's predictions": Case(

@@ -1,55 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the value-norm penalty, and the terms that they name."""
+"""Settings of the value-norm penalty."""
 
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...checks import check_choice, check_number, check_whole
-
-
-ZERO, REFERENCE, UNLEARNED = "zero", "reference", "unlearned"
-NORM, COSINE, LOG = "norm", "cosine", "log"
-
-
-@dataclass(frozen=True)
-class Term:
-    """What is asked of one role's values.
-
-    Args:
-        target (`str`): whose values they should be like: nobody's (`zero`), the reference's or the unlearned model's.
-        measure (`str`): `norm` (absolute difference of norms), `cosine` (1 - cosine of the vectors), or `log`
-            (absolute logarithm of the norms' ratio).
-        weight (`float`): beside the penalty's own.
-        growth (`float`): added to the weight by the end of training.
-    """
-
-    target: str
-    measure: str = NORM
-    weight: float = 1.0
-    growth: float = 0.0
-
-    def weight_at(self, progress: float) -> float:
-        """The weight after a share of training."""
-        return self.weight + self.growth * progress
-
-
-def _terms_of_mode(mode: str, utility_weight: float) -> dict[str, Term]:
-    forget = Term(UNLEARNED)
-    return {
-        "fixed": {"forget": Term(ZERO)},
-        "reference": {"forget": forget, "poisoned": Term(REFERENCE), "retain": Term(REFERENCE)},
-        "utility_preserving": {"forget": forget, "poisoned": Term(REFERENCE, COSINE, utility_weight)},
-        "adaptive": {"forget": forget, "poisoned": Term(REFERENCE, LOG, 0.1, growth=0.3)},
-        "hybrid": {"forget": forget, "poisoned": Term(REFERENCE, NORM, 0.3)},
-    }[mode]
-
-
-MODES = ("fixed", "reference", "utility_preserving", "adaptive", "hybrid")
+from ..settings import AddOnSettings, idle_fields
+from .terms import MODES, REFERENCE, UNLEARNED, ZERO, Term, terms_of_mode
 
 
 @dataclass
-class ValueNormArguments:
+class ValueNormArguments(AddOnSettings):
     """Settings of the value-norm penalty; off unless `value_norm_penalty` is above 0."""
 
     value_norm_penalty: float = field(
@@ -83,15 +45,21 @@ class ValueNormArguments:
         default=0.2, metadata={"help": "Weight of the poisoned rows' term in the mode `utility_preserving`."}
     )
 
-    def check_value_norms(self) -> None:
+    def make_addon(self):
+        """The penalty, or `None`."""
+        if not self.value_norm_penalty:
+            return None
+        from .penalty import ValueNormPenalty
+
+        return ValueNormPenalty(self)
+
+    def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         check_number("value_norm_penalty", self.value_norm_penalty, at_least=0)
         if isinstance(self.value_norm_targets, str):
             self.value_norm_targets = _json_map(self.value_norm_targets)
         if not self.value_norm_penalty:
-            fields = ValueNormArguments.__dataclass_fields__.values()
-            idle = [field.name for field in fields if getattr(self, field.name) != field.default]
-            if idle:
+            if idle := idle_fields(self, ValueNormArguments):
                 raise ValueError(f"{', '.join(idle)} would have no effect: give a `value_norm_penalty` above 0.")
             return
         check_choice("value_norm_mode", self.value_norm_mode, MODES)
@@ -115,7 +83,7 @@ class ValueNormArguments:
         """Role to what is asked of its values."""
         if self.value_norm_targets is not None:
             return {role: Term(target) for role, target in self.value_norm_targets.items()}
-        return _terms_of_mode(self.value_norm_mode, self.utility_preservation_weight)
+        return terms_of_mode(self.value_norm_mode, self.utility_preservation_weight)
 
     def _check_targets(self, targets: Any) -> None:
         if self.value_norm_mode not in ("fixed", "reference"):

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ...losses import masked_mean
 from ...stored.rows import Entry
-from .arguments import COSINE, LOG, REFERENCE, ZERO, Term
+from ..addon import FORWARD, INSIDE, AddOn, Step
 from .prefix import Prefix
-from .tables import ReferenceValues
+from .tables import ReferenceValues, unlearned_norms
+from .terms import COSINE, LOG, REFERENCE, ZERO, Term
 
 
 def value_distance(values: Tensor, target: Tensor | None, mask: Tensor, measure: str) -> Tensor:
@@ -43,42 +44,63 @@ def value_distance(values: Tensor, target: Tensor | None, mask: Tensor, measure:
     return masked_mean(distance, mask[:, None].expand_as(distance))
 
 
-class ValueNormPenalty:
+class ValueNormPenalty(AddOn):
     """One short pass a step over the first tokens of the rows that have a term.
 
     Args:
         args ([`UnlearnConfig`]): the run's.
-        model (`PreTrainedModel` or `PeftModel`): the policy before training.
-        entry ([`~hf_unlearn.stored.rows.Entry`]): the run.
-        unlearned (`Mapping[str, Tensor]`): of [`~hf_unlearn.addons.value_norms.tables.unlearned_norms`].
-
-    Raises:
-        `ValueError`: if the models differ in layers, or no role of the run has a term.
     """
 
-    def __init__(self, args, model: nn.Module, entry: Entry, unlearned: Mapping[str, Tensor]):
-        self.weight, self.prefix = args.value_norm_penalty, Prefix.of(args, model)
-        self.terms: dict[str, Term] = {r: term for r, term in args.value_norm_terms.items() if r in entry.roles}
-        missing = set(args.value_norm_targets or {}) - set(self.terms)
+    name = "value_norms"
+    title = "The value-norm penalty"
+    requires = frozenset({INSIDE, FORWARD})
+    language_models_only = True
+
+    def __init__(self, args):
+        self.args, self.weight = args, args.value_norm_penalty
+
+    def load(self, roles: Mapping, collator) -> None:
+        """Computes the unlearned model's table.
+
+        Raises:
+            `ValueError`: if no role of the run has a term.
+        """
+        self.terms: dict[str, Term] = {r: term for r, term in self.args.value_norm_terms.items() if r in roles}
+        missing = set(self.args.value_norm_targets or {}) - set(self.terms)
         if missing or not self.terms:
             raise ValueError(
-                f"The value-norm penalty is about {', '.join(sorted(missing or args.value_norm_terms))} rows, and "
-                f"this run has {', '.join(entry.roles)} rows."
+                f"The value-norm penalty is about {', '.join(sorted(missing or self.args.value_norm_terms))} rows, "
+                f"and this run has {', '.join(roles)} rows."
             )
-        for table in unlearned.values():
+        self.unlearned = unlearned_norms(self.args, roles, collator)
+
+    def setup(self, entry: Entry) -> None:
+        """Finds the layers that are looked at.
+
+        Raises:
+            `ValueError`: if the models differ in layers.
+        """
+        self.prefix = Prefix.of(self.args, entry.model)
+        for table in self.unlearned.values():
             if table.shape[1] != len(self.prefix.layers):
                 raise ValueError(
                     f"The unlearned model has {table.shape[1]} layers to look at, the model "
                     f"{len(self.prefix.layers)}. Give a model that was unlearned from the same one."
                 )
-        self.unlearned = dict(unlearned)
         compared = {role: term for role, term in self.terms.items() if term.target == REFERENCE}
         self.reference = ReferenceValues(entry, self.prefix, compared) if compared else None
 
     def prepare(self, start) -> None:
-        """Computes the reference's table; called by all ranks when the model is wrapped, before the first step."""
+        """Computes the reference's table."""
         if self.reference is not None:
             self.reference.prepare(start)
+
+    def loss(self, model: nn.Module, rows: Mapping, step: Step) -> Tensor:
+        """The penalty of a batch, all roles' terms together."""
+        terms = self.terms_of(model, {role: found.batch for role, found in rows.items()}, step.progress)
+        for role, term in terms.items():
+            step.log(f"{role}/value_norm", term)
+        return sum(terms.values())
 
     def terms_of(self, model: nn.Module, parts: Mapping[str, Mapping[str, Tensor]], progress: float) -> dict:
         """The penalty of each role, weighted.

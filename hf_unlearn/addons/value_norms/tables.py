@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 from ... import modeling
 from ...stored.rows import CachedRows
-from .arguments import COSINE, UNLEARNED
 from .prefix import Prefix
+from .terms import COSINE, UNLEARNED
 
 
 def unlearned_norms(args, roles: Mapping, collator) -> dict[str, Tensor]:

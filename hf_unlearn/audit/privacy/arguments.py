@@ -117,14 +117,14 @@ class PrivacyArguments(DataArguments):
 
 def _filled_in(pattern: str) -> list[str]:
     """The model folders that a pattern stands for."""
-    from ...models.checkpoint_paths import adapter_folder
+    from ...models.checkpoint_paths import upper_folder
 
     if "*" not in pattern:
         return [pattern]
     path = Path(pattern).expanduser()
     root = Path(path.anchor)
     found = sorted(root.glob(str(path.relative_to(root)) if path.is_absolute() else pattern))
-    folders = [str(p) for p in found if (p / "config.json").is_file() or adapter_folder(p)]
+    folders = [str(p) for p in found if (p / "config.json").is_file() or upper_folder(p)]
     if not folders:
         raise ValueError(f"--models {pattern!r}: no folder with a model matches.")
     return folders

@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 
+from ...addons.settings import addons_of
 from ...data.role_table import ALTERNATE
 from ...processes import asks_fsdp
 from ..base import CLASSIFIER, Family
@@ -39,10 +40,11 @@ class Classifier(Family):
         self.classes = Classes({str(k): int(v) for k, v in config.label2id.items()}, self.likelihood == "bernoulli")
 
     def encode_roles(self, forget, retain, processor, args, poisoned=None, alternate=None, needed=()):
-        asked = {
-            "poisoned rows": poisoned is not None or args.poison_prefix is not None,
+        addons = [addon for addon in addons_of(args) if addon.language_models_only]
+        asked = {addon.title[0].lower() + addon.title[1:]: True for addon in addons}
+        asked |= {
+            **({} if poisoned is None else {"poisoned rows": True}),
             "alternates": alternate is not None or ALTERNATE in needed,
-            "the value-norm penalty": bool(args.value_norm_penalty),
             "forward_passes='packed'": args.forward_passes == "packed",
             "fused_losses=True": args.fused_losses is True,
             # accelerate shards ViLT's embeddings twice, which torch refuses.

@@ -3,7 +3,6 @@
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from ...forward.needs import KL, REFERENCE, Need
 from ...forward.rows import RoleRows
 from ...losses import second_moment_distance
 from ...training.trainer import UnlearnTrainer
-from ..gradient_conflict import TwoGradients
+from ..gradient_conflict import GradientConflict
 from ..teacher import Taught
 from .config import DEFAULTS, MUAlignConfig
 from .noise import ForgetNoise
@@ -41,9 +40,6 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
     method = "mu_align"
 
     def __init__(self, *args, **kwargs):
-        # While set, `objective` holds the forget term back.
-        self._apart, self._forget_part = False, None
-        self._gradients: TwoGradients | None = None
         super().__init__(*args, **kwargs)
         if self.args.kl_direction == "model_to_uniform" and self.args.alpha:
             logger.warning(
@@ -91,6 +87,11 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
             modalities.check_two_modalities(model)
 
     # What the method says of itself
+
+    @classmethod
+    def addons_of(cls, args: MUAlignConfig):
+        own = [] if args.grad_ortho == "off" else [GradientConflict(args.grad_ortho)]
+        return [*own, *super().addons_of(args)]
 
     @classmethod
     def needs_of(cls, args: MUAlignConfig):
@@ -149,37 +150,3 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
                 rows.noted[name] = modalities.TERMS[name](*rows.modalities)
                 value = value + weight * rows.noted[name]
         return value
-
-    # Two gradients
-
-    def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
-        """As [`~transformers.Trainer.training_step`]; with `grad_ortho` the two sides' gradients are summed apart over
-        the micro-batches, and combined once a step."""
-        if self.args.grad_ortho == "off":
-            return super().training_step(model, inputs, num_items_in_batch)
-        model.train()
-        # Schedule-free optimizers have a mode of their own.
-        if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()
-        if self._gradients is None:
-            self._gradients = TwoGradients(model.parameters(), self.accelerator.backward)
-        inputs, share = self._prepare_inputs(inputs), 1 / self.current_gradient_accumulation_steps
-        self._apart = True
-        try:
-            with self.compute_loss_context_manager():
-                kept = share * self.compute_loss(model, inputs)
-        finally:
-            self._apart = False
-        forget, self._forget_part = share * self._forget_part, None
-        # Weights that autocast has rounded are shared by the two graphs.
-        self._gradients.add("kept", kept, retain_graph=True)
-        self._gradients.add("forget", forget)
-        if self.accelerator.sync_gradients:
-            self.meters.add("forget/cosine_to_retain", self._gradients.combine(self.args.grad_ortho))
-        return (kept + forget).detach()
-
-    def objective(self, terms) -> Tensor:
-        if not self._apart:
-            return super().objective(terms)
-        self._forget_part = self.args.weight_of("forget") * terms["forget"]
-        return super().objective({role: term for role, term in terms.items() if role != "forget"})

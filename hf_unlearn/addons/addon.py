@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An add-on: an object with hooks that runs beside any method."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+# What an add-on requires, beside what its hooks say (see `training/addon_checks.py`).
+GRADIENTS, BACKWARD, OPTIMIZER, WEIGHTS = "gradients", "backward", "optimizer", "weights"
+INSIDE, FORWARD = "inside", "forward"
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step that is being made.
+
+    Args:
+        trainer ([`UnlearnTrainer`]): the run.
+        model (`nn.Module`): the policy as the trainer calls it, wrapped.
+        repeat (`Callable[[], None]`): replaces the gradients by those of the same batches at the weights as they are
+            now: a forward and a backward for each micro-batch. What the repeated passes would log is not logged. For
+            `before_optimizer` alone.
+    """
+
+    trainer: Any
+    model: nn.Module
+    repeat: Callable[[], None]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by the name that the model gives them."""
+        return {name: weight for name, weight in self.trainer.model.named_parameters() if weight.requires_grad}
+
+    @property
+    def progress(self) -> float:
+        """Share of training that is done, from 0 to 1."""
+        return self.trainer.state.global_step / max(self.trainer.state.max_steps, 1)
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Adds a scalar to the means of the next log; every process has to."""
+        self.trainer.meters.add(name, value)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """One micro-batch's backward pass.
+
+    Args:
+        run (`Callable[..., None]`): adds a loss's gradients to the parameters'; takes `retain_graph`.
+        model (`nn.Module`): the wrapped policy.
+        share (`float`): what each micro-batch's loss is multiplied by, 1 over their number.
+        last (`bool`): whether this is the step's last micro-batch.
+        log (`Callable[[str, Tensor], None]`): see [`Step`].
+    """
+
+    run: Callable[..., None]
+    model: nn.Module
+    share: float
+    last: bool
+    log: Callable[[str, Tensor], None]
+
+
+class AddOn:
+    """Base of all add-ons. A subclass overrides the hooks that it requires, and no others: what a run cannot do
+    (DeepSpeed, FSDP, fp16, ...) is refused by the hooks that are overridden.
+
+    The order in a run: `refuse`, `load` (the model is not there yet), `setup` (it is, and has not trained),
+    `load_state` (on resume), `wrap_optimizer`, `prepare` (all processes, the model is wrapped); in every step
+    `before_step`, `loss` or `around_backward` for each micro-batch, `before_optimizer`, `after_optimizer`; `state` at
+    every checkpoint; `finish` after the last step.
+
+    Attributes:
+        name (`str`): what the run knows it by; names its state in checkpoints.
+        title (`str`): what errors call it, at the beginning of a sentence.
+        requires (`frozenset[str]`): constants of this module, beyond what the hooks say: `WEIGHTS` to read whole
+            weights, `INSIDE` for gradients of what is read inside the model, `FORWARD` for forwards of its own.
+        language_models_only (`bool`): it does not work on classifiers.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    requires: ClassVar[frozenset[str]] = frozenset()
+    language_models_only: ClassVar[bool] = False
+
+    def refuse(self, args, method: type, adapter: bool) -> None:
+        """Raises `ValueError` for a run that it cannot be part of; called before a model is loaded.
+
+        Args:
+            args ([`UnlearnConfig`]): of the run.
+            method (`type`): its trainer.
+            adapter (`bool`): whether a PEFT adapter trains.
+        """
+
+    def load(self, roles: Mapping, collator) -> None:
+        """Computes what takes other models, before the policy has its place in memory.
+
+        Args:
+            roles (`Mapping[str, datasets.Dataset]`): encoded rows.
+            collator ([`RoleCollator`]): pads them.
+        """
+
+    def setup(self, entry) -> None:
+        """Sees the model before it trains, not wrapped.
+
+        Args:
+            entry ([`~hf_unlearn.stored.rows.Entry`]): model, rows, tokenizer, settings.
+        """
+
+    def prepare(self, start) -> None:
+        """Computes what takes the wrapped model, before the first step; called by all processes, also on resume.
+
+        Args:
+            start ([`~hf_unlearn.stored.rows.RunStart`]): model, accelerator, the step that the run goes on from.
+        """
+
+    def before_step(self, step: Step) -> None:
+        """Called before a step's first micro-batch."""
+
+    def loss(self, model: nn.Module, rows: Mapping, step: Step) -> Tensor:
+        """A term that is added to the method's, weighted; once a micro-batch.
+
+        Args:
+            model (`nn.Module`): the wrapped policy.
+            rows (`Mapping[str, RoleRows]`): role to its rows, which went through the model.
+            step ([`Step`]): of the run.
+
+        Returns:
+            `Tensor`: a scalar, the micro-batch's mean.
+        """
+        raise NotImplementedError
+
+    def around_backward(self, terms: Mapping[str, Tensor], backward: Backward) -> Tensor:
+        """Takes the place of a micro-batch's one backward pass.
+
+        Args:
+            terms (`Mapping[str, Tensor]`): weighted terms that make up the loss, by role; those of add-ons by name.
+            backward ([`Backward`]): the pass.
+
+        Returns:
+            `Tensor`: the loss to log, detached, with `backward.share` in it.
+        """
+        raise NotImplementedError
+
+    def before_optimizer(self, step: Step) -> None:
+        """Called when the gradients of all micro-batches are summed and averaged over processes, before they are
+        clipped: may read and change `parameter.grad`, or call `step.repeat`."""
+
+    def wrap_optimizer(self, optimizer):
+        """Called once, when the optimizer is made; returns it, with hooks of its own or another in its place."""
+        return optimizer
+
+    def after_optimizer(self, step: Step) -> None:
+        """Called when the optimizer has changed the weights."""
+
+    def finish(self, trainer) -> None:
+        """Called after the last step, before what is made of the result; may change the weights once more."""
+
+    def state(self) -> dict[str, Any]:
+        """What is found again on resume: tensors and JSON values by name, the same on every process."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes what `state` gave when the checkpoint was made; tensors are on the CPU."""
+
+
+def overrides(addon: AddOn, hook: str) -> bool:
+    """Whether an add-on has a hook of its own."""
+    return getattr(type(addon), hook) is not getattr(AddOn, hook)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The add-ons of a run, called at their moments."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from .addon import AddOn, Backward, Step, overrides
+
+
+# Of an add-on's entries in a checkpoint's method state.
+PREFIX = "addon."
+
+
+class AddOns(dict):
+    """Name to add-on, in the order in which their hooks are called.
+
+    Args:
+        addons (`Iterable[AddOn]`): of the run.
+    """
+
+    def __init__(self, addons: Iterable[AddOn]):
+        super().__init__({addon.name: addon for addon in addons})
+        self.trainer: Any = None
+        self._batches: list[Mapping[str, Any]] = []
+        self._wrapped: Any = None
+        # Micro-batches that were gone through again, until somebody counts them.
+        self.repeated = 0
+
+    def having(self, hook: str) -> list[AddOn]:
+        """Those with a hook of their own."""
+        return [addon for addon in self.values() if overrides(addon, hook)]
+
+    def load(self, roles, collator) -> None:
+        for addon in self.values():
+            addon.load(roles, collator)
+
+    def setup(self, entry) -> None:
+        for addon in self.values():
+            addon.setup(entry)
+
+    def attach(self, trainer) -> None:
+        """Called once the trainer is set up."""
+        self.trainer = trainer
+        if self:
+            trainer.add_callback(_Moments(self))
+
+    # One step
+
+    def terms(self, model: nn.Module, rows: Mapping) -> dict[str, Tensor]:
+        """The add-ons' terms of a micro-batch, by name."""
+        return {addon.name: addon.loss(model, rows, self.step(model)) for addon in self.having("loss")}
+
+    def training_step(self, plain, model: nn.Module, inputs: Mapping[str, Any], num_items) -> Tensor:
+        """A micro-batch's forward and backward, and after a step's last one what is done to gradients.
+
+        Args:
+            plain (`Callable`): `Trainer.training_step`.
+            model, inputs, num_items: its arguments.
+        """
+        trainer = self.trainer
+        if not self or not trainer.trains_model:
+            return plain(model, inputs, num_items)
+        if not self._batches:
+            for addon in self.having("before_step"):
+                addon.before_step(self.step(model))
+        self._batches.append(inputs)
+        last = trainer.accelerator.sync_gradients
+        loss = self._forward_backward(plain, model, dict(inputs), num_items, last)
+        if last:
+            batches, self._batches = self._batches, []
+            step = self.step(model, lambda: self._repeat(plain, model, batches, num_items))
+            for addon in self.having("before_optimizer"):
+                addon.before_optimizer(step)
+        return loss
+
+    def step(self, model: nn.Module, repeat=None) -> Step:
+        return Step(self.trainer, model, repeat or _no_repeat)
+
+    def _forward_backward(self, plain, model, inputs, num_items, last: bool) -> Tensor:
+        owner = next(iter(self.having("around_backward")), None)
+        if owner is None:
+            return plain(model, inputs, num_items)
+        trainer = self.trainer
+        model.train()
+        # Schedule-free optimizers have a mode of their own.
+        if callable(getattr(trainer.optimizer, "train", None)):
+            trainer.optimizer.train()
+        inputs = trainer._prepare_inputs(inputs)
+        with trainer.compute_loss_context_manager():
+            terms = trainer.weighted_terms(model, inputs)
+        share = 1 / trainer.current_gradient_accumulation_steps
+        backward = Backward(trainer.accelerator.backward, model, share, last, trainer.meters.add)
+        return owner.around_backward(terms, backward)
+
+    def _repeat(self, plain, model, batches: list, num_items) -> None:
+        trainer = self.trainer
+        model.zero_grad()
+        with trainer.meters.silent():
+            for number, inputs in enumerate(batches, start=1):
+                last = number == len(batches)
+                # Gradients are averaged over processes with the last one, as in the step itself.
+                with nullcontext() if last else trainer.accelerator.no_sync(model):
+                    self._forward_backward(plain, model, dict(inputs), num_items, last)
+        self.repeated += len(batches)
+
+    def take_repeated(self) -> int:
+        """Micro-batches that were gone through again since the last call."""
+        found, self.repeated = self.repeated, 0
+        return found
+
+    def wrap_optimizer(self, optimizer):
+        """Called whenever the trainer is about to train; what is wrapped already is left as it is."""
+        if getattr(optimizer, "optimizer", optimizer) is self._wrapped:
+            return optimizer
+        for addon in self.having("wrap_optimizer"):
+            optimizer = addon.wrap_optimizer(optimizer)
+        self._wrapped = optimizer
+        return optimizer
+
+    # Checkpoints
+
+    def state(self) -> dict[str, Any]:
+        """What the add-ons keep, by names that no method has."""
+        found: dict[str, Any] = {}
+        for addon in self.having("state"):
+            # There is an entry for each, so that a checkpoint without one is told.
+            found[f"{PREFIX}{addon.name}"] = True
+            found |= {f"{PREFIX}{addon.name}.{key}": value for key, value in addon.state().items()}
+        return found
+
+    def load_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Gives the add-ons their part of a checkpoint's state; returns the method's.
+
+        Raises:
+            `ValueError`: if the checkpoint was made with other add-ons that keep something.
+        """
+        own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+        made, now = {name for name in own if "." not in name}, {addon.name for addon in self.having("state")}
+        for names, told in ((made - now, "with"), (now - made, "without")):
+            if names:
+                raise ValueError(
+                    f"The checkpoint was made {told} {', '.join(sorted(names))}, whose state this run would "
+                    f"{'drop' if told == 'with' else 'lack'}. Give the add-ons that it was made with, or start anew."
+                )
+        for name in sorted(now):
+            prefix = f"{name}."
+            self[name].load_state({k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)})
+        return {name: value for name, value in state.items() if not name.startswith(PREFIX)}
+
+
+def _no_repeat() -> None:
+    raise RuntimeError("A step is repeated in `before_optimizer` alone: there its batches are known.")
+
+
+class _Moments(TrainerCallback):
+    """Hooks at moments that callbacks know.
+
+    Args:
+        addons ([`AddOns`]): of the run.
+    """
+
+    def __init__(self, addons: AddOns):
+        self.addons = addons
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.addons._batches = []
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        trainer = self.addons.trainer
+        if trainer.trains_model and not trainer.accelerator.optimizer_step_was_skipped:
+            for addon in self.addons.having("after_optimizer"):
+                addon.after_optimizer(self.addons.step(trainer.model_wrapped))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for addon in self.addons.having("finish"):
+            addon.finish(self.addons.trainer)
