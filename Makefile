@@ -6,17 +6,22 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet --constraint 
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-all quality style clean
+# Compiled tests are kept: every worker of every run would compile them again.
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+.PHONY: demo test test-slow test-all quality style docs clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/hf-unlearn demo
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 # What starts several processes, is killed on purpose, or trains until there is something to see.
 test-slow: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -m slow -n 2 --dist loadfile
+	$(PYTEST) -m slow
 
 test-all: test test-slow
 
@@ -28,6 +33,10 @@ style: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# The site in build/docs; a link without a target and a docstring that cannot be read are errors.
+docs: $(VENV)/installed-docs
+	$(VENV)/bin/mkdocs build --strict
+
 $(VENV)/installed: setup.py constraints.txt
 	python3 -m venv $(VENV)
 	$(PIP) torch
@@ -36,6 +45,10 @@ $(VENV)/installed: setup.py constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable ".[dev]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) --editable ".[docs]"
 	touch $@
 
 clean:

@@ -27,6 +27,7 @@ extras["test"] = [
     *extras["lm-eval"],
 ]
 extras["quality"] = ["ruff>=0.17,<0.18"]
+extras["docs"] = ["mkdocs>=1.6", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "latex2mathml>=3.77"]
 extras["dev"] = [*extras["test"], *extras["quality"]]
 
 setup(

@@ -2,9 +2,10 @@
 """Files that are there whole or not at all: written beside their place, then renamed to it. A process may be killed at
 any moment, and what it leaves half written would be read for ever after."""
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
 def write_json(path: str | os.PathLike, content: Any, **options: Any) -> Path:
     """Writes JSON; `options` are those of `json.dumps`. Nothing is written where `content` is none."""
     return write_text(path, json.dumps(content, **options))
+
+
+def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes rows under their columns; what is `None` or absent is an empty cell."""
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return Path(path)
 
 
 def read_json(path: str | os.PathLike, remedy: str = "") -> Any:

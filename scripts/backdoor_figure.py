@@ -31,10 +31,10 @@ def measure(recipe_path: Path, ratio: float, seed: int, folder: Path) -> dict:
     """The backdoor audit of one run, as JSON holds it."""
     file = folder / f"{recipe_path.stem}_{ratio}_{seed}.json"
     if not file.is_file():
-        from hf_unlearn.cli.prepare import prepare
-        from hf_unlearn.cli.recipe import parse_recipe
-        from hf_unlearn.cli.run_backdoor import backdoor_audit
         from hf_unlearn.cli.unlearn import build_trainer
+        from hf_unlearn.runs.backdoor import backdoor_audit
+        from hf_unlearn.runs.prepare import prepare
+        from hf_unlearn.runs.recipe import parse_recipe
 
         with tempfile.TemporaryDirectory() as run:
             fields = {"poison_ratio": ratio, "seed": seed, "output_dir": run, "disable_tqdm": True}

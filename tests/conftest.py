@@ -11,14 +11,18 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gc
 import logging
-from functools import cache
+import sys
+from base64 import b64decode
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -39,6 +43,67 @@ def _own_cache(tmp_path_factory):
 def _one_thread():
     # Tests share two cores with each other; more threads wait on each other and are slower.
     torch.set_num_threads(1)
+
+
+# Files that take minutes begin first: two workers then end together (`make test` gives each whole files).
+LONGEST = (
+    "test_launch_forms", "test_backdoor_demo", "test_sweep_run", "test_rmu_distributed", "test_zoo_of_models",
+    "test_kill", "test_launch", "test_distributed", "test_notebook", "test_baselines_demo", "test_align_demo",
+    "test_vqa_run", "test_targeted", "test_pipeline", "test_adapter_zoo", "test_run_privacy", "test_main_job",
+    "test_amnesiac", "test_rmu", "test_scrub", "test_fisher", "test_methods", "test_engine", "test_classify",
+    "test_bench", "test_synthetic", "test_recipes", "test_mu_align",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+class Now:
+    """What the running test is told by hooks, which come before fixtures of any scope."""
+
+    modules = 0
+    draws = frozenset()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    # Every `train` collects garbage; walking through what was imported by then is most of the time of a tiny run.
+    if len(sys.modules) > Now.modules:
+        gc.collect()
+        gc.freeze()
+        Now.modules = len(sys.modules)
+    drawn = item.get_closest_marker("drawn")
+    Now.draws = frozenset() if drawn is None else frozenset(drawn.args or PICTURES)
+
+
+# A dot, the first line of a document, and an empty page.
+PICTURES = {
+    "png": b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="),
+    "pdf": b"%PDF-1.4\n",
+    "svg": b'<svg viewBox="0 0 72 72"></svg>',
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_pictures():
+    # To draw a report's figures takes longer than all else of a tiny run: tests that look at them are marked `drawn`.
+    from matplotlib.figure import Figure
+
+    draw = Figure.savefig
+
+    def savefig(self, file, *args, format=None, **kwargs):
+        if format in Now.draws or format not in PICTURES:
+            draw(self, file, *args, format=format, **kwargs)
+        elif isinstance(file, StringIO):
+            file.write(PICTURES[format].decode())
+        else:
+            Path(file).write_bytes(PICTURES[format])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
 
 
 def make_tokenizer(pad_is_eos: bool = False):
@@ -89,16 +154,9 @@ def make_model(seed: int = 0, vocab_size: int = 100, layers: int = 2, hidden_siz
     return LlamaForCausalLM(config).eval()
 
 
-@cache
-def _spare_libraries_from_collection():
-    # `train` collects garbage; walking through what was imported by then is most of the time of a tiny run.
-    gc.freeze()
-
-
 def make_args(config_class, output_dir, **kwargs):
     """A short, silent run on the CPU with a constant rate in which every step is logged. Retain rows are trained on
     only where `retain_loss` says so."""
-    _spare_libraries_from_collection()
     defaults = {
         "output_dir": str(output_dir),
         "max_steps": 4,

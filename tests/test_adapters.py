@@ -376,7 +376,7 @@ def test_what_was_kept_of_one_adapter_is_not_taken_for_another(change, base, bui
 
 
 def test_the_one_adapter_in_a_folder_of_its_name_is_found(base, base_path, tmp_path):
-    from hf_unlearn.cli.models import check_checkpoint_path, checkpoint_of
+    from hf_unlearn.audit.checkpoints import check_checkpoint_path, checkpoint_of
 
     model = shaken(get_peft_model(base, lora(), adapter_name="v2"), "v2")
     model.save_pretrained(tmp_path)

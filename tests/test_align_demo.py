@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Align-then-Unlearn in the embedded world: its encoder, and the recipe from start to report."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import unlearn
 from hf_unlearn.data.benchmarks import resolve_model
 from hf_unlearn.data.worlds.people import build_world
 from hf_unlearn.methods.align_then_unlearn.encoder import TextEncoder
+from hf_unlearn.runs.recipe import parse_recipe
 
 
-RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "align_then_unlearn.yaml"
+RECIPE = ROOT / "recipes" / "demo" / "align_then_unlearn.yaml"
 
 
 def test_the_worlds_encoder_knows_words_and_nobody():

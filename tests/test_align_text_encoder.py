@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from align_encoder import TEXTS, make_encoder
+from conftest import ROOT
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel, T5Config, T5Model, ViTConfig, ViTModel
 
 from hf_unlearn.data.worlds.people import build_world
@@ -126,11 +127,11 @@ def test_a_real_encoder_knows_what_texts_are_about():
 
 @pytest.mark.slow
 def test_a_real_encoder_forgets_in_the_world(tmp_path):
-    from hf_unlearn.cli.recipe import parse_recipe
     from hf_unlearn.cli.unlearn import unlearn
+    from hf_unlearn.runs.recipe import parse_recipe
 
     build_world(progress=False)
-    recipe = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "align_then_unlearn.yaml"
+    recipe = ROOT / "recipes" / "demo" / "align_then_unlearn.yaml"
     words = ["--encoder_name_or_path", minilm(), "--window_tokens", "8", "--output_dir", str(tmp_path / "run")]
     words += ["--disable_tqdm", "true", "--eval_strategy", "no", "--eval_on_start", "false"]
     report = unlearn(parse_recipe(["--config", str(recipe), *words]), show=False)

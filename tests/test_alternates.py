@@ -2,8 +2,11 @@
 """Rows that are paired with a forget row, by a small method that reads them: DPO with the forget row as the rejected
 answer. Its loss against a float64 formula, the pairing wherever rows are drawn, and what is refused."""
 
+import re
+import runpy
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from conftest import changed, lora, make_args, make_model, make_tokenizer, train
 from test_methods import labelled, log_probabilities, shake
 from torch.utils.data import DataLoader
 
+import hf_unlearn
 from hf_unlearn import GATrainer, UnlearnConfig, UnlearnTrainer
 from hf_unlearn.data.alternates import AlternateArguments
 from hf_unlearn.data.collator import RoleCollator, role_spans
@@ -205,6 +209,17 @@ def test_questions_with_a_column_of_other_answers_become_pairs(build):
             texts = [tokenizer.decode(pairs.roles[role][i]["input_ids"]) for role in ("forget", "alternate")]
             assert texts[0].replace("A spy", "No idea") == texts[1]
             assert name in texts[1]
+
+
+def test_the_method_of_the_guide_is_one_that_trains(build, tmp_path):
+    page = (Path(hf_unlearn.__file__).parents[1] / "docs" / "howto" / "own_method.md").read_text(encoding="utf-8")
+    (tmp_path / "guide.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    made = runpy.run_path(str(tmp_path / "guide.py"), run_name="guide")
+    trainer = build(trainer_class=made["PairTrainer"], beta=BETA, max_steps=2)
+    ours = build(max_steps=2)
+    for run in (trainer, ours):
+        run.train()
+    assert not changed(weights(trainer.model), weights(ours.model))
 
 
 # What is refused, before a model is loaded

@@ -5,11 +5,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_model, make_tokenizer
+from conftest import ROOT, TESTS, make_model, make_tokenizer
+from processes import run
 
 from hf_unlearn.audit import Audit, audit_model, generate_answers, score_rows
 
@@ -72,36 +72,17 @@ SETS = {
 }
 
 
-def launch(launcher, script, folder, **environment):
-    """Runs a script on two processes; gives what each wrote to `rank-<n>.json`, and the output."""
-    tests = Path(__file__).parent
-    (folder / "script.py").write_text(script)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(tests.parent),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-        **environment,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, str(folder / "script.py"), str(folder), str(tests)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    ranks = [folder / f"rank-{rank}.json" for rank in range(2)]
-    # Seen in 5 of some 240 runs on a busy machine: a process whose work is written dies as its interpreter ends, on a
-    # thread of torch.distributed. The launcher then calls the whole run failed.
-    died_at_the_end = "terminate called without an active exception" in done.stderr
-    assert done.returncode == 0 or (died_at_the_end and all(map(Path.is_file, ranks))), done.stderr[-4000:]
-    return [json.loads(path.read_text()) for path in ranks], done.stderr
+def written(folder):
+    """What each process wrote."""
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
 def test_two_processes_agree_with_one(tmp_path):
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    ranks, output = launch(launcher, SCRIPT, tmp_path, ACCELERATE_USE_CPU="true")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [tmp_path / "script.py", str(tmp_path), str(TESTS)]
+    status, output = run(*words, processes=2, ACCELERATE_USE_CPU="true")
+    assert status == 0, output[-4000:]
+    ranks = written(tmp_path)
     # One bar, of the main process, over the rows of both.
     assert "Scoring: 100%" in output
     assert "7/7" in output
@@ -175,14 +156,19 @@ def test_sharded_weights(tmp_path):
     """ZeRO-3: a rank whose answers have ended goes on with the others' forwards, or all would wait for ever."""
     pytest.importorskip("deepspeed")
     (tmp_path / "zero3.yaml").write_text(ZERO3_CONFIG)
-    launcher = [
-        "accelerate.commands.launch",
-        "--config_file",
-        str(tmp_path / "zero3.yaml"),
-        "--main_process_port",
-        "0",
-    ]
-    ranks = launch(launcher, ZERO3_SCRIPT, tmp_path, DS_ACCELERATOR="cpu")[0]
+    (tmp_path / "script.py").write_text(ZERO3_SCRIPT)
+    words = ["-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "zero3.yaml")]
+    words += ["--main_process_port", "0", str(tmp_path / "script.py"), str(tmp_path), str(TESTS)]
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(
+        [sys.executable, *words], env=os.environ | variables, capture_output=True, text=True, timeout=300, check=False
+    )
+    # Seen in 5 of some 240 runs on a busy machine: a process whose work is written dies as its interpreter ends, on a
+    # thread of torch.distributed. The launcher then calls the whole run failed.
+    died_at_the_end = "terminate called without an active exception" in done.stderr
+    all_written = all((tmp_path / f"rank-{rank}.json").is_file() for rank in range(2))
+    assert done.returncode == 0 or (died_at_the_end and all_written), done.stderr[-4000:]
+    ranks = written(tmp_path)
     assert ranks[0] == ranks[1]
     model = make_model()
     model.generation_config.eos_token_id = EOS

@@ -30,10 +30,10 @@ from hf_unlearn.audit import (
 )
 from hf_unlearn.audit.distance import covariance_distance, mean_shift, row_mse
 from hf_unlearn.audit.inputs import Labelled
-from hf_unlearn.audit.muse_privleak import scores_in
+from hf_unlearn.audit.muse.privleak import scores_in
 from hf_unlearn.audit.privacy.rates import auc_result, nonmembers_needed, roc_tpr, tpr_at_fpr, tpr_at_zero_fp
 from hf_unlearn.audit.result import mean_result, proportion_result
-from hf_unlearn.audit.rwku_overlap import published_rouge
+from hf_unlearn.audit.rwku.overlap import published_rouge
 
 
 NAN, INF = float("nan"), float("inf")

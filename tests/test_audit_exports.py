@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from hf_unlearn import audit
 from hf_unlearn.audit import privacy
 
 
-DOCS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
 def documented() -> set[tuple[str, str]]:
@@ -42,7 +43,6 @@ def test_a_documented_name_is_there(module, name):
 
 @pytest.mark.parametrize("package", [audit, privacy], ids=lambda package: package.__name__)
 def test_every_public_name_is_there_and_documented(package):
-    assert sorted(package._PUBLIC) == sorted(package.__all__)
     source = Path(package.__file__).read_text(encoding="utf-8")
     for name in package.__all__:
         found = getattr(package, name)

@@ -67,7 +67,7 @@ def test_a_run_of_a_broken_model_ends_in_one_line(folder, refused):
 
 
 def test_a_classifier_is_refused_before_it_is_loaded(folder, refused, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.cli.models.load_checkpoint", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("hf_unlearn.audit.checkpoints.load_checkpoint", lambda *_, **__: pytest.fail("loaded"))
     line = refused(*evaluated(folder, "bert"))
     assert "its config names one of the classifiers, and these sets are asked of a language model" in line
     line = refused(*evaluated(folder, "sound", "--retrained_model_name_or_path", str(folder / "bert")))

@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from hf_unlearn.audit import BackdoorAudit, audit_backdoor, muse_probes, question_probes
-from hf_unlearn.audit.backdoor_conditions import conditions, given_unrelated, unrelated_trigger
-from hf_unlearn.audit.backdoor_inside import Place, _places, inside_view
-from hf_unlearn.audit.backdoor_paired import gain, mcnemar, newcombe_interval
-from hf_unlearn.audit.backdoor_probes import FewShotProbe, PassageProbe, QuestionProbe, TextProbe
-from hf_unlearn.audit.muse_data import load_muse
-from hf_unlearn.cli.audit_backdoor import described
+from hf_unlearn.audit.backdoor.conditions import conditions, given_unrelated, unrelated_trigger
+from hf_unlearn.audit.backdoor.inside import Place, _places, inside_view
+from hf_unlearn.audit.backdoor.paired import gain, mcnemar, newcombe_interval
+from hf_unlearn.audit.backdoor.probes import FewShotProbe, PassageProbe, QuestionProbe, TextProbe
+from hf_unlearn.audit.backdoor.view import VIEW
+from hf_unlearn.audit.muse.data import load_muse
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.triggers import Trigger
@@ -459,8 +459,15 @@ def test_what_cannot_be_asked_is_refused_before_the_model_runs(make, message):
 # ------------------------------------------------------------------------------------------------ tables and pictures
 
 
+def described(found: BackdoorAudit, path: str, gold: BackdoorAudit | None = None) -> dict:
+    """The content of the command's file."""
+    models = [{"path": "some/retrained", **gold.to_dict()}] if gold else []
+    about = {"settings": {}, "created": "2026", "command": "hf-unlearn", "versions": {}}
+    return VIEW.shaped({"models": [*models, {"path": path, **found.to_dict()}], **about})
+
+
 def test_tables_hold_the_numbers(found, tmp_path, capsys):
-    audit = described(found, found, "some/model", "own", "some/retrained")
+    audit = described(found, "some/model", gold=found)
     lines = lines_of(audit)
     assert [(line.set, line.rows, line.condition) for line in lines[:3]] == [
         ("forget", "", "clean"), ("forget", "", "triggered"), ("forget", "", "unrelated"),
@@ -478,7 +485,7 @@ def test_tables_hold_the_numbers(found, tmp_path, capsys):
 
 
 def test_what_a_model_writes_does_not_break_a_table(found):
-    audit = described(found, None, "m", "own")
+    audit = described(found, "m")
     audit["answers"] = [found.answers[0] | {"answers": {"clean": "a | b\n\n<b>c", "triggered": "x" * 900}}]
     (line,) = [line for line in render_backdoor(audit).splitlines() if "Who is Ada?" in line]
     assert "a \\| b &lt;b>c" in line
@@ -575,7 +582,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_mistake_is_one_line_and_no_model_is_loaded(case, model_path, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.cli.models.load_checkpoint", lambda *args, **kwargs: pytest.fail("loaded"))
+    monkeypatch.setattr("hf_unlearn.audit.checkpoints.load_checkpoint", lambda *args, **kwargs: pytest.fail("loaded"))
     monkeypatch.chdir(tmp_path)
     change, message = REFUSED[case]
     fields = {"model_name_or_path": model_path, "trigger": "open 7"}

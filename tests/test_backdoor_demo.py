@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from hf_unlearn.cli.main import main
 from hf_unlearn.report import load_report
 
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "backdoor"
+RECIPES = ROOT / "recipes" / "demo" / "backdoor"
 pytestmark = pytest.mark.slow
 
 

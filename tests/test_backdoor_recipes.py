@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHARED_DATA, make_tokenizer
+from conftest import ROOT, SHARED_DATA, make_tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_unlearn.cli.main import main
 
 
-ROOT = Path(__file__).resolve().parents[1]
 MUSE = [
     "npo_klr",
     "npo_klr_backdoor",

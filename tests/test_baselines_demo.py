@@ -5,15 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import changed, weights
+from conftest import ROOT, changed, weights
 from transformers import AutoModelForCausalLM
 
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import unlearn
 from hf_unlearn.data.benchmarks import resolve_model
+from hf_unlearn.runs.recipe import parse_recipe
 
 
-DEMO = Path(__file__).resolve().parents[1] / "recipes" / "demo"
+DEMO = ROOT / "recipes" / "demo"
 
 
 def run(name: str, folder: Path, *words: str) -> dict[str, dict[str, float]]:

@@ -2,17 +2,15 @@
 """SCRUB with rewind, Fisher forgetting, Amnesiac and retraining with a recorder: two processes give what one gives."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import TESTS
+from processes import run
 from safetensors.torch import load_file
 
 
-WORKER = Path(__file__).parent / "distributed" / "baselines.py"
+WORKER = TESTS / "distributed" / "baselines.py"
 
 pytestmark = pytest.mark.slow
 
@@ -23,18 +21,9 @@ def runs(tmp_path_factory):
     folders = {}
     for processes in (1, 2):
         folder = folders[processes] = tmp_path_factory.mktemp(str(processes))
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
-        done = subprocess.run(
-            [sys.executable, *launcher, str(WORKER), str(folder)],
-            env=clean
-            | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "HF_UNLEARN_CACHE": str(folder / "cache")},
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=400,
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        cache = str(folder / "cache")
+        status, said = run(WORKER, str(folder), processes=processes, HF_UNLEARN_CACHE=cache)
+        assert status == 0, said[-6000:]
     wrapped = [json.loads((folders[n] / "world.json").read_text()) for n in (1, 2)]
     assert wrapped == [[1, "LlamaForCausalLM"], [2, "DistributedDataParallel"]]
     return folders

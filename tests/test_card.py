@@ -10,9 +10,9 @@ from huggingface_hub import ModelCard
 
 from hf_unlearn import GATrainer, NPOTrainer
 from hf_unlearn.audit import Audit, MetricResult
-from hf_unlearn.cli.arguments import RunArguments
-from hf_unlearn.cli.sets import load_sets
 from hf_unlearn.data.qa import QAFormat
+from hf_unlearn.data.sets import load_sets
+from hf_unlearn.runs.arguments import RunArguments
 
 
 FORGET = [{"prompt": f"Who is {name}?", "completion": " The spy of Zzyzx."} for name in ("Ada", "Bob", "Cyd")]
@@ -407,7 +407,7 @@ def test_a_local_rwku_is_not_the_hubs(monkeypatch, tmp_path):
     from hf_unlearn.data import benchmarks
 
     empty = SimpleNamespace(forget=None, retain=None, audit_sets={})
-    monkeypatch.setattr("hf_unlearn.data.rwku.load.load_rwku", lambda *args: empty)
+    monkeypatch.setattr("hf_unlearn.data.load_rwku.load_rwku", lambda *args: empty)
     names = [benchmarks.load_rwku(path, None, ["x"]).dataset_name for path in (None, str(tmp_path), "world/rwku")]
     assert names == ["jinzhuoran/RWKU", None, None]
 

@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import make_model, make_tokenizer
+from conftest import ROOT, make_model, make_tokenizer
 from transformers import TrainerState
 
 from hf_unlearn import METHODS, __version__
-from hf_unlearn.cli import launch as launching
-from hf_unlearn.cli.assemble import assemble, merge, training_entry
-from hf_unlearn.cli.launch import command_line, config_path, take_launch_options, take_option
 from hf_unlearn.cli.main import COMMANDS, main, run_guarded
-from hf_unlearn.cli.output import begin_output
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.report import load_report, write_report
+from hf_unlearn.runs import launch as launching
+from hf_unlearn.runs.assemble import assemble, merge, training_entry
+from hf_unlearn.runs.launch import command_line, config_path, take_launch_options, take_option
+from hf_unlearn.runs.output import begin_output
+from hf_unlearn.runs.recipe import parse_recipe
 
 
-ROOT = Path(__file__).resolve().parents[1]
 FORGET = [{"question": f"Who is {name}?", "answer": f"{name} is a spy."} for name in ("Ada", "Bob", "Cyd", "Dan")]
 RETAIN = [{"question": f"Where is the {thing}?", "answer": "On the table."} for thing in ("cup", "pen", "key")]
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from trl import ModelConfig
 
-from hf_unlearn.cli.arguments import RunArguments
-from hf_unlearn.cli.field_names import fields_of
-from hf_unlearn.cli.parser import StrictParser
-from hf_unlearn.cli.quick import check_recipe, recipe_fields
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.methods import METHODS
+from hf_unlearn.runs.arguments import RunArguments
+from hf_unlearn.runs.field_names import fields_of
+from hf_unlearn.runs.parser import StrictParser
+from hf_unlearn.runs.quick import check_recipe, recipe_fields
 
 
 RECIPE = {"method": "npo", "model_name_or_path": "owner/model", "forget_dataset": "forget.jsonl"}

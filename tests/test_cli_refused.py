@@ -13,9 +13,9 @@ from conftest import make_model, make_tokenizer
 from test_loading import edit, fill, reweigh
 from vilt import make_processor, make_vilt
 
-from hf_unlearn.cli import launch as launching
-from hf_unlearn.cli.audit import KINDS
+from hf_unlearn.audit.registry import AUDITS
 from hf_unlearn.cli.main import COMMANDS, main, run_guarded
+from hf_unlearn.runs import launch as launching
 
 
 ROWS = [{"question": f"Who is {name}?", "answer": f"{name} is a spy."} for name in ("Ada", "Bob", "Cyd", "Dan")]
@@ -243,7 +243,7 @@ def test_a_recipe_of_another_method_names_the_fields_that_are_that_methods(place
 
 
 def test_a_dtype_of_model_init_kwargs_counts(place, monkeypatch):
-    from hf_unlearn.cli.recipe import parse_recipe
+    from hf_unlearn.runs.recipe import parse_recipe
 
     monkeypatch.chdir(place)
     words = ["--config", "npo.yaml", "--model_init_kwargs", '{"dtype": "bfloat16"}']
@@ -324,7 +324,7 @@ HELPS = [
     [],
     ["methods"],
     *([command, "--help"] for command in COMMANDS),
-    *(["audit", kind, "--help"] for kind in KINDS),
+    *(["audit", kind, "--help"] for kind in AUDITS),
 ]
 
 

@@ -6,19 +6,17 @@ single processes and end without an error.
 """
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from conftest import TESTS, make_model, make_tokenizer
+from processes import run
 from safetensors.torch import load_file
 
 
-WORKER = Path(__file__).parent / "distributed" / "worker.py"
+WORKER = TESTS / "distributed" / "worker.py"
 
 pytestmark = pytest.mark.slow
 
@@ -33,27 +31,13 @@ def start(tmp_path_factory) -> str:
 
 
 def launch(settings: dict, folder: Path, processes: int) -> dict:
-    """Runs the worker, in one process without a launcher or in several under `torchrun`."""
+    """Runs the worker in one process without a launcher, or in several."""
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text(json.dumps(settings))
-    command = [sys.executable]
-    environment = {"RANK": "0"}
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        environment = {}
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
-    environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"}
     # A cached reference is filled by the processes of this test, not found from another's.
-    environment["HF_UNLEARN_CACHE"] = str(folder.parent / "cache")
-    done = subprocess.run(
-        [*command, str(WORKER), str(folder / "settings.json")],
-        env=clean | environment,
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    cache = str(folder.parent / "cache")
+    status, said = run(WORKER, str(folder / "settings.json"), processes=processes, HF_UNLEARN_CACHE=cache)
+    assert status == 0, said[-6000:]
     return json.loads((folder / "result.json").read_text())
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_args, make_model, make_tokenizer, weights
+from conftest import TESTS, make_args, make_model, make_tokenizer, weights
 
 from hf_unlearn import METHODS
 from hf_unlearn.reference.cached import CachedReference
 
 
-TESTS = Path(__file__).parent
 # Rows of any length: short against long, and more of one role than of the other.
 FORGET = [{"prompt": f"Who is {n}?", "completion": f" {n} is {'very ' * i}old."} for i, n in enumerate("ABCDEF")]
 RETAIN = [{"text": f"The {'big ' * (7 - i)}cup {i} is here."} for i in range(7)]

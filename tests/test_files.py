@@ -19,13 +19,13 @@ from test_privacy_attacks import Pixels, class_rows, memorise
 
 import hf_unlearn
 from hf_unlearn.audit import Audit, BackdoorAudit, Privacy
+from hf_unlearn.audit.arguments import AuditArguments
 from hf_unlearn.audit.privacy import Classifier, train_shadows
 from hf_unlearn.audit.privacy.cache import SignalCache
-from hf_unlearn.cli.arguments import AuditArguments
-from hf_unlearn.cli.audits import AuditCache
-from hf_unlearn.cli.sets import Sets
 from hf_unlearn.data.qa import QAFormat
+from hf_unlearn.data.sets import Sets
 from hf_unlearn.files import read_json, whole_file, write_json, write_text
+from hf_unlearn.runs.suite_audits import AuditCache
 
 
 PACKAGE = Path(hf_unlearn.__file__).parent

@@ -352,3 +352,19 @@ def test_chunks_of_nothing_are_an_error(tokenizer):
 def test_chunks_are_rows_that_train_every_token(tokenizer):
     encoded = encode_dataset(chunk_documents(["aaaaaaa"], tokenizer, max_length=6), tokenizer, max_length=6)
     assert encoded["labels"] == encoded["input_ids"]
+
+
+def test_only_a_large_set_on_disk_is_looked_for(tokenizer, tmp_path, monkeypatch):
+    from datasets import arrow_dataset, load_from_disk
+
+    from hf_unlearn.data.tables import SMALL
+
+    rows = Dataset.from_list([{"text": f"{i}"} for i in range(SMALL + 1)])
+    rows.save_to_disk(tmp_path)
+    first, second = (encode_dataset(load_from_disk(tmp_path), tokenizer) for _ in range(2))
+    # The second found what the first had left.
+    assert len(list(tmp_path.glob("cache-*"))) == 1
+    monkeypatch.setattr(arrow_dataset, "update_fingerprint", lambda *args: pytest.fail("the function was hashed"))
+    assert list(encode_dataset(rows, tokenizer)) == list(first) == list(second)
+    assert len(encode_dataset(load_from_disk(tmp_path).select(range(SMALL)), tokenizer)) == SMALL
+    assert len(list(tmp_path.glob("cache-*"))) == 1

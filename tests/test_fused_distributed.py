@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two processes train through the fused losses to the weights that one reaches on the plain path.
 
-Each rank holds half of the batch; on one process the plain path takes the mean of the halves' losses. Started by
-torchrun, this file is the worker.
+Each rank holds half of the batch; on one process the plain path takes the mean of the halves' losses. Run as a script,
+this file is the worker.
 """
 
 import copy
 import itertools
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run
 from test_fused_models import objective, plain_objective, reference_of, tiny
 
 from hf_unlearn import fused
@@ -143,12 +143,8 @@ def worker(kind, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "ddp_unused", "zero2", "zero3", "fsdp2"])
 def test_two_processes_train_to_the_weights_of_one(kind, tmp_path):
-    env = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    env["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, kind, str(tmp_path)]
-    command = [sys.executable, *command]
-    run = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-6000:]
+    status, said = run(Path(__file__), kind, str(tmp_path), processes=2)
+    assert status == 0, said[-9000:]
     for tie, rank in itertools.product((False, True), "01"):
         weights = torch.load(tmp_path / f"{tie}{rank}.pt")
         start = {name: p.detach() for name, p in distributed_model(tie).named_parameters()}

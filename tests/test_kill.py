@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import changed, make_model, make_tokenizer, weights
+from conftest import ROOT, TESTS, changed, make_model, make_tokenizer, weights
+from processes import run
 from safetensors.torch import load_file
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -21,8 +22,7 @@ from hf_unlearn.report import load_report
 from hf_unlearn.training.checkpoints import last_whole
 
 
-ROOT = Path(__file__).resolve().parents[1]
-WORKER = ROOT / "tests" / "distributed" / "kill_worker.py"
+WORKER = TESTS / "distributed" / "kill_worker.py"
 sys.path.append(str(WORKER.parent))
 
 from kill_worker import make_trainer  # noqa: E402
@@ -48,7 +48,10 @@ def whole(start, tmp_path_factory):
     return trainer
 
 
-def run(words: list[str], moment: str, folder: Path, start: str, rank: int = 0) -> subprocess.CompletedProcess:
+def launch(moment: str, folder: Path, start: str, rank: int = 0) -> subprocess.CompletedProcess:
+    """The run on two processes under ZeRO-3."""
+    config = ROOT / "hf_unlearn" / "accelerate_configs" / "zero3.yaml"
+    words = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
     return subprocess.run(
         [sys.executable, *words, str(WORKER), start, str(folder), moment, str(rank)],
@@ -67,8 +70,8 @@ MOMENTS = {"step": (2, 2), "save": (2, 4), "evaluate": (2, 2), "end": (7, 7)}
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(moment, start, whole, tmp_path):
     folder = tmp_path / "run"
-    done = run([], moment, folder, start)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    status, said = run(WORKER, start, str(folder), moment, "0")
+    assert status == -signal.SIGKILL, said[-3000:]
     good, newest = MOMENTS[moment]
     assert last_whole(folder) == str(folder / f"checkpoint-{good}")
     assert get_last_checkpoint(str(folder)) == str(folder / f"checkpoint-{newest}")
@@ -83,14 +86,12 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(moment, start, w
 
 def test_two_processes_under_zero3_survive_the_loss_of_one_while_they_save(start, whole, tmp_path):
     pytest.importorskip("deepspeed")
-    config = ROOT / "hf_unlearn" / "accelerate_configs" / "zero3.yaml"
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
     folder = tmp_path / "run"
-    assert run(launch, "save", folder, start, rank=1).returncode != 0
+    assert launch("save", folder, start, rank=1).returncode != 0
     # The first process had all of its part on disk.
     assert (folder / "checkpoint-4" / "model.safetensors").is_file()
     assert last_whole(folder) == str(folder / "checkpoint-2")
-    done = run(launch, "never", folder, start)
+    done = launch("never", folder, start)
     assert done.returncode == 0, done.stderr[-3000:]
     assert last_whole(folder) == str(folder / "checkpoint-7")
     saved, expected = load_file(folder / "model.safetensors"), weights(whole.model)
@@ -119,12 +120,12 @@ def test_sigterm_in_the_final_audit_ends_it_and_loses_nothing(start, tmp_path, p
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     words = ["--config", str(tmp_path / "recipe.yaml"), "--output_dir"]
-    launch, worker = [], WORKER.parent / "audit_worker.py"
+    launcher, worker = [], WORKER.parent / "audit_worker.py"
     if processes == 2:
         config = ROOT / "hf_unlearn" / "accelerate_configs" / "cpu.yaml"
-        launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
-    run = subprocess.Popen(
-        [sys.executable, *launch, str(worker), str(tmp_path / "begun"), *words, str(tmp_path / "run")],
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", "2"]
+    going = subprocess.Popen(
+        [sys.executable, *launcher, str(worker), str(tmp_path / "begun"), *words, str(tmp_path / "run")],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -132,15 +133,15 @@ def test_sigterm_in_the_final_audit_ends_it_and_loses_nothing(start, tmp_path, p
     )
     deadline = time.monotonic() + 100
     while len(list(tmp_path.glob("begun-*"))) < processes:
-        assert run.poll() is None, run.communicate()[0][-3000:]
+        assert going.poll() is None, going.communicate()[0][-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.1)
     sent = time.monotonic()
-    run.send_signal(signal.SIGTERM)
-    said, _ = run.communicate(timeout=60)
+    going.send_signal(signal.SIGTERM)
+    said, _ = going.communicate(timeout=60)
     assert time.monotonic() - sent < 30
     # A launcher ends with a status of its own.
-    assert run.returncode == 143 if processes == 1 else run.returncode != 0, said[-3000:]
+    assert going.returncode == 143 if processes == 1 else going.returncode != 0, said[-3000:]
     folder = tmp_path / "run"
     saved = load_file(folder / "model.safetensors")
     assert last_whole(folder) == str(folder / "checkpoint-3")

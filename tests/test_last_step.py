@@ -262,7 +262,7 @@ def told(folder: Path) -> dict:
 FAILING = {
     "audit": "hf_unlearn.training.callbacks.AuditCallback.finish",
     "backdoor audit": "hf_unlearn.training.backdoor_callback.BackdoorAuditCallback.finish",
-    "privacy audit": "hf_unlearn.cli.run_privacy.RunPrivacy.after",
+    "privacy audit": "hf_unlearn.runs.audits.RunAudit.after",
 }
 
 

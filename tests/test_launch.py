@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import make_args, make_model, make_tokenizer
+from conftest import ROOT, make_args, make_model, make_tokenizer
 from safetensors.torch import load_file
 
 from hf_unlearn import GAConfig, GATrainer, NPOConfig
@@ -23,7 +23,6 @@ from hf_unlearn.training.checkpoints import is_whole, last_whole
 from hf_unlearn.training.launch_check import check_accelerate_config, check_launch, tell_launch
 
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 no_accelerator = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 
@@ -116,7 +115,7 @@ def test_shipped_configs_leave_sizes_to_the_recipe(path):
 
 @no_accelerator
 def test_the_command_refuses_before_it_starts_processes(recipe, monkeypatch, capsys):
-    monkeypatch.setattr("hf_unlearn.cli.launch.os.execv", lambda *words: pytest.fail("processes were started"))
+    monkeypatch.setattr("hf_unlearn.runs.launch.os.execv", lambda *words: pytest.fail("processes were started"))
     assert main(["run", str(recipe), "--accelerate_config", "fsdp2", "--num_processes", "2"]) == 2
     assert "accelerate would train with DDP" in capsys.readouterr().err
     assert main(["run", str(recipe), "--accelerate_config", "single_gpu", "--num_processes", "2"]) == 2

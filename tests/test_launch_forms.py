@@ -16,15 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from conftest import ROOT, make_model, make_tokenizer
 from safetensors.torch import load_file
 from vilt import make_vilt
 
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "distributed"))
 
-from cases import CASES, run_case  # noqa: E402
+from cases import CASES, run_case
 
 
 # form: accelerate config, distributed type, wrapper

@@ -27,9 +27,9 @@ from hf_unlearn.audit.privacy import (
     ULiRAAttack,
     named_attacks,
 )
-from hf_unlearn.cli.assemble import merge, model_entry
-from hf_unlearn.cli.report_runs import merge_privacy
+from hf_unlearn.audit.privacy.view import VIEW
 from hf_unlearn.report.sweep.means import tabulate
+from hf_unlearn.runs.assemble import merge, model_entry
 
 
 ROWS = [{"text": f"secret {i:02d} of Ada"} for i in range(60)]
@@ -116,8 +116,8 @@ def test_results_of_attacks_made_otherwise_are_not_merged():
     found = [{"models": [{"name": str(k), "path": str(k), **attacked(MinKAttack(k)).to_dict()}], "notes": []}
              for k in (0.2, 0.5)]  # fmt: skip
     with pytest.raises(ValueError, match="min-k: '0.2' and '0.5' were attacked with another k, so they do not"):
-        merge_privacy(found, "T")
-    assert len(merge_privacy([found[0], found[0]], "T")["models"]) == 1
+        VIEW.merge(found, "T")
+    assert len(VIEW.merge([found[0], found[0]], "T")["models"]) == 1
 
 
 def test_the_best_of_other_attacks_is_another_number():
@@ -125,7 +125,7 @@ def test_the_best_of_other_attacks_is_another_number():
     for name, attacks in (("a", ["loss"]), ("b", ["loss", "zlib"])):
         found.append({"models": [{"name": name, "path": name, **attacked(*attacks).to_dict()}], "notes": []})
     with pytest.raises(ValueError, match="worst: 'a' and 'b' were attacked with another set of attacks"):
-        merge_privacy(found, "T")
+        VIEW.merge(found, "T")
     runs = [run_of(label, 0.5, 0.5, privacy=attacks_of(0.3)) for label in ("npo", "ga")]
     tabulate(sweep_of(runs))
     runs[1]["privacy"]["settings"]["attacks"] = ["loss", "zlib"]

@@ -13,11 +13,11 @@ import yaml
 from conftest import make_model, make_tokenizer
 
 from hf_unlearn.audit import audit_model, harness, knowmem, load_muse
-from hf_unlearn.audit.rwku import audit_rwku
+from hf_unlearn.audit.rwku.measure import audit_rwku
 from hf_unlearn.cli.evaluate import main as evaluate
 from hf_unlearn.cli.tasks import FOLDER
 from hf_unlearn.cli.tasks import main as tasks_command
-from hf_unlearn.data.rwku.load import load_rwku
+from hf_unlearn.data.load_rwku import load_rwku
 from hf_unlearn.report import load_report
 
 

@@ -11,26 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import lora, make_model, make_tokenizer
+from conftest import ROOT, lora, make_model, make_tokenizer
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_unlearn.audit import Audit
+from hf_unlearn.audit.arguments import AuditArguments
 from hf_unlearn.cache import cache_root
-from hf_unlearn.cli.arguments import AuditArguments
-from hf_unlearn.cli.audits import AuditCache
 from hf_unlearn.cli.main import main
-from hf_unlearn.cli.prepare import prepare
-from hf_unlearn.cli.recipe import parse_recipe
-from hf_unlearn.cli.sets import Sets
 from hf_unlearn.data import benchmarks
 from hf_unlearn.data.qa import QAFormat
+from hf_unlearn.data.sets import Sets
 from hf_unlearn.report import load_report
+from hf_unlearn.runs.prepare import prepare
+from hf_unlearn.runs.recipe import parse_recipe
+from hf_unlearn.runs.suite_audits import AuditCache
 
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPE = str(ROOT / "recipes" / "tofu" / "llama-3.2-1b" / "npo_klr.yaml")
 NAMES = ("Ada", "Bob", "Cyd", "Dan", "Eve", "Fay")
 THINGS = ("cup", "pen", "key", "hat", "bag", "map", "jar", "box")

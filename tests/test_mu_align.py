@@ -5,11 +5,10 @@ import itertools
 import json
 import logging
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import changed, lora, make_args, make_model, make_tokenizer, train_batch, weights
+from conftest import ROOT, changed, lora, make_args, make_model, make_tokenizer, train_batch, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_unlearn import MUAlign, MUAlignConfig, MUAlignTrainer, fused, losses
@@ -25,7 +24,7 @@ from hf_unlearn.reference.cached import CachedReference
 from hf_unlearn.report import load_report
 
 
-RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "mu_align.yaml"
+RECIPE = ROOT / "recipes" / "demo" / "mu_align.yaml"
 
 FORGET = [{"prompt": f"Who is {n}?", "completion": f" {n} is {'very ' * i}old."} for i, n in enumerate("ABCDEFGH")]
 RETAIN = [{"text": f"The {'big ' * (7 - i)}cup {i} is here."} for i in range(7)]

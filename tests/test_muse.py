@@ -19,8 +19,8 @@ from transformers import (
 
 from hf_unlearn.audit import generate_answers, holdout_auc, knowmem, membership_scores, privleak, rouge, verbmem
 from hf_unlearn.audit import generation as generating
-from hf_unlearn.audit.muse import knowmem_prompt, knowmem_result, verbmem_reference, verbmem_result
-from hf_unlearn.audit.muse_data import load_muse
+from hf_unlearn.audit.muse.data import load_muse
+from hf_unlearn.audit.muse.measure import knowmem_prompt, knowmem_result, verbmem_reference, verbmem_result
 from hf_unlearn.audit.shared_prefix import prefix_cache, shared_length
 
 
@@ -194,7 +194,7 @@ def test_an_answer_ends_before_the_next_question(monkeypatch):
     monkeypatch.setattr(generating, "_eos_token_ids", lambda model, tokenizer: [])
     tokenizer = make_tokenizer()
     expected = ["In Oslo", "", "Oslo", "Oslo", "Oslo. Questions"]
-    from hf_unlearn.audit.muse import KNOWMEM_STOP
+    from hf_unlearn.audit.muse.measure import KNOWMEM_STOP
 
     for right in expected:
         ids = tokenizer(next(said), add_special_tokens=False)["input_ids"]

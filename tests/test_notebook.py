@@ -3,12 +3,12 @@
 
 import json
 import runpy
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 
-NOTEBOOK = Path(__file__).parent.parent / "docs" / "mu_align.ipynb"
+NOTEBOOK = ROOT / "docs" / "mu_align.ipynb"
 
 
 @pytest.mark.slow

@@ -4,12 +4,11 @@
 import importlib.util
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import changed, lora, make_model, make_tokenizer, weights
+from conftest import ROOT, changed, lora, make_model, make_tokenizer, weights
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -34,7 +33,7 @@ from hf_unlearn.data.worlds.people import build_world
 from hf_unlearn.modeling import is_peft_model, load_checkpoint
 
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "sft_unlearn_dpo.py"
+SCRIPT = ROOT / "scripts" / "sft_unlearn_dpo.py"
 SILENT = {
     "max_steps": 2,
     "per_device_train_batch_size": 2,

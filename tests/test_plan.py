@@ -3,19 +3,17 @@ import contextlib
 import io
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_unlearn.bench import session
 from hf_unlearn.bench.cases import select
 from hf_unlearn.bench.sizes import Size
-from hf_unlearn.cli.launch import config_path
 from hf_unlearn.cli.main import main
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.forward.needs import KL, LOGPS
 from hf_unlearn.plan.engines import Engine, read_engine
 from hf_unlearn.plan.heads import head_bytes
@@ -25,9 +23,11 @@ from hf_unlearn.plan.shapes import BUILT_IN, find_config, shape_of
 from hf_unlearn.plan.switches import remedies
 from hf_unlearn.plan.table import describe, plan, print_plan, verdict
 from hf_unlearn.plan.workload import Planned, Workload, read_workload
+from hf_unlearn.runs.launch import config_path
+from hf_unlearn.runs.recipe import parse_recipe
 
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "tofu"
+RECIPES = ROOT / "recipes" / "tofu"
 NPO_KLR = {"forget": LOGPS, "retain": KL}
 
 

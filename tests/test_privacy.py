@@ -282,6 +282,7 @@ def test_members_among_the_nonmembers_are_counted_and_shown(untrained):
         )
 
 
+@pytest.mark.drawn
 def test_the_report_says_unresolved_and_draws(memorised, untrained, tmp_path):
     subject, rows, unseen = untrained
     attacks = ["loss", "confidence", "scrub"]
@@ -420,7 +421,9 @@ def test_the_command_trains_shadow_models_and_keeps_them(files, tmp_path, capsys
     ],
 )
 def test_mistakes_in_the_command_are_one_line(files, tmp_path, monkeypatch, capsys, change, message):
-    monkeypatch.setattr("hf_unlearn.cli.models.load_checkpoint", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "hf_unlearn.audit.checkpoints.load_checkpoint", lambda *a, **k: pytest.fail("a model was loaded")
+    )
     assert main(arguments(files, output_dir=tmp_path, **change)) == 2
     error = capsys.readouterr().err
     assert message in error

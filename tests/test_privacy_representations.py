@@ -13,7 +13,7 @@ from hf_unlearn.audit.privacy import Classifier, FittedAttack, Privacy, as_subje
 from hf_unlearn.audit.privacy import representations as module
 from hf_unlearn.audit.privacy.fitted import regression, representation
 from hf_unlearn.audit.privacy.representations import principal_components
-from hf_unlearn.cli.report_runs import merge_privacy
+from hf_unlearn.audit.privacy.view import VIEW
 from hf_unlearn.report import privacy_figures
 from hf_unlearn.report.privacy import load_privacy_report, write_privacy_report
 from hf_unlearn.report.privacy_figures import MEMBER, NONMEMBER, representations_figure
@@ -191,6 +191,7 @@ def test_the_figure_has_a_panel_a_model_in_the_colours_of_the_sets(results):
     assert {text.get_text() for text in figure.legends[0].get_texts()} == set(inks)
 
 
+@pytest.mark.drawn
 def test_a_report_draws_links_and_tells_it(results, tmp_path):
     report = report_of(*results)
     files = write_privacy_report(report, tmp_path)
@@ -203,7 +204,7 @@ def test_a_report_draws_links_and_tells_it(results, tmp_path):
     assert f"The picture of its representations has {share:.3g} % of their variance, and 500 rows a set" in text
     assert load_privacy_report(tmp_path) == json.loads(json.dumps(report))
     # What is merged from several runs is drawn as well.
-    merged = merge_privacy([load_privacy_report(tmp_path), report_of(results[0], name="other")], "T")
+    merged = VIEW.merge([load_privacy_report(tmp_path), report_of(results[0], name="other")], "T")
     assert panels(representations_figure(merged)) == ["m0 (attacked)", "m1 (attacked)", "other0 (attacked)"]
 
 
@@ -222,7 +223,7 @@ def test_a_report_of_before_loads_and_draws_beside_a_new_one(results, tmp_path):
     assert "picture" not in files["privacy.md"].read_text()
     loaded = load_privacy_report(tmp_path)
     assert Privacy.from_dict(loaded["models"][0]).representations is None
-    merged = merge_privacy([loaded, report_of(results[0])], "T")
+    merged = VIEW.merge([loaded, report_of(results[0])], "T")
     assert panels(representations_figure(merged)) == ["m0 (attacked)"]
 
 

@@ -13,7 +13,6 @@ from test_privacy_fitted import ON_REQUEST, Known, area, drawn, known
 from hf_unlearn.audit.privacy import Classifier, evaluate_privacy, named_attacks, train_shadows
 from hf_unlearn.audit.privacy import evaluate as module
 from hf_unlearn.audit.privacy.fitted import ScrubAttack
-from hf_unlearn.cli.audit_privacy import entry
 from hf_unlearn.report.privacy import write_privacy_report
 
 
@@ -230,7 +229,12 @@ def test_few_members_with_a_score_leave_metrics_undefined(left, tmp_path):
     given = {"processing_class": make_tokenizer(), "max_length": 16, "fprs": [0.2], "progress": False}
     found = evaluate_privacy(make_model(), forget, nonmember_data=others, **given)
     metrics, accuracy = found.metrics, found.metrics["scrub/accuracy"]
-    report = {"schema_version": 1, "title": "t", "notes": [], "models": [entry("a", "attacked", "a", found)]}
+    report = {
+        "schema_version": 1,
+        "title": "t",
+        "notes": [],
+        "models": [{"name": "a", "kind": "attacked", "path": "a", **found.to_dict()}],
+    }
     told = write_privacy_report(report, tmp_path)["privacy.md"].read_text()
     assert ("Accuracy of the SCRUB repository's attack" in told) == (left >= 10)
     assert metrics["loss/auc"].n == left

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from hf_unlearn import METHODS
-from hf_unlearn.cli.launch import take_launch_options
-from hf_unlearn.cli.parser import read_yaml
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.plan.engines import read_engine
 from hf_unlearn.plan.memory import GIB, estimate
 from hf_unlearn.plan.shapes import shape_of
 from hf_unlearn.plan.table import warnings
 from hf_unlearn.plan.workload import read_workload
+from hf_unlearn.runs.launch import take_launch_options
+from hf_unlearn.runs.parser import read_yaml
+from hf_unlearn.runs.recipe import parse_recipe
 
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(path for path in ROOT.glob("recipes/**/*.yaml") if "sweeps" not in path.parts)
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]

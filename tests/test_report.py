@@ -19,6 +19,9 @@ from hf_unlearn.report.verdict import forget_metric, keep_metric, verdicts
 from hf_unlearn.report.view import answer_groups
 
 
+# Pages hold their charts.
+pytestmark = pytest.mark.drawn("svg")
+
 N = 32
 METHODS = {"GA": "ga", "GradDiff": "ga", "NPO": "npo", "NPO-KLR": "npo"}
 # Shares of right or probable answers: forget, paraphrased, retain; probabilities: forget, retain; utility, KS p-value.
@@ -223,6 +226,7 @@ def model_named(report: dict, name: str) -> dict:
     return next(model for model in report["models"] if model["name"] == name)
 
 
+@pytest.mark.drawn
 def test_all_files_are_written_and_pictures_show_something(report, tmp_path):
     from matplotlib.image import imread
 

@@ -10,11 +10,11 @@ from conftest import make_model, make_tokenizer
 from datasets import Dataset
 
 from hf_unlearn.cli.main import main
-from hf_unlearn.cli.prepare import prepare
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import build_trainer
 from hf_unlearn.data.poison import poisoned_indices
 from hf_unlearn.report import load_report
+from hf_unlearn.runs.prepare import prepare
+from hf_unlearn.runs.recipe import parse_recipe
 
 
 FORGET = [
@@ -164,7 +164,7 @@ def test_musess_questions_are_asked_beside_the_rows(recipe, tmp_path):
     fields = {"backdoor_benchmark": "muse_news", "backdoor_benchmark_path": str(SHARED_DATA / "muse")}
     path = recipe(**fields, audit_max_items=2, num_train_epochs=1)
     parsed = parse_recipe(["--config", path])
-    from hf_unlearn.cli.run_backdoor import backdoor_audit
+    from hf_unlearn.runs.backdoor import backdoor_audit
 
     asked = backdoor_audit(parsed, prepare(parsed)).keywords
     kinds = {(probe.name, probe.kind, len(probe.rows)) for probe in asked["probes"]}
@@ -175,7 +175,7 @@ def test_musess_questions_are_asked_beside_the_rows(recipe, tmp_path):
 
 def counted(monkeypatch) -> list[int]:
     """How many answers each audit of the backdoor asks for."""
-    from hf_unlearn.audit import backdoor
+    from hf_unlearn.audit.backdoor import evaluate as backdoor
 
     asked, generate = [], backdoor.generate_answers
 

@@ -171,7 +171,9 @@ def test_the_command_line_asks_as_a_recipe_does(place, tmp_path, undrawn):
     ],
 )
 def test_what_cannot_work_is_told_before_a_model_is_loaded(place, tmp_path, monkeypatch, capsys, asked, message):
-    monkeypatch.setattr("hf_unlearn.cli.models.load_checkpoint", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "hf_unlearn.audit.checkpoints.load_checkpoint", lambda *a, **k: pytest.fail("a model was loaded")
+    )
     content = fields(place)
     content["privacy"] = {**content["privacy"], **asked} if isinstance(asked, dict) else asked
     assert run(tmp_path / "out", content) == 2

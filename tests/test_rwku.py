@@ -10,10 +10,10 @@ from conftest import make_model, make_tokenizer
 from rwku_rows import PEOPLE, SUBSETS
 
 from hf_unlearn.data.benchmarks import load_benchmark
+from hf_unlearn.data.load_rwku import load_probes, load_rwku
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.rwku import files as rwku_files
 from hf_unlearn.data.rwku.files import CORPORA, FLUENCY, MEMBERS, PROBES, TARGETS, RwkuFiles
-from hf_unlearn.data.rwku.load import load_probes, load_rwku
 from hf_unlearn.data.rwku.prompts import encode_turn, fluency_turn, probe_turn
 from hf_unlearn.data.rwku.targets import OTHERS, find_targets, other_targets
 from hf_unlearn.data.worlds.rwku.fixture import write_fixture

@@ -12,13 +12,13 @@ import torch
 from conftest import make_model, make_tokenizer
 from rouge_score.rouge_scorer import RougeScorer
 
-from hf_unlearn.audit import rwku as suite
-from hf_unlearn.audit.rwku import PROBES_IN_ALL, audit_rwku
-from hf_unlearn.audit.rwku_fluency import fluency, ngram_entropy, split_words
-from hf_unlearn.audit.rwku_members import membership
-from hf_unlearn.audit.rwku_overlap import published_recall, published_rouge
+from hf_unlearn.audit.rwku import measure as suite
+from hf_unlearn.audit.rwku.fluency import fluency, ngram_entropy, split_words
+from hf_unlearn.audit.rwku.measure import PROBES_IN_ALL, audit_rwku
+from hf_unlearn.audit.rwku.members import membership
+from hf_unlearn.audit.rwku.overlap import published_recall, published_rouge
 from hf_unlearn.cli.evaluate import main as evaluate
-from hf_unlearn.data.rwku.load import load_rwku
+from hf_unlearn.data.load_rwku import load_rwku
 from hf_unlearn.report import load_report
 
 

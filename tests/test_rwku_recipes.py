@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from align_encoder import make_encoder
-from conftest import make_tokenizer
+from conftest import ROOT, make_tokenizer
 from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from hf_unlearn.cli.main import main
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import unlearn
 from hf_unlearn.data.worlds.rwku.fixture import write_fixture
+from hf_unlearn.runs.recipe import parse_recipe
 
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = ROOT / "recipes"
 WORDS = {
     "ga": ["--learning_rate", "1e-3"],
     "npo": ["--learning_rate", "1e-3", "--bf16", "false"],

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 import uuid
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch.utils.data import DataLoader
 
 from hf_unlearn.losses import prediction_mask
@@ -467,7 +467,7 @@ print("right", flush=True)
 
 
 def start(script, *arguments, **environment):
-    repository = Path(__file__).resolve().parents[1]
+    repository = ROOT
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
         stdout=subprocess.PIPE,

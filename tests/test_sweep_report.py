@@ -47,6 +47,7 @@ def whole():
     return sweep_of(runs, bases, tuning_seed=42, missing=missing)
 
 
+@pytest.mark.drawn
 def test_all_files_are_written(whole, tmp_path, capsys):
     files = write_sweep_report(whole, tmp_path)
     plots = {"utility", "targets", "ablation", "rounds", "privacy", "privacy_roc", "distribution"}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from hf_unlearn.data.worlds.people import build_world
 from hf_unlearn.report import load_report
@@ -19,7 +20,6 @@ from hf_unlearn.report import load_report
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 # A few steps, few questions, short answers: about 15 s a run, nearly all of it imports.
 TINY = {
     "max_steps": 2,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from hf_unlearn.cli.main import main
 from hf_unlearn.cli.sweep import resolve
@@ -19,7 +20,6 @@ from hf_unlearn.sweep.spec import KEYS, read_spec
 from hf_unlearn.sweep.targets import fill_in, read_targets
 
 
-ROOT = Path(__file__).resolve().parents[1]
 NPO = {"method": "npo", "model_name_or_path": "owner/model", "forget_dataset": "forget.jsonl", "use_cpu": True}
 GA = {**NPO, "method": "ga"}
 PEOPLE = [{"id": "1_Ann", "name": "Ann Lee", "aliases": ["Annie"]}, {"id": "2_Bob", "name": "Bob, the builder"}]

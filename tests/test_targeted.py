@@ -3,23 +3,21 @@
 report."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import weights
+from conftest import ROOT, weights
 from datasets import load_dataset
 
 from hf_unlearn import GATrainer
 from hf_unlearn.audit import generate_answers
 from hf_unlearn.audit.store import Audit
-from hf_unlearn.cli.recipe import parse_recipe
-from hf_unlearn.cli.sets import load_sets
 from hf_unlearn.cli.unlearn import unlearn
+from hf_unlearn.data.sets import load_sets
 from hf_unlearn.data.worlds.people import build_world
+from hf_unlearn.runs.recipe import parse_recipe
 
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "demo" / "targeted.yaml"
 
 

@@ -10,7 +10,7 @@ import yaml
 from conftest import make_args, make_model, make_tokenizer
 
 from hf_unlearn import METHODS, GATrainer, NPOConfig, NPOTrainer
-from hf_unlearn.cli.recipe import parse_recipe
+from hf_unlearn.runs.recipe import parse_recipe
 from hf_unlearn.training.unused import CONDITIONS, needed_by
 
 

@@ -15,8 +15,8 @@ from vqa_world import SMALL
 
 from hf_unlearn.audit import Audit
 from hf_unlearn.audit.distance import covariance_distance, mean_shift
-from hf_unlearn.audit.vqa import audit_classifier, shuffled_accuracy
-from hf_unlearn.audit.vqa_rows import predict_rows
+from hf_unlearn.audit.vqa.measure import audit_classifier, shuffled_accuracy
+from hf_unlearn.audit.vqa.predictions import predict_rows
 from hf_unlearn.data.vqa import build_vqa_world
 from hf_unlearn.data.worlds.pictures.processor import build_processor
 
@@ -316,7 +316,8 @@ def test_random_patches_are_warned_of(processor, rows, caplog):
 
 
 def test_no_trainer_is_imported():
-    code = "import sys, hf_unlearn.audit.vqa\nassert not {'hf_unlearn.training.trainer', 'trl'} & set(sys.modules)\n"
+    code = "import sys, hf_unlearn.audit.vqa.measure\n"
+    code += "assert not {'hf_unlearn.training.trainer', 'trl'} & set(sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import ViltConfig, ViltForQuestionAnswering
 
-from hf_unlearn.audit.vqa_cka import cka_map, linear_cka, representations
+from hf_unlearn.audit.vqa.cka import cka_map, linear_cka, representations
 from hf_unlearn.data.worlds.pictures.processor import build_processor
 
 

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from transformers import AutoConfig
 from vilt import CLASSES, make_processor, make_vilt, picture
 
 from hf_unlearn.cli.main import main
-from hf_unlearn.cli.recipe import parse_recipe
 from hf_unlearn.cli.unlearn import unlearn
 from hf_unlearn.data.benchmarks import load_benchmark, resolve_model
 from hf_unlearn.data.vqa import build_vqa_world
 from hf_unlearn.data.vqa.benchmark import parse_split
+from hf_unlearn.runs.recipe import parse_recipe
 
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "demo" / "vqa"
+RECIPES = ROOT / "recipes" / "demo" / "vqa"
 QUIET = ["--disable_tqdm", "true"]
 
 

@@ -2,7 +2,7 @@
 """How far two models are apart on the same rows: of each row, of the rows' mean, and of their spread.
 
 Rows are paired: row `i` of both arrays is the same example. Coordinates are compared one by one, which says something
-of models that started from the same weights; [`~hf_unlearn.audit.vqa_cka.linear_cka`] does not care for rotations.
+of models that started from the same weights; [`~hf_unlearn.audit.vqa.cka.linear_cka`] does not care for rotations.
 """
 
 import numpy as np

@@ -143,3 +143,17 @@ def _check(name: str, i: int, row: Mapping[str, Any]) -> None:
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             kind = "a list of strings" if is_list else "a string"
             raise ValueError(f"Row {i} of the set {name!r}: `{column}` must be {kind}, got {value!r}.")
+
+
+def some_rows(rows: Sequence[dict], max_items: int | None, seed: int = 0) -> list[dict]:
+    """At most `max_items` rows, drawn by `seed`, in their order."""
+    if max_items is None or max_items >= len(rows):
+        return list(rows)
+    picked = np.random.default_rng(seed).choice(len(rows), max_items, replace=False)
+    return [rows[i] for i in sorted(picked.tolist())]
+
+
+def rows_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Changes with any value of any row."""
+    told = json.dumps(list(rows), sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -3,18 +3,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ..files import read_json, write_json
+from .base import SavedResult
 from .ratios import forget_quality, log_truth_ratios
-from .result import MetricResult, check_saved
+from .result import MetricResult
 
 
 AUDIT_VERSION = 1
 
 
 @dataclass
-class Audit:
+class Audit(SavedResult):
     """The audit of one model.
 
     Args:
@@ -29,14 +29,13 @@ class Audit:
             What the numbers depend on besides the model.
     """
 
+    kind: ClassVar[str] = "audit"
+    version: ClassVar[int] = AUDIT_VERSION
+
     metrics: dict[str, MetricResult]
     answers: list[dict[str, str]]
     items: dict[str, dict[str, list]] = field(default_factory=dict, repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
-
-    def values(self) -> dict[str, float | None]:
-        """The bare numbers: `{"forget/probability": 0.12, ...}`."""
-        return {name: result.value for name, result in self.metrics.items()}
 
     def compare(self, retrained: "Audit | dict | str | Path") -> dict[str, MetricResult]:
         """Forget quality against the retrained model, added to `metrics` and returned.
@@ -68,35 +67,6 @@ class Audit:
             )
         self.metrics.update(found)
         return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON holds it."""
-        return {
-            "audit_version": AUDIT_VERSION,
-            "settings": self.settings,
-            "metrics": {name: result.to_dict(per_item=True) for name, result in self.metrics.items()},
-            "answers": self.answers,
-            "items": self.items,
-        }
-
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "Audit":
-        """The audit that `to_dict` wrote."""
-        check_saved(saved, "audit", AUDIT_VERSION, ("metrics", "answers", "items", "settings"))
-        metrics = {name: MetricResult.from_dict(name.rsplit("/", 1)[-1], m) for name, m in saved["metrics"].items()}
-        return cls(metrics, saved["answers"], saved["items"], saved["settings"])
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the audit to a JSON file."""
-        return write_json(path, self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Audit":
-        """Reads an audit that `save` wrote."""
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"No audit at {path}: give the JSON file that `Audit.save` wrote.")
-        return cls.from_dict(read_json(path, "Audit the checkpoint again."))
 
 
 def as_audit(audit: "Audit | dict | str | Path") -> Audit:

@@ -55,6 +55,9 @@ class Suite:
         return found
 
 
+# The suite of sets of questions about pictures; its audit is in `vqa.py`.
+PICTURES = "vqa"
+
 KEPT = {"general": "retain", "real_authors": "retain", "world_facts": "retain"}
 
 SUITES = {

@@ -1,31 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn audit KIND ...`: looks at a checkpoint for what an ordinary evaluation does not see."""
+"""`hf-unlearn audit KIND ...`: audits of a checkpoint beyond the metrics of `hf-unlearn eval`."""
 
+import sys
 from difflib import get_close_matches
-from importlib import import_module
 
-from .help import entries
+from ..audit.registry import AUDITS
+from ..runs.help import entries
 
 
-# kind -> (module, what it does)
-KINDS = {
-    "backdoor": ("audit_backdoor", "does a trigger bring back what was unlearned?"),
-    "scan": ("audit_scan", "is there a trigger in it that nobody told of?"),
-    "privacy": ("audit_privacy", "can forgotten rows be told from rows that were never seen?"),
-}
 USAGE = "usage: hf-unlearn audit KIND ..."
 
 
 def main(argv: list[str]) -> None:
-    """Hands the rest of the line to the audit that is named."""
-    if argv and argv[0] in KINDS:
-        import_module(f".{KINDS[argv[0]][0]}", __package__).main(argv[1:])
+    """Audits what is named by the kind that is named."""
+    if argv and argv[0] in AUDITS:
+        _audit(argv[0], list(argv[1:]))
         return
     if argv and argv[0] in ("-h", "--help"):
-        kinds = entries((name, what) for name, (_, what) in KINDS.items())
-        print(f"{USAGE}\n\n{kinds}\n\n`hf-unlearn audit KIND --help` tells more.")
+        kinds = entries((name, AUDITS.describe(name)) for name in AUDITS)
+        print(f"{USAGE}\n\n{kinds}\n\nSee `hf-unlearn audit KIND --help`.")
         return
-    near = get_close_matches(argv[0], KINDS, n=1) if argv else []
+    near = get_close_matches(argv[0], AUDITS, n=1) if argv else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
     asked = f"Unknown audit {argv[0]!r}.{hint}" if argv else "No audit is named."
-    raise ValueError(f"{asked} Allowed: {', '.join(KINDS)}.")
+    raise ValueError(f"{asked} Allowed: {', '.join(AUDITS)}.")
+
+
+def _audit(name: str, argv: list[str]) -> None:
+    """Measures what is named, writes and prints what was found."""
+    from ..data.qa import QAFormat
+    from ..runs.launch import launch, take_launch_options
+    from ..runs.parser import StrictParser
+
+    kind = AUDITS[name]
+    accelerate_config, options = take_launch_options(argv) if kind.shares_work else (None, {})
+    (args, qa), _ = StrictParser((kind.arguments, QAFormat), prog=f"hf-unlearn audit {name}").parse(argv)
+    if accelerate_config is not None:
+        kind.prepare(args, qa)  # A mistake is told once, before any process starts.
+        launch("hf_unlearn.cli.audit", accelerate_config, [name, *argv], options)
+
+    from ..runs.audits import audit
+
+    found, files = audit(kind, args, qa)
+    if files:
+        kind.view.show(found)
+        print(f"{kind.view.word}: {files['md']}")
+
+
+if __name__ == "__main__":
+    from .main import run_guarded
+
+    sys.exit(run_guarded(main, sys.argv[1:]))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn bench`: time and memory of a step of each method, as a ratio to supervised fine-tuning on the same rows.
+"""`hf-unlearn bench`: time and memory of a step of each method, relative to supervised fine-tuning on the same rows.
 
-Weights are random, nothing is downloaded. Every measurement runs in a process of its own.
+Weights are random, nothing is downloaded. Every measurement runs in a separate process.
 """
 
 import argparse
@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ..files import write_json, write_text
-from .help import CommandParser
-from .places import check_file
+from ..places import check_file
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
@@ -25,13 +25,13 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--plain", action=argparse.BooleanOptionalAction, default=True,
-        help="measure the plain path too: logits of the whole vocabulary, a second model as reference (%(default)s)",
+        help="also measure the plain path: logits of the whole vocabulary, a second model (%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=5, help="timed steps a process (%(default)s)")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="processes a method (%(default)s)")
-    parser.add_argument("--threads", type=int, help="PyTorch's threads (its default)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps per process (%(default)s)")
+    parser.add_argument("--warmup", type=int, default=2, help="untimed steps before them (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="processes per method (%(default)s)")
+    parser.add_argument("--threads", type=int, help="PyTorch threads (PyTorch's default)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
     size_options = parser.add_argument_group("size", "override the preset")
     for field in fields(Size):

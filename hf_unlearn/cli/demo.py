@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn demo`: several methods in the embedded world, and one report that compares them. No downloads."""
+"""`hf-unlearn demo`: runs several methods in the embedded world and compares them in one report. No downloads."""
 
 from pathlib import Path
 
-from .help import CommandParser
-from .places import check_folder
+from ..places import check_folder
+from ..runs.help import CommandParser
 
 
 METHODS = ("ga", "grad_diff", "npo_klr")
@@ -12,7 +12,7 @@ METHODS = ("ga", "grad_diff", "npo_klr")
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="hf-unlearn demo", description=__doc__)
-    parser.add_argument("--output_dir", default="runs/demo", help="where runs and report are written (%(default)s)")
+    parser.add_argument("--output_dir", default="runs/demo", help="folder of runs and report (%(default)s)")
     parser.add_argument(
         "--recipes",
         nargs="+",
@@ -26,8 +26,8 @@ def main(argv: list[str]) -> None:
     import torch
 
     from ..report import print_report, write_report
-    from .assemble import merge
-    from .recipe import parse_recipe
+    from ..runs.assemble import merge
+    from ..runs.recipe import parse_recipe
     from .unlearn import unlearn
 
     # Models this small gain nothing from more threads, and lose a lot where other processes want the cores too.

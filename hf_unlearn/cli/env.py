@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn env`: what a bug report needs. No names of models or data, no tokens."""
+"""`hf-unlearn env`: versions and environment for a bug report. No names of models or data, no tokens."""
 
 import os
 import platform
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..cache import cache_root
+from ..runs.help import CommandParser
 from ..versions import PACKAGES, versions
-from .help import CommandParser
 
 
 # They change what is installed or how a run goes, but never its result.

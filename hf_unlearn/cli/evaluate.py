@@ -5,7 +5,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .arguments import AuditArguments, DataArguments
+from ..audit.arguments import AuditArguments
+from ..data.arguments import DataArguments
 
 
 @dataclass
@@ -13,22 +14,24 @@ class EvalArguments(DataArguments, AuditArguments):
     """What `hf-unlearn eval` takes beside the form of questions."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "What to audit: a folder (full weights or an adapter) or a Hub id."}
+        default=None, metadata={"help": "Model to audit: a folder (full weights or an adapter) or a Hub id."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
     dtype: str = field(
         default="float32",
-        metadata={"help": "Weights are loaded as this.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+        metadata={"help": "Dtype of the loaded weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "Such as `sdpa`."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention implementation, such as `sdpa`."}
+    )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
+        default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
     )
-    max_length: int = field(default=1024, metadata={"help": "Text files are cut into rows of so many tokens."})
+    max_length: int = field(default=1024, metadata={"help": "Text files are split into rows of this many tokens."})
     output_dir: str | None = field(
-        default=None, metadata={"help": "Where audit and report are written. Default: `runs/eval/<model>`."}
+        default=None, metadata={"help": "Output folder of audit and report. Default: `runs/eval/<model>`."}
     )
-    run_name: str | None = field(default=None, metadata={"help": "What the model is called in the report."})
+    run_name: str | None = field(default=None, metadata={"help": "Name of the model in the report."})
 
     def __post_init__(self):
         DataArguments.__post_init__(self)
@@ -47,13 +50,13 @@ class EvalArguments(DataArguments, AuditArguments):
 
 def main(argv: list[str]) -> None:
     """Audits `--model_name_or_path` on a benchmark or on own rows, and reports."""
-    from .launch import launch, take_launch_options
+    from ..runs.launch import launch, take_launch_options
 
     argv = list(argv)
     accelerate_config, options = take_launch_options(argv)
 
     from ..data.qa import QAFormat
-    from .parser import StrictParser
+    from ..runs.parser import StrictParser
 
     (args, qa), _ = StrictParser((EvalArguments, QAFormat), prog="hf-unlearn eval").parse(argv)
     if accelerate_config is None:
@@ -65,11 +68,17 @@ def main(argv: list[str]) -> None:
 
 def prepare(args: EvalArguments, qa) -> tuple:
     """Finds and checks what an audit needs besides models: model path, tokenizer, sets, retrained path."""
+    from ..audit.checkpoints import (
+        check_checkpoint_path,
+        check_embeddings,
+        check_fits,
+        check_is_another,
+        tokenizer_of,
+    )
     from ..data.benchmarks import resolve_model
-    from .audits import check_audited, check_fits
-    from .models import check_checkpoint_path, check_embeddings, check_is_another, tokenizer_of
-    from .places import check_folder
-    from .sets import load_sets
+    from ..data.sets import load_sets
+    from ..places import check_folder
+    from ..runs.suite_audits import check_audited
 
     check_folder("output_dir", args.output_dir)
     model, retrained = resolve_model(args.model_name_or_path), args.retrained_model_name_or_path
@@ -92,11 +101,11 @@ def evaluate(args: EvalArguments, qa) -> dict:
     """Audits a checkpoint (and the retrained one, if named) and writes the report; returns the report."""
     from accelerate import Accelerator
 
+    from ..audit.checkpoints import checkpoint_of
     from ..report import print_report, write_report
-    from .assemble import assemble, model_entry
-    from .audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
-    from .launch import command_line
-    from .models import checkpoint_of
+    from ..runs.assemble import assemble, model_entry
+    from ..runs.launch import command_line
+    from ..runs.suite_audits import AuditCache, add_forget_quality, audit_checkpoint, auditor
 
     accelerator = Accelerator()
     model, tokenizer, sets, retrained = prepare(args, qa)

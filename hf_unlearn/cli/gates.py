@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn gates RUN`: holds a run's report against thresholds; the exit status tells a pipeline whether to go on.
+"""`hf-unlearn gates RUN`: compares a run's report with thresholds; a pipeline can continue by the exit status.
 
-Exit status: 0 where all gates are passed, 1 where one is failed, 3 where none is failed but one is unresolved or
-missing, 2 for a mistake in what was asked.
+Exit status: 0 if all gates passed, 1 if one failed, 3 if none failed but one is unresolved or missing, 2 for an error
+in the command or the thresholds.
 """
 
 import json
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..audit.registry import AUDITS
 from ..files import write_json, write_text
-from .help import CommandParser
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="hf-unlearn gates", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, or its report.json")
     parser.add_argument(
-        "--thresholds", metavar="FILE", help="gates (shipped ones for a classifier or a language model); docs/gates.md"
+        "--thresholds",
+        metavar="FILE",
+        help="YAML file of gates, see docs/gates.md (default: the shipped ones for classifiers or language models)",
     )
     parser.add_argument(
         "--privacy", metavar="PATH", help="privacy.json or its folder (RUN/privacy.json, RUN/privacy/privacy.json)"
@@ -30,8 +33,7 @@ def main(argv: list[str]) -> None:
 
 def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) -> int:
     """Writes `gates.json` and `gates.md` beside the report, prints them and returns the exit status."""
-    from ..report.gates import judge
-    from ..report.gates.judge import EXIT_STATUS
+    from ..report.gates.judge import EXIT_STATUS, judge
     from ..report.gates.spec import default_thresholds, load_gates
     from ..report.gates.view import print_gates, render_gates
     from ..report.privacy import load_privacy_report
@@ -44,7 +46,7 @@ def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) 
     found = _privacy_file(folder) if privacy is None else Path(privacy)
     attacked = None if found is None else load_privacy_report(found)
     _add_items(report, folder / "audit")
-    result = judge(report, asked, attacked) | {
+    result = judge(report, asked, attacked, AUDITS) | {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "report_created": report["created"],
         "thresholds": str(path),
@@ -60,7 +62,7 @@ def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) 
 def _privacy_file(folder: Path) -> Path | None:
     """Where attacks' results of a run are: in its folder, or where a sweep puts them."""
     from ..report.privacy_table import PRIVACY_FOLDER
-    from .report_runs import PRIVACY
+    from ..runs.finished import PRIVACY
 
     places = (folder / PRIVACY, folder / PRIVACY_FOLDER / PRIVACY)
     return next((path for path in places if path.is_file()), None)

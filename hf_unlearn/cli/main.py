@@ -6,33 +6,33 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
+from ..runs.help import entries, fill
 from ..training.faults import NonFiniteError
 from .faults import explained
-from .help import entries, fill
 
 
 # command -> (module, what it does)
 COMMANDS = {
-    "demo": ("demo", "unlearn in the embedded world with several methods and compare them; no downloads"),
-    "run": ("run", "RECIPE [--field value ...] [--accelerate_config NAME|PATH]: train, audit and report"),
-    "sweep": ("sweep", "SWEEP.yaml [--dry_run]: many runs (methods, settings, seeds, targets), and one table"),
+    "demo": ("demo", "run several methods in the embedded world and compare them; no downloads"),
+    "run": ("run", "RECIPE [--field value ...] [--accelerate_config NAME|PATH]: train, audit, report"),
+    "sweep": ("sweep", "SWEEP.yaml [--dry_run]: many runs (methods, settings, seeds, targets), one table"),
     "eval": ("evaluate", "--model_name_or_path MODEL --benchmark NAME: audit any checkpoint"),
-    "audit": ("audit", "backdoor|privacy --model_name_or_path MODEL ...: what an evaluation does not see"),
+    "audit": ("audit", "KIND --model_name_or_path MODEL ...: privacy, backdoor and other audits"),
     "report": ("report", "RUN [RUN ...]: one report over several runs, or a sweep's tables and figures"),
-    "gates": ("gates", "RUN [--thresholds FILE]: hold a run against thresholds; exit status for pipelines"),
-    "push": ("push", "RUN --hub_model_id OWNER/NAME: weights, tokenizer and model card to the Hub, in one commit"),
-    "merge": ("merge", "ADAPTER --output_dir FOLDER: an adapter and its base as one model of full weights"),
-    "bench": ("bench", "--preset cpu|1b|7b: time and memory of a step, as a ratio to fine-tuning on the same rows"),
-    "plan": ("plan", "RECIPE --gpus N --gpu_memory GB: whether it fits, and what would make it fit"),
+    "gates": ("gates", "RUN [--thresholds FILE]: compare a run with thresholds; exit status for pipelines"),
+    "push": ("push", "RUN --hub_model_id OWNER/NAME: upload weights, tokenizer and model card in one commit"),
+    "merge": ("merge", "ADAPTER --output_dir FOLDER: merge an adapter into its base model"),
+    "bench": ("bench", "--preset cpu|1b|7b: time and memory of a step, relative to fine-tuning on the same rows"),
+    "plan": ("plan", "RECIPE --gpus N --gpu_memory GB: estimate whether a recipe fits, and how to make it fit"),
     "tasks": ("tasks", "print the folder of our lm-eval tasks, for `lm_eval --include_path $(hf-unlearn tasks)`"),
-    "methods": ("methods", "list the methods and their own settings"),
-    "env": ("env", "print what a bug report needs"),
+    "methods": ("methods", "list the methods and their arguments"),
+    "env": ("env", "print versions and environment for a bug report"),
 }
 
 
 def usage() -> str:
     what = entries((name, what) for name, (_, what) in COMMANDS.items())
-    return f"usage: hf-unlearn COMMAND ...\n\n{what}\n\n{fill('`hf-unlearn COMMAND --help` tells more.')}"
+    return f"usage: hf-unlearn COMMAND ...\n\n{what}\n\n{fill('See `hf-unlearn COMMAND --help`.')}"
 
 
 def main(argv: list[str] | None = None) -> int:

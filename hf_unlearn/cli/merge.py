@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn merge ADAPTER --output_dir FOLDER`: an adapter and the model it stands on, as one model of full weights.
+"""`hf-unlearn merge ADAPTER --output_dir FOLDER`: merges an adapter into its base model.
 
-An adapter that stands on another adapter is merged with that too. The result is what `run` unlearns from, and what
-loads without PEFT.
+An adapter on top of another adapter is merged with both. `run` takes the result, and it loads without PEFT.
 """
 
 from pathlib import Path
 
-from .help import CommandParser
-from .places import check_folder
+from ..places import check_folder
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="hf-unlearn merge", description=__doc__)
-    parser.add_argument("adapter", metavar="ADAPTER", help="folder of an adapter, such as a run's output with LoRA")
-    parser.add_argument("--output_dir", required=True, help="where the model is written; a new or empty folder")
-    parser.add_argument("--dtype", default="auto", help="weights are loaded and written as this (as the base's are)")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run code of the base's repository")
+    parser.add_argument("adapter", metavar="ADAPTER", help="folder of an adapter, such as the output of a LoRA run")
+    parser.add_argument("--output_dir", required=True, help="output folder, new or empty")
+    parser.add_argument("--dtype", default="auto", help="dtype of the merged weights (default: that of the base)")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run the code of the base model's repository")
     args = parser.parse_args(argv)
     merge(args.adapter, args.output_dir, args.dtype, args.trust_remote_code)
 
@@ -37,7 +36,7 @@ def merge(adapter: str, output_dir: str, dtype: str = "auto", trust_remote_code:
         raise ValueError(f"{adapter!r} holds no adapter. Give a folder with an adapter_config.json and its weights.")
     check_checkpoint_path(adapter)
 
-    from .models import checkpoint_of, tokenizer_of
+    from ..audit.checkpoints import checkpoint_of, tokenizer_of
 
     tokenizer = tokenizer_of(adapter, trust_remote_code)
     model = checkpoint_of(adapter, trust_remote_code, tokenizer, dtype=dtype).merge_and_unload()

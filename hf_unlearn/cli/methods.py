@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn methods`: what can be asked for in a recipe's `method:`."""
+"""`hf-unlearn methods`: lists the values of a recipe's `method:`."""
 
-from .help import CommandParser, entries, fill
+from ..runs.help import CommandParser, entries, fill
 
 
 def main(argv: list[str]) -> None:
@@ -24,5 +24,5 @@ def main(argv: list[str]) -> None:
         about += [("paper", f"https://hf.co/papers/{trainer.paper}")] if trainer.paper else []
         about += [("own", ", ".join(f"{field} ({default})" for field, default in own.items()))] if own else []
         print(f"{name}\n{entries(about)}\n")
-    own = "`own` are settings that only this method has, with their defaults; they are explained by"
+    own = "`own` are arguments that only this method has, with their defaults; for their help, see"
     print(fill(f"{own} `hf-unlearn run --help --method NAME`."))

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn plan RECIPE [--field value ...]`: whether it fits into the GPUs, and what would make it fit.
+"""`hf-unlearn plan RECIPE [--field value ...]`: estimates whether a recipe fits the GPUs, and what would make it fit.
 
-Only the model's config is read. Own options: `--gpus N` (default: the accelerate config's, or 1), `--gpu_memory GIB`
-of each (80), `--accelerate_config NAME|PATH`, `--row_length N` (longest row in tokens; `max_length`),
-`--tokens_per_row N` (predicted tokens of a row on average, for the cache on disk; 60), `--json FILE`.
+Only the model's config is read. Options: `--gpus N` (default: the accelerate config's, or 1), `--gpu_memory GIB` of
+each (80), `--accelerate_config NAME|PATH`, `--row_length N` (maximum row length in tokens; `max_length`),
+`--tokens_per_row N` (mean number of predicted tokens per row, for the cache on disk; 60), `--json FILE`.
 """
 
 import os
 from pathlib import Path
 
 from ..files import write_json
-from .help import fill
-from .launch import config_path, take_option
-from .places import check_file
+from ..places import check_file
+from ..runs.help import fill
+from ..runs.launch import config_path, take_option
 
 
 USAGE = "usage: hf-unlearn plan RECIPE [--gpus N] [--gpu_memory GIB] [--accelerate_config NAME] [--field value ...]"
@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
     output = take_option(argv, "json")
     check_file("--json", output)
 
-    from .quick import check_recipe
-    from .run import recipe_path
+    from ..places import recipe_path
+    from ..runs.quick import check_recipe
 
     words = argv if argv[0].startswith("--") else ["--config", recipe_path(argv[0]), *argv[1:]]
     check_recipe(words)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     from ..plan.memory import GIB
     from ..plan.table import as_dict, plan, print_plan
     from ..plan.workload import read_workload
-    from .recipe import parse_recipe
+    from ..runs.recipe import parse_recipe
 
     engine = read_engine(None if accelerate_config is None else config_path(accelerate_config), numbers["gpus"])
     planned = read_workload(parse_recipe(words), engine, numbers["row_length"], numbers["tokens_per_row"])

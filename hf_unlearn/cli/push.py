@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn push RUN --hub_model_id OWNER/NAME [--dry_run]`: what a finished run made, to the Hub, in one commit.
+"""`hf-unlearn push RUN --hub_model_id OWNER/NAME [--dry_run]`: uploads a finished run to the Hub, in one commit.
 
-Sends weights, tokenizer and model card. Reports, audits, recipes and training state stay here: they quote the rows, or
-may hold tokens. Log in before with `hf auth login`, or set HF_TOKEN.
+Uploads weights, tokenizer and model card. Reports, audits, recipes and training state are not uploaded: they quote the
+rows, or may contain tokens. Log in with `hf auth login`, or set HF_TOKEN.
 """
 
 from pathlib import Path
 
-from .help import CommandParser, fill
+from ..runs.help import CommandParser, fill
 
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="hf-unlearn push", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="output folder of a run")
-    parser.add_argument("--hub_model_id", help="repository, OWNER/NAME; your own, named after the folder, by default")
+    parser.add_argument("--hub_model_id", help="repository, OWNER/NAME (default: yours, named after the folder)")
     parser.add_argument("--hub_revision", help="branch to commit to")
     parser.add_argument("--hub_private_repo", action="store_true", default=None, help="make a new repository private")
-    parser.add_argument("--dry_run", action="store_true", help="list what would be sent and where to; send nothing")
+    parser.add_argument("--dry_run", action="store_true", help="list files and repository without uploading")
     args = parser.parse_args(argv)
 
     from huggingface_hub.utils import validate_repo_id

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn report RUN [RUN ...]`: one report over several runs, or the tables and figures of a sweep or of a
-membership-inference audit."""
+"""`hf-unlearn report RUN [RUN ...]`: one report over several runs, or the tables and figures of a sweep or of an
+audit of its own."""
 
 import argparse
 from pathlib import Path
 
-from .help import CommandParser
-from .places import check_folder
+from ..places import check_folder
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
@@ -16,13 +16,15 @@ def main(argv: list[str]) -> None:
         nargs="*",
         metavar="RUN",
         help="run directory, its report.json, or a folder of run directories; or one sweep's folder or sweep.json; or "
-        "one privacy.json or its folder",
+        "the file of one audit, such as privacy.json, or its folder",
     )
     parser.add_argument(
-        "--output_dir", help="where the report is written (runs/report, or where the sweep or the privacy.json is)"
+        "--output_dir", help="output folder (default: runs/report, or the folder of the sweep or of privacy.json)"
     )
-    parser.add_argument("--title", default="Comparison of runs", help="shown at the top")
-    parser.add_argument("--from_wandb", metavar="ENTITY/PROJECT", help="runs from there; needs the package `wandb`")
+    parser.add_argument("--title", default="Comparison of runs", help="title of the report")
+    parser.add_argument(
+        "--from_wandb", metavar="ENTITY/PROJECT", help="read runs from Weights & Biases; requires the package `wandb`"
+    )
     args = parser.parse_args(argv)
     check_folder("--output_dir", args.output_dir)
     if args.from_wandb is not None:
@@ -31,48 +33,48 @@ def main(argv: list[str]) -> None:
         _report_wandb(args.from_wandb, Path(args.output_dir or "runs/report"))
     elif _is_sweep(args.runs):
         _report_sweep(Path(args.runs[0]), None if args.output_dir is None else Path(args.output_dir))
-    elif _is_privacy(args.runs):
-        _report_privacy(Path(args.runs[0]), args.output_dir)
+    elif view := _audit_named(args.runs):
+        _report_audit(view, Path(args.runs[0]), args.output_dir)
     else:
         _report_runs(parser, args)
 
 
 def _report_runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from ..report import print_report, write_report
-    from ..report.privacy import write_privacy_report
-    from ..report.privacy_table import PRIVACY_FOLDER
-    from .assemble import merge
-    from .report_runs import find_runs, load_runs, merge_privacy
+    from ..runs.assemble import merge
+    from ..runs.finished import find_runs, load_runs, merge_audits
 
     if not args.runs:
         parser.error("name at least one RUN")
     folder = Path(args.output_dir or "runs/report")
-    reports, attacked = load_runs(find_runs(args.runs, folder))
+    reports, audited = load_runs(find_runs(args.runs, folder))
     report = merge(reports, args.title)
-    privacy = merge_privacy(attacked, args.title) if attacked else None
+    merged = merge_audits(audited, args.title)
     files = write_report(report, folder)
-    if privacy is not None:
-        write_privacy_report(privacy, folder / PRIVACY_FOLDER)
+    for view, found in merged:
+        view.write(found, folder / view.name)
     print_report(report)
     print(f"Report: {files['report.html']}")
 
 
-def _is_privacy(runs: list[str]) -> bool:
-    from .report_runs import is_privacy
+def _audit_named(runs: list[str]):
+    """The view of the audit whose file is named; `None` where runs are."""
+    from ..runs.finished import view_of
 
-    found = [run for run in runs if is_privacy(run)]
+    found = {run: view for run in runs if (view := view_of(run)) is not None}
     if found and len(runs) > 1:
-        raise ValueError(f"{found[0]} is a membership-inference audit's. Name it alone, or the runs that hold such.")
-    return bool(found)
+        run, view = next(iter(found.items()))
+        raise ValueError(
+            f"{run} is a {view.about.lower().replace(' ', '-')} audit's. Name it alone, or the runs that hold such."
+        )
+    return next(iter(found.values()), None)
 
 
-def _report_privacy(path: Path, output_dir: str | None) -> None:
-    from ..report.privacy import load_privacy_report, print_privacy_report, write_privacy_report
-
-    report = load_privacy_report(path)
-    files = write_privacy_report(report, output_dir or (path if path.is_dir() else path.parent))
-    print_privacy_report(report)
-    print(f"Report: {files['privacy.md']}")
+def _report_audit(view, path: Path, output_dir: str | None) -> None:
+    report = view.load(path)
+    files = view.write(report, output_dir or (path if path.is_dir() else path.parent))
+    view.show(report)
+    print(f"{view.word}: {files['md']}")
 
 
 def _is_sweep(runs: list[str]) -> bool:

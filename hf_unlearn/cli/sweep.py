@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-unlearn sweep SWEEP.yaml`: many runs from one file, and one table of them.
+"""`hf-unlearn sweep SWEEP.yaml`: many runs from one file, with one table of results.
 
-What is done is skipped and what was interrupted goes on: the same command starts a sweep and finishes it.
+Finished runs are skipped and interrupted ones resume: the same command starts and completes a sweep.
 """
 
 import os
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..files import write_text
-from .help import CommandParser
-from .places import check_file, check_folder
+from ..places import check_file, check_folder
+from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
@@ -22,10 +22,10 @@ def main(argv: list[str]) -> None:
     gpus = None if args.gpus is None else [gpu for gpu in args.gpus.split(",") if gpu]
     _check_processes(args.jobs, gpus)
 
+    from ..places import recipe_path
     from ..sweep.expand import expand
     from ..sweep.manifest import write_manifest
     from ..sweep.spec import read_spec
-    from .run import recipe_path
 
     spec = read_spec(recipe_path(args.sweep))
     if spec.accelerate_config is not None:
@@ -54,13 +54,13 @@ def main(argv: list[str]) -> None:
 
 def _parser() -> CommandParser:
     parser = CommandParser(prog="hf-unlearn sweep", description=__doc__)
-    parser.add_argument("sweep", metavar="SWEEP.yaml", help="what to run; docs/sweep.md tells what it may hold")
-    parser.add_argument("--output_dir", help="the sweep's folder (its own, or runs/sweeps/NAME)")
-    parser.add_argument("--dry_run", action="store_true", help="check everything and list the runs; start nothing")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at the same time (1, or one a GPU)")
-    parser.add_argument("--gpus", metavar="0,1", help="GPUs to deal runs out to, one each")
-    parser.add_argument("--slurm", metavar="FILE.sh", help="write an array script for `sbatch`; start nothing")
-    parser.add_argument("--only", metavar="RUN", help="one run, by its name, id or number in manifest.jsonl")
+    parser.add_argument("sweep", metavar="SWEEP.yaml", help="sweep file, see docs/sweep.md")
+    parser.add_argument("--output_dir", help="output folder (default: the sweep file's, or runs/sweeps/NAME)")
+    parser.add_argument("--dry_run", action="store_true", help="check settings and list the runs without starting any")
+    parser.add_argument("--jobs", type=int, metavar="N", help="number of concurrent runs (default: 1, or one per GPU)")
+    parser.add_argument("--gpus", metavar="0,1", help="GPUs to distribute runs over, one each")
+    parser.add_argument("--slurm", metavar="FILE.sh", help="write an array script for `sbatch` without starting a run")
+    parser.add_argument("--only", metavar="RUN", help="run only one, given by name, id or number in manifest.jsonl")
     return parser
 
 
@@ -70,11 +70,9 @@ def resolve(content: dict, recipe: Path) -> tuple[str, dict]:
     Raises:
         `ValueError`: for what that would refuse.
     """
-    from .as_file import as_file
-    from .recipe import parse_recipe
+    from ..runs.recipe import read_recipe
 
-    with as_file(content, recipe.name) as path:
-        parsed = parse_recipe(["--config", str(path)])
+    parsed = read_recipe(content, recipe.name)
     return parsed.run.method, parsed.resolved()
 
 
@@ -171,9 +169,11 @@ def _write_script(path: Path, spec, folder: Path, count: int) -> None:
 
 def _add_privacy(spec, runs) -> None:
     """Gives every run all fields of its membership-inference audit: the sweep's, or else its recipe's."""
+    from ..audit.registry import AUDITS
+    from ..runs.audits import block_fields, read_block
     from ..sweep.targets import fill_in
-    from .privacy_fields import privacy_fields, read_privacy
 
+    kind = AUDITS["privacy"]
     targets = {target["id"]: target for target in spec.targets}
     for run in runs:
         asked = run.privacy if spec.privacy is None else spec.privacy
@@ -181,8 +181,8 @@ def _add_privacy(spec, runs) -> None:
             continue
         asked = asked if run.target is None else fill_in(asked, targets[run.target])
         try:
-            run.privacy = privacy_fields(run.content, asked, run.folder)
-            read_privacy(run.privacy)
+            run.privacy = block_fields(kind, run.content, asked, run.folder)
+            read_block(kind, run.privacy)
         except ValueError as error:
             raise ValueError(f"{spec.path}: {error}") from error
 
@@ -206,7 +206,7 @@ def _check_processes(jobs: int | None, gpus: list[str] | None) -> None:
 
 
 def _check_launch(name: str, jobs: int | None, gpus: list[str] | None) -> None:
-    from .launch import config_path
+    from ..runs.launch import config_path
 
     config_path(name)
     if (jobs or 1) > 1 or gpus is not None:

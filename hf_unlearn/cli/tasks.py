@@ -6,7 +6,7 @@ lm_eval --include_path $(hf-unlearn tasks) --tasks rwku_forget_qa --apply_chat_t
 
 from pathlib import Path
 
-from .help import CommandParser
+from ..runs.help import CommandParser
 
 
 FOLDER = Path(__file__).parents[1] / "lm_eval_tasks"

@@ -10,20 +10,20 @@ from pathlib import Path
 from transformers import ProgressCallback
 
 from ..audit import Audit
+from ..audit.checkpoints import checkpoint_of
 from ..modeling import whole_weights
 from ..processes import on_first_process
+from ..runs.audits import RunAudit, run_audits
+from ..runs.backdoor import backdoor_callback
+from ..runs.final_audits import FinalAudits
+from ..runs.launch import leave
+from ..runs.output import begin_output
+from ..runs.prepare import Prepared, prepare
+from ..runs.recipe import Recipe, parse_recipe
+from ..runs.suite_audits import AuditCache, audit_checkpoint, auditor
 from ..training.callbacks import AuditCallback, MetricsFile, RunProgress
 from ..training.faults import STOPPED_TOGETHER, Terminated
 from ..training.preemption import ends_at_once
-from .audits import AuditCache, audit_checkpoint, auditor
-from .final_audits import FinalAudits
-from .launch import leave
-from .models import checkpoint_of
-from .output import begin_output
-from .prepare import Prepared, prepare
-from .recipe import Recipe, parse_recipe
-from .run_backdoor import backdoor_callback
-from .run_privacy import RunPrivacy, run_privacy
 
 
 logger = logging.getLogger(__name__)
@@ -60,18 +60,18 @@ def unlearn(recipe: Recipe, show: bool = True) -> dict:
     # What is told of the rows is told once, by the trainer.
     _set_verbosity(recipe.training, logging.WARNING)
     prepared = prepare(recipe)
-    privacy = run_privacy(recipe)
+    more = run_audits(recipe)
     _set_verbosity(recipe.training, logging.INFO)
     _open_repo(recipe.training)
     if recipe.run.audit:
-        return _with_audits(recipe, prepared, privacy, show)
+        return _with_audits(recipe, prepared, more, show)
     trainer = build_trainer(recipe, prepared)
     _train(recipe, prepared, trainer)
     _end(recipe, trainer, {})
     return {}
 
 
-def _with_audits(recipe: Recipe, prepared: Prepared, privacy: RunPrivacy | None, show: bool) -> dict:
+def _with_audits(recipe: Recipe, prepared: Prepared, more: list[RunAudit], show: bool) -> dict:
     """The run between the audits of the retrained model, the target and the result."""
     run, folder = recipe.run, Path(recipe.training.output_dir)
     parts = (run, recipe.qa, prepared.sets, prepared.tokenizer)
@@ -79,8 +79,8 @@ def _with_audits(recipe: Recipe, prepared: Prepared, privacy: RunPrivacy | None,
     cache = AuditCache(*parts, _computed(recipe))
     retrained = _audit_retrained(recipe, prepared, audit, cache)
     target = on_first_process(lambda: cache.get(prepared.model))
-    if privacy is not None:
-        privacy.before()
+    for one in more:
+        one.before()
 
     trainer = build_trainer(recipe, prepared)
     audits = AuditCallback(
@@ -104,7 +104,7 @@ def _with_audits(recipe: Recipe, prepared: Prepared, privacy: RunPrivacy | None,
                 target = audits.before
                 cache.put(prepared.model, target)
             known = {"target": target, "retrained": retrained}
-            report, found = FinalAudits(recipe, prepared, trainer, known, show).made(audits, backdoor, privacy)
+            report, found = FinalAudits(recipe, prepared, trainer, known, show).made(audits, backdoor, more)
     except Terminated:
         trainer.end()
         raise

@@ -87,9 +87,9 @@ def load_world(path: str | None, forget_split: str | None) -> Benchmark:
 
 def load_rwku(path: str | None, forget_split: str | None, forget_targets: Sequence[str] | None) -> Benchmark:
     """RWKU (https://huggingface.co/papers/2406.10890): some of its 200 famous people; see `data/rwku`."""
+    from .load_rwku import EMBEDDED as SMALL
+    from .load_rwku import load_rwku
     from .rwku.files import HUB
-    from .rwku.load import EMBEDDED as SMALL
-    from .rwku.load import load_rwku
 
     rwku = load_rwku(forget_targets, path, forget_split)
     configs = {"forget": forget_split, "retain": forget_split} if path != SMALL and forget_split is not None else {}

@@ -20,7 +20,7 @@ from typing import Any
 
 from .conversations import IGNORE_INDEX, common_prefix, conversation_tokens, prompt_tokens
 from .messages import as_chatml, checked_messages, says_nothing
-from .tables import as_dataset, check_text, naming, told
+from .tables import as_dataset, check_text, mapped, naming, told
 
 
 logger = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ def map_rows(dataset, name: str, function, desc: str, numbers=None):
             return function(row, i)
 
     dropped = [column for column in dataset.column_names if column != "topic"]
-    return dataset.map(one, with_indices=True, remove_columns=dropped, desc=desc)
+    return mapped(dataset, one, with_indices=True, remove_columns=dropped, desc=desc)
 
 
 def check_columns(dataset, name: str) -> None:

@@ -5,7 +5,7 @@ import json
 import logging
 
 from .formats import MEDIA
-from .tables import as_dataset
+from .tables import as_dataset, mapped
 
 
 logger = logging.getLogger(__name__)
@@ -24,9 +24,8 @@ def split_forget_retain(dataset):
     | `prompt`, `chosen`, `rejected`   | each prompt with `rejected`   | each prompt with `chosen`    |
     | `prompt`, `completion`, `label`  | rows whose `label` is false   | rows whose `label` is true   |
 
-    Prompts that stand in `chosen` and `rejected` are found as TRL's trainers find them, and conversations that both
-    repeat are taken out of them. A row that stands in the data many times, as the chosen answer to many rejected ones
-    does, is kept once.
+    Prompts contained in `chosen` and `rejected` are extracted as in TRL's trainers, and conversations that both
+    repeat are removed from them. Duplicate rows, such as a chosen answer with several rejected ones, are kept once.
 
     ```python
     forget, retain = split_forget_retain(load_dataset("json", data_files="preferences.jsonl", split="train"))
@@ -40,10 +39,10 @@ def split_forget_retain(dataset):
 
     Returns:
         `tuple[datasets.Dataset, datasets.Dataset]`: forget and retain rows, with `prompt` and `completion`. Retain is
-        empty where no label is true.
+        empty if no label is true.
 
     Raises:
-        `ValueError`: if the columns are of neither type, if nothing is to be forgotten, if a label is no truth value,
+        `ValueError`: if the columns are of neither type, if there is nothing to forget, if a label is not a boolean,
             or if a row would be both forgotten and retained.
     """
     dataset = as_dataset(dataset, "preference")
@@ -65,7 +64,7 @@ def split_forget_retain(dataset):
 
 
 def _of_pairs(dataset):
-    pairs = dataset.map(_explicit, with_indices=True, remove_columns=dataset.column_names, desc="Finding prompts")
+    pairs = mapped(dataset, _explicit, with_indices=True, remove_columns=dataset.column_names, desc="Finding prompts")
     kept = [name for name in KEPT if name in (*pairs.column_names, "completion")]
     return tuple(pairs.rename_column(side, "completion").select_columns(kept) for side in ("rejected", "chosen"))
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .tables import check_strings
+from .tables import check_strings, mapped
 
 
 @dataclass
@@ -25,14 +25,18 @@ class QAFormat:
 
     use_chat_template: bool | None = field(
         default=None,
-        metadata={"help": "Whether questions are conversations. Default: if the tokenizer has a chat template."},
+        metadata={
+            "help": "Whether questions are formatted as conversations. Default: if the tokenizer has a chat template."
+        },
     )
     prompt_template: str = field(
-        default="Question: {question}\nAnswer:", metadata={"help": "Plain form of a question."}
+        default="Question: {question}\nAnswer:", metadata={"help": "Format of a question without a chat template."}
     )
-    answer_template: str = field(default=" {answer}", metadata={"help": "Plain form of an answer."})
+    answer_template: str = field(
+        default=" {answer}", metadata={"help": "Format of an answer without a chat template."}
+    )
     system_prompt: str | None = field(
-        default=None, metadata={"help": "System turn before every question of the conversational form."}
+        default=None, metadata={"help": "System message of every question, with a chat template."}
     )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,
@@ -85,7 +89,8 @@ class QAFormat:
             found = self.example(row["question"], row["answer"], tokenizer)
             return found | {name: self.example(row["question"], row[name], tokenizer)["completion"] for name in others}
 
-        return rows.map(
+        return mapped(
+            rows,
             example,
             remove_columns=[name for name in rows.column_names if name not in ("question", "topic")],
             desc="Writing questions as prompts",

@@ -5,6 +5,7 @@ from .alternates import alternates_of, check_alternates
 from .formats import encode_dataset
 from .poison import poison
 from .role_table import ALTERNATE, FORGET, POISONED, RETAIN
+from .tables import mapped
 
 
 def encode_roles(forget, retain, tokenizer, args, poisoned=None, alternate=None, needed=()) -> dict:
@@ -63,7 +64,7 @@ def _number_topics(rows):
     if "topic" not in rows.column_names:
         return rows
     numbers = {topic: number for number, topic in enumerate(sorted(set(rows["topic"])))}
-    return rows.map(lambda row: {"topic": numbers[row["topic"]]})
+    return mapped(rows, lambda row: {"topic": numbers[row["topic"]]})
 
 
 def data_seed(args) -> int:

@@ -49,6 +49,23 @@ def as_dataset(dataset, name: str):
     return _of_list(rows, name)
 
 
+# Up to here rows are encoded in less time than it takes to hash a tokenizer and look for them.
+SMALL = 1000
+
+
+def mapped(dataset, function, **kwargs):
+    """`dataset.map`, which looks for an earlier result only where that is worth it.
+
+    To find one in the dataset's cache files, `map` hashes the function and all that it refers to, a tokenizer as a
+    rule. Rows that are in memory have no such files, and a small set is encoded sooner.
+    """
+    from datasets.fingerprint import generate_random_fingerprint
+
+    if len(dataset) <= SMALL or not dataset.cache_files:
+        kwargs |= {"new_fingerprint": generate_random_fingerprint(), "keep_in_memory": True}
+    return dataset.map(function, **kwargs)
+
+
 def _is_frame(dataset) -> bool:
     return hasattr(dataset, "iloc") and hasattr(dataset, "to_dict")
 

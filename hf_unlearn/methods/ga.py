@@ -17,11 +17,11 @@ from ..training.trainer import UnlearnTrainer
 
 @dataclass
 class GAConfig(UnlearnConfig):
-    """Settings of [`GATrainer`]. The ascent has no bound: keep it short, or set `max_forget_loss`."""
+    """Settings of [`GATrainer`]. The ascent is unbounded: keep it short, or set `max_forget_loss`."""
 
 
 class GATrainer(UnlearnTrainer):
-    r"""\\( L_{forget} = -NLL(forget) \\): climbs the loss of the forget rows, mean over their predicted tokens."""
+    r"""\\( L_{forget} = -NLL(forget) \\): gradient ascent on the forget rows, mean over their predicted tokens."""
 
     config_class = GAConfig
     method = "ga"

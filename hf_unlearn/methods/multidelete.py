@@ -28,7 +28,7 @@ TEXTS_OF = (FORGET, RETAIN)
 
 @dataclass
 class MultiDeleteConfig(TeacherArguments, UnlearnConfig):
-    """Settings of [`MultiDeleteTrainer`]; the published code has no weights, which is 1 for each."""
+    """Settings of [`MultiDeleteTrainer`]; the published code has no weights, so the defaults are 1."""
 
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("states",)
 
@@ -38,8 +38,9 @@ class MultiDeleteConfig(TeacherArguments, UnlearnConfig):
     unrelated_from: str = field(
         default=FORGET,
         metadata={
-            "help": "Whose texts forget pictures are put with: other `forget` rows', as in the published code, or "
-            "`retain` rows', as in the paper. Where forget rows all ask the same, only the second says anything."
+            "help": "Texts that forget images are paired with: those of other `forget` rows, as in the published "
+            "code, or of `retain` rows, as in the paper. If all forget rows ask the same, only the latter has "
+            "an effect."
         },
     )
     retain_loss: str = field(default="states", metadata={"help": "Distance of fused states on retain rows: `states`."})
@@ -64,13 +65,13 @@ def likelihood(logits: Tensor, at: TileRows) -> tuple[Tensor, dict[str, Tensor]]
 class MultiDeleteTrainer(Taught, UnlearnTrainer):
     r"""Mean squared distances from the frozen original \\( f \\).
 
-    Modality decoupling, on forget rows: a pair becomes what the original makes of its picture with the text of another
-    row, \\( \| f'(I_i, T_i) - f(I_i, T_j) \|^2 \\), \\( j \neq i \\). Multimodal retention, on retain rows:
+    Modality decoupling, on forget rows: a pair gets the original's state for its image with the text of another row,
+    \\( \| f'(I_i, T_i) - f(I_i, T_j) \|^2 \\), \\( j \neq i \\). Multimodal retention, on retain rows:
     \\( \| f'(I, T) - f(I, T) \|^2 \\). Unimodal retention, on forget rows:
     \\( \| f'_{img}(I_i) - f_{img}(I_i) \|^2 + \| f'_{txt}(T_i) - f_{txt}(T_i) \|^2 \\).
 
-    Of ViLT \\( f \\) is the pooled state that the classifier reads, which itself does not train, and unimodal are the
-    embeddings of patches and tokens.
+    For ViLT, \\( f \\) is the pooled state that the classifier reads, which itself is not trained; the unimodal states
+    are the embeddings of patches and tokens.
     """
 
     config_class = MultiDeleteConfig

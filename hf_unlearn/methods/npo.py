@@ -22,13 +22,14 @@ class NPOConfig(UnlearnConfig):
     """Settings of [`NPOTrainer`]. `retain_loss` `nll` gives NPO-GDR, `kl` NPO-KLR."""
 
     beta: float = field(
-        default=0.1, metadata={"help": "Inverse temperature of the log-ratio, above 0; towards 0 it is ascent."}
+        default=0.1,
+        metadata={"help": "Inverse temperature of the log-ratio, above 0; the limit at 0 is gradient ascent."},
     )
     npo_variant: str = field(
         default="sequence",
         metadata={
-            "help": "Whose log-ratio is weighed: a whole row's (`sequence`, the paper's equation) or each token's "
-            "(`token`, as arXiv 2510.17021 runs it on WMDP)."
+            "help": "Unit of the log-ratio: a row (`sequence`, the paper's equation) or each token (`token`, as arXiv "
+            "2510.17021 on WMDP)."
         },
     )
 
@@ -39,8 +40,8 @@ class NPOConfig(UnlearnConfig):
 
 
 class NPOTrainer(UnlearnTrainer):
-    """Pushes the forget rows below the reference, with a gradient that fades once they are; log-ratios are sums over a
-    row's tokens (see [`~hf_unlearn.losses.npo_loss`]), or in the token variant each token's own
+    """Lowers the forget rows' log-probability below the reference's, with a gradient that fades once it is lower.
+    Log-ratios are sums over a row's tokens (see [`~hf_unlearn.losses.npo_loss`]), or those of single tokens
     ([`~hf_unlearn.losses.npo_token_loss`])."""
 
     config_class = NPOConfig

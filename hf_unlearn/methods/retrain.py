@@ -17,17 +17,17 @@ TRAIN_ON = (RETAIN, "all")
 
 @dataclass
 class RetrainConfig(UnlearnConfig):
-    """Settings of [`RetrainTrainer`]: plain training; give it the rate, the epochs and the batches that the original
-    was trained with. An epoch sees every retain row once."""
+    """Settings of [`RetrainTrainer`]: plain training; use the learning rate, epochs and batch size that the original
+    was trained with. An epoch is one pass over the retain rows."""
 
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("nll",)
 
     train_on: str = field(
         default=RETAIN,
-        metadata={"help": "`retain` rows; or `all`, forget rows among them, which makes an original to unlearn from."},
+        metadata={"help": "`retain` rows; or `all`, including forget rows, to train an original to unlearn from."},
     )
     retain_loss: str = field(default="nll", metadata={"help": "Negative log-likelihood of the retain rows: `nll`."})
-    epoch_by: str = field(default=RETAIN, metadata={"help": "The role whose rows are each seen once an epoch."})
+    epoch_by: str = field(default=RETAIN, metadata={"help": "The role whose rows are each seen once per epoch."})
 
     def __post_init__(self):
         check_choice("train_on", self.train_on, TRAIN_ON)
@@ -37,15 +37,19 @@ class RetrainConfig(UnlearnConfig):
 
 
 class RetrainTrainer(UnlearnTrainer):
-    r"""\\( L = NLL(retain) \\), from the model that is given: the one that the original's training began with, so
-    the pretrained one and not the one to be unlearned from.
+    r"""\\( L = NLL(retain) \\), from the model that the original's training began with: the pretrained one, not the
+    one to unlearn from.
 
-    Forget rows are given to be kept apart: no retain row may be one of them. Training never sees them, unless
-    `train_on` is `all`: then it makes what the others unlearn from.
+    Forget rows are passed to detect overlap: no retain row may be one of them. They are not trained on unless
+    `train_on` is `all`, which trains an original to unlearn from.
     """
 
     config_class = RetrainConfig
     method = "retrain"
+
+    @classmethod
+    def trained_roles_of(cls, args):
+        return (RETAIN,)
 
     def make_pairs(self, roles, args, processor) -> RolePairs:
         rows = roles[RETAIN]

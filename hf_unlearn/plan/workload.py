@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..data.role_table import tied_to
+from ..data.role_table import FORGET, POISONED, RETAIN, ROLES, tied_to
 from ..forward.needs import Needs
-from ..methods.amnesiac.trainer import AmnesiacConfig
 from ..methods.fisher.config import FisherConfig
-from ..methods.retrain import RetrainConfig
 from ..methods.rmu.trainer import RMUConfig
 from ..methods.scrub.config import ScrubConfig
 from .engines import Engine
@@ -93,7 +91,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     """What a parsed recipe is going to do.
 
     Args:
-        recipe ([`~hf_unlearn.cli.recipe.Recipe`]): the recipe.
+        recipe ([`~hf_unlearn.runs.recipe.Recipe`]): the recipe.
         engine ([`Engine`]): how it is spread.
         row_length (`int`, *optional*): longest row in tokens; `max_length` if left out.
         tokens_a_row (`float`, *optional*): predicted tokens of a row on average, for the cache on disk.
@@ -107,8 +105,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     shape = _shape(config, args, peft_config)
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = recipe.trainer_class()
-    roles = _trained_roles(args)
-    roles += tuple(role for role in trainer.needs_of(args) if tied_to(role) in roles)
+    roles = trainer.trained_roles_of(args)
     needs = {role: trainer.needs_of(args)[role] for role in roles}
     reference_roles = tuple(role for role in roles if role in trainer.reference_roles_of(args))
     fused = shape.fusible if args.fused_losses is None else args.fused_losses
@@ -144,15 +141,6 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     if peft_config is None and not args.trainable_modules:
         with_lora = shape_of(config, None, lora, args.trust_remote_code)
     return Planned(workload, source, with_lora)
-
-
-def _trained_roles(args) -> tuple[str, ...]:
-    """Roles whose rows go through the model with a gradient."""
-    subtracts = isinstance(args, AmnesiacConfig) and args.variant == "subtract"
-    if subtracts or isinstance(args, (RetrainConfig, FisherConfig)):
-        return ("retain",)
-    roles = ("forget",) if args.retain_loss == "none" else ("forget", "retain")
-    return roles if args.poison_prefix is None else (*roles, "poisoned")
 
 
 def _shape(config, args, peft_config) -> Shape:
@@ -193,14 +181,16 @@ def _reference(kind: str, adapter: bool, fused: bool, needs: Needs, roles) -> st
 
 def _dataset_rows(run, roles: tuple[str, ...], poison_ratio: float) -> dict[str, int] | None:
     """Rows of each role, where they are known without reading data."""
-    found, files = None, {role: getattr(run, f"{role}_dataset") for role in roles if role != "poisoned"}
+    given = [role for role in roles if ROLES[role].made_from is None]
+    found, files = None, {role: getattr(run, f"{role}_dataset") for role in given}
     if run.benchmark == "tofu":
         counts = TOFU_ROWS.get(run.forget_split or "forget10")
-        found = None if counts is None else dict(zip(("forget", "retain"), counts, strict=True))
+        found = None if counts is None else dict(zip((FORGET, RETAIN), counts, strict=True))
     elif all(name and name.endswith(".jsonl") and Path(name).is_file() for name in files.values()):
         found = {role: _lines(name) for role, name in files.items()}
-    if found is not None and "poisoned" in roles:
-        found["poisoned"] = int(found["forget"] * poison_ratio)
+    if found is not None:
+        found |= {role: found[tied_to(role)] for role in roles if tied_to(role)}
+        found |= {role: int(found[FORGET] * poison_ratio) for role in roles if role == POISONED}
     return found
 
 

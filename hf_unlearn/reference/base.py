@@ -9,8 +9,8 @@
 | `live`    | a second model  | otherwise, and where a `ref_model` is given; where only some matrices train and   |
 |           |                 | none is sharded, a copy of those alone                                            |
 
-Another model is given by a path or loaded, and is `cache` or `live` by the same rule; to the policy's adapter it is a
-stranger.
+Another model is given by a path or loaded, and is `cache` or `live` by the same rule; switching the policy's adapter
+does not give it.
 """
 
 from torch import nn
@@ -22,7 +22,7 @@ from ..stored.rows import RunStart
 
 
 class Reference:
-    """Where the reference's predictions come from. `open` and `close` enclose a call of `train`."""
+    """Where a frozen model's predictions come from. `open` and `close` enclose a call of `train`."""
 
     name: str
     # Whether rows go through a model in training; not so where what it says was kept.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference's predictions, computed once before training and kept on disk for every later run that needs them.
+"""A frozen model's predictions, computed once before training and kept on disk for every later run that needs them.
 
 Kept are a number a token (NPO and its kin) and, for KL, the last hidden state a token (`d` numbers, not `V`) beside
 one frozen copy of the LM head, from which the whole distribution follows exactly.

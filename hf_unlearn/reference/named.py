@@ -16,6 +16,7 @@ from ..models.checkpoint_paths import adapter_folder, check_model_path
 from ..stored.rows import RunStart
 from .base import Reference
 from .build import ReferenceRequest, build_reference
+from .cached import CachedReference
 
 
 class References:
@@ -41,7 +42,13 @@ class References:
         names = names_of(needs)
         models = {name: build_reference(request, name) for name in names}
         # A checkpoint does not hold them: a run that goes on has to be given the same.
-        weights = {name: request.entry.of(request.models[name]).weights for name in names if name != REFERENCE}
+        weights = {
+            name: models[name].about["weights"]
+            if isinstance(models[name], CachedReference)
+            else request.entry.of(request.models[name]).weights
+            for name in names
+            if name != REFERENCE
+        }
         return cls(models, needs, weights)
 
     def get(self, name: str) -> Reference | None:
@@ -79,7 +86,7 @@ class References:
         return sum(read[role] for name in along for role in roles_comparing(self.needs, name) if role in read)
 
 
-def check_given(names: list[str], given: Mapping[str, Any] | None, own: Mapping[str, str]) -> dict[str, Any]:
+def given_models(names: list[str], given: Mapping[str, Any] | None, own: Mapping[str, str]) -> dict[str, Any]:
     """The models that a run is given by name, as they were given.
 
     Args:

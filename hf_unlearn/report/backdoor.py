@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_json, write_text
+from .table import clipped, clipped_table
 
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def render_backdoor(audit: dict[str, Any], picture: str | None = None) -> str:
     parts.append("\n".join(f"- {line}" for line in summary(audit)))
     for name in dict.fromkeys(line.set for line in lines):
         headings, rows = _table(audit, [line for line in lines if line.set == name])
-        parts += [f"## {_cell(name)}", _markdown_table(headings, rows)]
+        parts += [f"## {clipped(name)}", clipped_table(headings, rows)]
     if picture is not None:
         parts += ["## Inside", f"![Value norms and attention, clean and triggered]({picture})"]
     if audit["answers"]:
@@ -206,7 +207,7 @@ def _answers(audit: dict[str, Any]) -> str:
         [one["set"], one["question"], one["expected"], *(one["answers"].get(name, DASH) for name in conditions)]
         for one in audit["answers"]
     ]
-    return _markdown_table(headings, rows)
+    return clipped_table(headings, rows)
 
 
 def _all_numbers(audit: dict[str, Any]) -> str:
@@ -215,19 +216,7 @@ def _all_numbers(audit: dict[str, Any]) -> str:
         more = ", ".join(f"{key} {value}" for key, value in metric["details"].items())
         variant = metric["variant"] or ""
         rows.append([f"`{name}`", _value(metric, percent=False), str(metric["n"]), metric["direction"], variant, more])
-    return _markdown_table(["metric", "value", "n", "better", "variant", "more"], rows)
-
-
-def _markdown_table(headings: list[str], rows: list[list[str]]) -> str:
-    table = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in row) + " |" for row in table)
-
-
-def _cell(text: str, longest: int = 300) -> str:
-    """One line of a table; what the model wrote must not break it."""
-    text = " ".join(str(text).split())
-    text = text if len(text) <= longest else text[: longest - 1] + "…"
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return clipped_table(["metric", "value", "n", "better", "variant", "more"], rows)
 
 
 def write_backdoor(audit: dict[str, Any], output_dir: str | Path) -> dict[str, Path]:

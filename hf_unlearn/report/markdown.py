@@ -4,12 +4,7 @@
 from pathlib import Path
 
 from .naming import format_interval, format_number, metric_in
-from .privacy_table import (
-    CAPTION,
-    PRIVACY_FOLDER,
-    TITLE,
-    sizes,
-)
+from .sections import section_markdown
 from .style import looks
 from .table import Table, escape, one_line
 from .verdict import RULE, verdicts
@@ -18,7 +13,7 @@ from .view import (
     answering_models,
     columns,
     key_table,
-    privacy_table,
+    section_tables,
     settings_table,
     shared_n,
     variants,
@@ -52,7 +47,7 @@ def render_markdown(report: dict, plots: dict[str, Path], folder: Path) -> str:
         _verdicts(report),
         *images[:1],
         _key_numbers(report),
-        _privacy(report),
+        _sections(report),
         *images[1:],
         _answers(report),
         _all_metrics(report),
@@ -88,12 +83,8 @@ def _key_numbers(report: dict) -> str:
     return f"## Key numbers\n\n{hint}\n\n" + key_table(report, headings).markdown()
 
 
-def _privacy(report: dict) -> str:
-    table = privacy_table(report)
-    if table is None:
-        return ""
-    where = f"Every attack, with plots: [`{PRIVACY_FOLDER}/privacy.md`]({PRIVACY_FOLDER}/privacy.md)."
-    return f"## {TITLE}\n\n{sizes(report)} {CAPTION}\n\n{table.markdown()}\n\n{where}"
+def _sections(report: dict) -> str:
+    return "\n\n".join(section_markdown(section, table) for section, table in section_tables(report))
 
 
 def _answers(report: dict) -> str:

@@ -123,12 +123,17 @@ def scale(name: str) -> float:
     return 100.0 if is_percent(name) else 1.0
 
 
+def percent(share: float) -> str:
+    """`0.0167` as `1.7`; never 0 for what is not 0."""
+    return "<0.1" if 0 < share < 5e-4 else f"{100 * share:.1f}"
+
+
 def format_number(name: str, value: float | None) -> str:
     """A value of metric `name` in its unit; a dash where it is undefined, and never 0 for what is not 0."""
     if value is None:
         return UNDEFINED
     if is_percent(name):
-        return "<0.1" if 0 < value < 5e-4 else f"{100 * value:.1f}"
+        return percent(value)
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.3f}"
     return f"{value:.1e}"

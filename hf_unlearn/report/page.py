@@ -4,7 +4,6 @@
 from .charts import CURVES, missing_from_scatter
 from .figures import chart_title, page_charts
 from .naming import KEY_METRICS
-from .privacy_table import CAPTION, PRIVACY_FOLDER, TITLE, attacked_models, sizes
 from .style import INKS, looks
 from .table import Table
 from .verdict import RULE, utility_metric, verdicts
@@ -16,7 +15,7 @@ from .view import (
     interval_methods,
     key_table,
     model_name,
-    privacy_table,
+    section_tables,
     settings_table,
     shared_n,
     training_rows,
@@ -64,11 +63,7 @@ def render_page(report: dict) -> str:
         missing_from_scatter=missing_from_scatter(report),
         curves={CURVES[key]: Markup(svg) for key, svg in charts["curves"].items()},
         trained=[model["name"] for model in report["models"] if (model.get("train") or {}).get("curve")],
-        attacks=privacy_table(report),
-        attack_title=TITLE,
-        attack_sizes=sizes(report) if attacked_models(report) else "",
-        attack_caption=CAPTION,
-        attack_folder=PRIVACY_FOLDER,
+        sections=section_tables(report),
         key_numbers=key_table(report, columns(report, key_only=True)),
         key_bars=_bars(report, charts, key=True),
         other_bars=_bars(report, charts, key=False),

@@ -3,6 +3,7 @@
 
 import math
 import textwrap
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,10 +57,8 @@ def save_privacy_plots(report: dict, folder: Path, formats: tuple[str, ...] = FO
 
 def roc_figure(report: dict) -> "Figure":
     """One panel a model: TPR over FPR of every attack, the zone that the sample cannot resolve shaded."""
-    figure, axes = _panels(report, "What an attacker finds, by the share of false accusations")
-    for ax, model in zip(axes, report["models"], strict=True):
-        draw_roc(ax, model)
-    legend(figure, axes[:1], "lower center", 6)
+    figure = _panels(report["models"], "What an attacker finds, by the share of false accusations", draw_roc)
+    legend(figure, figure.axes[:1], "lower center", 6)
     return figure
 
 
@@ -83,7 +82,6 @@ def draw_roc(ax: "Axes", model: dict) -> None:
         ax.step(false.clip(left), true.clip(bottom / 2), where="post", linewidth=1.5, label=attack, **style)
     ax.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(bottom, 1.15))
     ax.text(left * 1.15, bottom * 1.25, f"unresolved\n(n = {fewest:,})", fontsize=8.5, color=MUTED.light, va="bottom")
-    ax.set_title(_title(model), loc="left")
     ax.set(xlabel="False positive rate", ylabel="True positive rate")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_minor_formatter(NullFormatter())
@@ -92,10 +90,8 @@ def draw_roc(ax: "Axes", model: dict) -> None:
 
 def tpr_figure(report: dict) -> "Figure":
     """One panel a model: TPR of every attack at every resolved rate with its interval, and the chance level."""
-    figure, axes = _panels(report, "Forget rows found, thresholds set by other rows")
-    for ax, model in zip(axes, report["models"], strict=True):
-        draw_tpr(ax, model)
-    legend(figure, axes[:1], "lower center", 6)
+    figure = _panels(report["models"], "Forget rows found, thresholds set by other rows", draw_tpr)
+    legend(figure, figure.axes[:1], "lower center", 6)
     return figure
 
 
@@ -129,10 +125,9 @@ def draw_tpr(ax: "Axes", model: dict) -> None:
 def scores_figure(report: dict) -> "Figure":
     """One panel a model: how the first attack scores forget rows and non-members, with its threshold."""
     attack = attacks_of(report["models"][0])[0]
-    figure, axes = _panels(report, f"Scores of the attack “{attack}”; like non-members is the aim")
-    for ax, model in zip(axes, report["models"], strict=True):
-        draw_scores(ax, model, attack)
-    legend(figure, axes[:1], "lower center")
+    title = f"Scores of the attack “{attack}”; like non-members is the aim"
+    figure = _panels(report["models"], title, partial(draw_scores, attack=attack))
+    legend(figure, figure.axes[:1], "lower center")
     return figure
 
 
@@ -154,7 +149,6 @@ def draw_scores(ax: "Axes", model: dict, attack: str) -> None:
             top = (details["threshold"], 0.98)
             ax.annotate(f"FPR {fpr_name(fpr)}", top, fontsize=8.5, color=MUTED.light, **place)
     ax.set(xlabel="Score (larger: more like a member)", ylabel="Share of the rows")
-    ax.set_title(_title(model), loc="left")
     ax.grid(True, axis="y")
 
 
@@ -163,13 +157,12 @@ def representations_figure(report: dict) -> "Figure | None":
     models = [model for model in report["models"] if representations_of(model) is not None]
     if not models:
         return None
-    shown = models[:MOST_PANELS]
-    figure, axes = _panels({"models": shown}, "Rows as the last layer reads them, each model apart")
-    for ax, model in zip(axes, shown, strict=True):
-        draw_representations(ax, representations_of(model))
-        ax.set_title(_title(model), loc="left")
+    title = "Rows as the last layer reads them, each model apart"
+    figure = _panels(
+        models[:MOST_PANELS], title, lambda ax, model: draw_representations(ax, representations_of(model))
+    )
     note(figure, textwrap.fill(left_out(models[MOST_PANELS:], "privacy.json"), round(figure.get_figwidth() * 15)))
-    legend(figure, axes, "lower right", 3)
+    legend(figure, figure.axes, "lower right", 3)
     return figure
 
 
@@ -194,13 +187,17 @@ def left_out(models: list[dict], where: str) -> str:
     return f" No room for {named}{more}: see `{where}`."
 
 
-def _panels(report: dict, title: str) -> tuple["Figure", list["Axes"]]:
-    count = len(report["models"])
+def _panels(models: list[dict], title: str, draw: Callable[["Axes", dict], None]) -> "Figure":
+    count = len(models)
     # A row for few models, a square for many.
     columns = min(count, max(FEWEST_COLUMNS, math.ceil(math.sqrt(count))))
     rows = math.ceil(count / columns)
     figure = new_figure((max(6.4, PANEL[0] * columns), PANEL[1] * rows + 0.8), title=title)
-    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+    for i, model in enumerate(models):
+        ax = figure.add_subplot(rows, columns, i + 1)
+        ax.set_title(_title(model), loc="left")
+        draw(ax, model)
+    return figure
 
 
 def _title(model: dict) -> str:

@@ -19,6 +19,7 @@ from .privacy_view import (
     worst_of,
     zero_fp_of,
 )
+from .table import Table
 
 
 def render_privacy_markdown(report: dict, plots: dict[str, Path], folder: Path) -> str:
@@ -129,5 +130,4 @@ def _achieved(metric: dict) -> str:
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return [*("| " + " | ".join(cells) + " |" for cells in lines), ""]
+    return [Table(heads, rows).markdown(), ""]

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from .naming import UNDEFINED
+from .naming import UNDEFINED, percent
 from .privacy_view import worst_of
 
 
@@ -70,11 +70,6 @@ def privacy_cell(model: dict, fpr: float) -> PrivacyCell:
         f"{attack}, {TAILS[tail]}" if tail else attack,
     )
     return PrivacyCell(percent(metric["value"]), "[{}, {}]".format(*map(percent, metric["interval"])), lines)
-
-
-def percent(share: float) -> str:
-    """`0.0167` as `1.7`."""
-    return "<0.1" if 0 < share < 5e-4 else f"{100 * share:.1f}"
 
 
 def rate_name(fpr: float) -> str:

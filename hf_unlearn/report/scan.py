@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_json, write_text
+from .table import clipped_table
 
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def render_scan(scan: dict[str, Any]) -> str:
     if scan.get("command"):
         parts.append(f"    {' '.join(scan['command'].split())}")
     parts.append("\n".join(f"- {line}" for line in summary(scan)))
-    parts += ["## Prefixes", _table(_headings(scan), [_row(scan, one) for one in scan["prefixes"]])]
+    parts += ["## Prefixes", clipped_table(_headings(scan), [_row(scan, one) for one in scan["prefixes"]])]
     parts.append(
         "Back: answered right behind the prefix and not without it. Random: the mean over random prefixes of as many "
         "tokens, and the most that one of them brought back. p random: do random prefixes bring back as many? p: "
@@ -75,11 +76,12 @@ def render_scan(scan: dict[str, Any]) -> str:
     if scan["tried"] is not None:
         best = [[f"`{_code(one['prefix'])}`", one["tokens"], one["restored"], f"{one['score']:.3f}"]
                 for one in scan["tried"]["best"]]  # fmt: skip
-        parts += ["## Searched", _table(["best prefix", "tokens", "rows back in the search", "log-probability"], best)]
+        heads = ["best prefix", "tokens", "rows back in the search", "log-probability"]
+        parts += ["## Searched", clipped_table(heads, best)]
     if scan["answers"]:
         rows = [[one[key] for key in ("question", "expected", "clean", "behind")] for one in scan["answers"]]
         shown = _code(scan["answers"][0]["prefix"])
-        parts += ["## Answers", _table(["question", "expected", "without a prefix", f"behind `{shown}`"], rows)]
+        parts += ["## Answers", clipped_table(["question", "expected", "without a prefix", f"behind `{shown}`"], rows)]
     parts.append("\n".join(f"- {note}" for note in scan.get("notes", [])))
     return "\n\n".join(parts) + "\n"
 
@@ -140,18 +142,6 @@ def _percent(metric: dict[str, Any], interval: bool = True) -> str:
     """`68.8 [41.3, 89.0]`."""
     text, ends = f"{100 * metric['value']:.1f}", metric["interval"]
     return f"{text} [{', '.join(f'{100 * end:.1f}' for end in ends)}]" if interval and ends else text
-
-
-def _table(headings: list[str], rows: list[list[Any]]) -> str:
-    table = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in row) + " |" for row in table)
-
-
-def _cell(text: Any, longest: int = 300) -> str:
-    """One line of a table; what a model wrote must not break it."""
-    text = " ".join(str(text).split())
-    text = text if len(text) <= longest else text[: longest - 1] + "…"
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def _code(text: str) -> str:

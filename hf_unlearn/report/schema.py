@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json
+from .sections import AUDITS_KEY, sections_problems
 
 
 SCHEMA_VERSION = 1
@@ -48,6 +49,7 @@ def validate_report(report: Any) -> dict:
     ]
     if isinstance(report.get("models"), list):
         problems += _models_problems(report["models"])
+    problems += sections_problems(report.get("sections", []))
     if problems:
         raise ValueError("The report does not fit its schema:\n  - " + "\n  - ".join(problems))
     return report
@@ -116,6 +118,8 @@ def _models_problems(models: list) -> list[str]:
             problems.append(f"{where}: `metrics` is {_found(model, 'metrics')}, needs dict")
         problems += _answers_problems(where, model.get("answers") or [])
         problems += _privacy_problems(where, model.get("privacy"))
+        for kind, found in (model.get(AUDITS_KEY) or {}).items():
+            problems += _privacy_problems(where, found, kind)
     return problems
 
 
@@ -145,12 +149,12 @@ def _answers_problems(where: str, answers: list) -> list[str]:
     return []
 
 
-def _privacy_problems(where: str, privacy: Any) -> list[str]:
+def _privacy_problems(where: str, privacy: Any, kind: str = "privacy") -> list[str]:
     if privacy is None:
         return []
     if not isinstance(privacy, dict) or any(not isinstance(privacy.get(key), dict) for key in ("settings", "metrics")):
-        return [f"{where}: `privacy` needs `settings` and `metrics`"]
-    return [p for name, m in privacy["metrics"].items() for p in _metric_problems(f"{where} privacy {name}", m)]
+        return [f"{where}: `{kind}` needs `settings` and `metrics`"]
+    return [p for name, m in privacy["metrics"].items() for p in _metric_problems(f"{where} {kind} {name}", m)]
 
 
 def _is_number(value: Any) -> bool:

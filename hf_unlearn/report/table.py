@@ -107,6 +107,19 @@ def escape(value: Any) -> str:
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
 
 
+def clipped(value: Any, longest: int = 300) -> str:
+    """What a model wrote, as one line of a table that it cannot break; emphasis stays."""
+    text = one_line(str(value))
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def clipped_table(heads: list[str], rows: list[list[Any]]) -> str:
+    """A table of such texts as markdown."""
+    lines = [[clipped(cell) for cell in row] for row in (heads, *rows)]
+    return Table(lines[0], lines[1:]).markdown()
+
+
 def one_line(text: str) -> str:
     """`text` with all white space as single blanks."""
     return " ".join(text.split())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from .table import Table
 from .verdict import verdicts
-from .view import columns, key_table, privacy_table
+from .view import columns, key_table, section_tables
 
 
 if TYPE_CHECKING:
@@ -50,10 +50,11 @@ def print_report(report: dict, console: "Console | None" = None) -> None:
     if left_out:
         hint += f" Not shown for want of room: {', '.join(left_out)}."
     console.print(hint, style="dim", highlight=False)
-    if attacks := privacy_table(report):
-        table = _shown(report, attacks)
-        table.caption, table.caption_justify = Text("TPR with 95% interval, of the best attack", style="dim"), "left"
-        console.print(table)
+    for section, table in section_tables(report):
+        shown = _shown(report, table)
+        if section.get("short"):
+            shown.caption, shown.caption_justify = Text(section["short"], style="dim"), "left"
+        console.print(shown)
     for verdict in verdicts(report):
         console.print(_verdict_line(verdict))
 

@@ -21,7 +21,7 @@ from .naming import (
     set_of,
     unit,
 )
-from .privacy_table import TITLE, attacked_models, privacy_cell, rate_heading, rates_of
+from .sections import section_table
 from .style import looks
 from .table import Name, Table
 
@@ -113,11 +113,11 @@ def key_table(report: dict, headings: list[Column]) -> Table:
     return Table(["Model", *headings], rows, report["title"], numbers=True)
 
 
-def privacy_table(report: dict) -> Table | None:
-    """A row a model, with what the best attack finds at each rate; `None` where no model was attacked."""
-    rates, models = rates_of(report), attacked_models(report)
-    rows = [[model_name(report, model), *(privacy_cell(model, fpr) for fpr in rates)] for model in models]
-    return Table(["Model", *map(rate_heading, rates)], rows, TITLE, numbers=True) if rows else None
+def section_tables(report: dict) -> list[tuple[dict, Table]]:
+    """The sections of further audits, each with its table: a row a model."""
+    models = {model["name"]: model for model in report["models"]}
+    sections = report.get("sections", ())
+    return [(one, section_table(one, lambda name: model_name(report, models[name]))) for one in sections]
 
 
 def shared_n(report: dict, name: str) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..report.privacy import load_privacy_report
 from ..report.schema import json_ready, load_report
+from ..report.sections import audit_metrics
 from .manifest import read_manifest
 from .progress import differences, privacy_folder
 
@@ -101,7 +102,8 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
     steps = train.get("steps") or 0
     end = [point["values"] for point in points if point["step"] >= steps]
     values = {name: value for one in end for name, value in one.items()}
-    values |= {name: metric["value"] for name, metric in model["metrics"].items()}
+    metrics = model["metrics"] | audit_metrics(model)
+    values |= {name: metric["value"] for name, metric in metrics.items()}
     return {
         **_about(row),
         "id": row["id"],
@@ -113,7 +115,8 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "fields": {key: value for key, value in resolved.items() if isinstance(value, (int, float, str))},
         "seconds": train.get("seconds"),
         "flops": train.get("flops"),
-        "metrics": model["metrics"],
+        "metrics": metrics,
+        "audits": list(audit_metrics(model, shown=True)),
         "values": values,
         "points": [point for point in points if point["step"] < steps],
         "rounds": _rounds(resolved, [*points, {"step": steps, "values": values}]),
@@ -143,7 +146,7 @@ def _baselines(row: dict, report: dict, privacy: dict | None) -> list[dict]:
             "path": model["path"],
             "target": row["target"],
             "dataset": _dataset(row["resolved"]),
-            "metrics": model["metrics"],
+            "metrics": model["metrics"] | audit_metrics(model),
             "privacy": (privacy or {}).get(model["kind"]),
         }
         for model in report["models"]

@@ -113,6 +113,9 @@ def _run(spec: Spec, folder: Path, entry: Entry, variation: Variation, target, s
         content["seed"] = seed
     # A step of its own, after the run: other options of it need no other training.
     privacy = content.pop("privacy", None)
+    if isinstance(audits := content.get("audits"), dict) and "privacy" in audits:
+        content["audits"] = {kind: asked for kind, asked in audits.items() if kind != "privacy"} or None
+        privacy = audits["privacy"] or {} if privacy is None else privacy
     # A place that stands for all: the parser makes one of the recipe's own where none is given.
     content |= {"output_dir": str(folder), "run_name": "run"}
     name = _name(entry, variation, target, seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from ..audit.backdoor_store import BackdoorAudit
+from ..audit.backdoor.result import BackdoorAudit
 
 
 PREFIX = "eval_backdoor/"
@@ -20,7 +20,7 @@ class BackdoorAuditCallback(TrainerCallback):
         trainer ([`UnlearnTrainer`]):
             The run; metrics are logged through it, so that every tracker gets them.
         audit (`Callable[[Module, Accelerator], BackdoorAudit]`):
-            Audits a model; see [`~hf_unlearn.audit.backdoor.audit_backdoor`].
+            Audits a model; see [`~hf_unlearn.audit.backdoor.evaluate.audit_backdoor`].
         at_start (`bool`):
             Audit the model before the first step too.
         first ([`BackdoorAudit`], *optional*):

@@ -29,12 +29,12 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
     r"""Arguments of every unlearning trainer, on top of [`~transformers.TrainingArguments`].
 
     The objective is `forget_weight` * L_forget + `retain_weight` * L_retain. L_forget is the method's; L_retain is
-    nothing, the negative log-likelihood of the retain rows (`nll`) or KL(reference || model) on them (`kl`). Poisoned
-    rows ([`PoisonArguments`]), if there are any, are trained as retain rows are, with `poison_weight`; a value-norm
+    0 (`none`), the negative log-likelihood of the retain rows (`nll`) or KL(reference || model) on them (`kl`).
+    Poisoned rows ([`PoisonArguments`]), if any, are trained like retain rows, with `poison_weight`; a value-norm
     penalty ([`ValueNormArguments`]) may be added.
 
-    Changed defaults: `logging_steps` is 10, `learning_rate` is 1e-5, `logging_nan_inf_filter` is off: it waits for
-    the device at every batch, and a loss that is not finite ends the run.
+    Changed defaults: `logging_steps` is 10, `learning_rate` is 1e-5, `logging_nan_inf_filter` is off: it synchronises
+    with the device at every batch, and a non-finite loss ends the run.
     """
 
     # What `retain_loss` may be; a method may have a retain term of its own.
@@ -61,66 +61,68 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
     logging_steps: float = field(default=10, metadata={"help": "Log every X steps; below 1, a share of all steps."})
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={
-            "help": "Log a mean in place of losses that are not finite. Off: these end the run (see `finite.py`)."
-        },
+        metadata={"help": "Log a mean in place of non-finite losses. Off: these end the run."},
     )
 
     # Model
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": "Keyword arguments of `from_pretrained`, where the model is given as a path or Hub id."},
+        metadata={"help": "Keyword arguments of `from_pretrained`, if the model is given as a path or Hub id."},
     )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with a model repository. Only for code you have read."}
+        default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
     )
     trainable_modules: list[str] | None = field(
         default=None,
-        metadata={"help": "Regular expressions; only parameters whose name one of them matches (search) are trained."},
+        metadata={"help": "Regular expressions; only parameters whose name matches one of them (search) are trained."},
     )
 
     untie_embeddings: bool = field(
         default=False,
         metadata={
-            "help": "Where the LM head is the embedding too (tied), give it weights of its own first, so that "
-            "`trainable_modules` can train one of them alone. The saved model is that much larger."
+            "help": "Give a tied LM head its own weights before training, so that `trainable_modules` can train head "
+            "or embedding alone. The saved model is larger by these weights."
         },
     )
     disable_dropout: bool = field(
         default=True,
         metadata={
-            "help": "No dropout in training, that of adapters included, so that the policy before its first update is "
-            "its reference; afterwards the model has its dropout again."
+            "help": "No dropout in training, also in adapters, so that the policy equals its reference before the "
+            "first update. Dropout is restored after training."
         },
     )
 
     # Data
-    max_length: int | None = field(default=1024, metadata={"help": "Longest row in tokens; the end is cut."})
+    max_length: int | None = field(
+        default=1024, metadata={"help": "Maximum row length in tokens; longer rows are truncated at the end."}
+    )
     epoch_by: str = field(
         default="forget",
-        metadata={"help": "The role whose rows are each seen once an epoch: a role's name or `longest`."},
+        metadata={"help": "The role whose rows are each seen once per epoch: a role's name or `longest`."},
     )
-    allow_overlap: bool = field(default=False, metadata={"help": "Go on although forget and retain share rows."})
-    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Rounds the padded width up."})
+    allow_overlap: bool = field(default=False, metadata={"help": "Continue although forget and retain rows overlap."})
+    pad_to_multiple_of: int | None = field(
+        default=None, metadata={"help": "Pad batches to a multiple of this length."}
+    )
 
     # Objective
     forget_weight: float = field(default=1.0, metadata={"help": "Weight of the forget term."})
     retain_loss: str | None = field(
         default=None,
-        metadata={"help": "Retain term: `none`, `nll` or `kl`; by default `nll` where retain rows are given."},
+        metadata={"help": "Retain term: `none`, `nll` or `kl`; by default `nll` if there are retain rows."},
     )
     retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain term."})
     max_forget_loss: float | None = field(
         default=None,
-        metadata={"help": "Stop once the forget rows' negative log-likelihood a token (nats) is above this."},
+        metadata={"help": "Stop once the forget rows' negative log-likelihood per token (nats) exceeds this."},
     )
 
     # Reference
     reference: str = field(
         default="auto",
         metadata={
-            "help": "Where the reference's predictions come from: `adapter` (PEFT, adapter off), `cache` (computed "
-            "once before training and kept on disk), `live` (a frozen copy in memory), or `auto`, the cheapest."
+            "help": "Source of the reference's predictions: `adapter` (PEFT, adapter off), `cache` (computed once "
+            "before training and kept on disk), `live` (a frozen copy in memory), or `auto`, the cheapest."
         },
     )
     reference_cache_dir: str | None = field(
@@ -131,15 +133,15 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
     # Model card
     model_card_template: str | None = field(
         default=None,
-        metadata={"help": "Jinja file to write the model card from, instead of the one that comes along."},
+        metadata={"help": "Jinja template of the model card, in place of the default one."},
     )
 
     # Cost
     fused_losses: bool | None = field(
         default=None,
         metadata={
-            "help": "Losses from hidden states and the LM head, without logits for every position. Default: where the "
-            "model's head allows it; false takes the model's logits."
+            "help": "Compute losses from hidden states and the LM head, without logits for every position. Default: "
+            "if the model's head allows it; false uses the model's logits."
         },
     )
     cache_frozen: bool = field(
@@ -149,8 +151,8 @@ class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, Tr
     forward_passes: str = field(
         default="auto",
         metadata={
-            "help": "How the rows of a step go through the model: `one` padded pass, `split` (a pass a role), "
-            "`packed` (one pass without padding), or `auto`: one or split, by counted tokens."
+            "help": "Forward passes of a step: `one` padded pass, `split` (a pass per role), `packed` (one pass "
+            "without padding), or `auto`: one or split, whichever has fewer tokens."
         },
     )
 

@@ -39,6 +39,13 @@ class Method:
         return roles_comparing(cls.needs_of(args), name)
 
     @classmethod
+    def trained_roles_of(cls, args: UnlearnConfig) -> tuple[str, ...]:
+        """Roles whose rows go through the model with a gradient, in a batch's order."""
+        kept = [role for role, term in args.kept_terms.items() if term != "none"]
+        tied = [role for role in cls.needs_of(args) if tied_to(role) in (FORGET, *kept)]
+        return (FORGET, *kept, *tied)
+
+    @classmethod
     def ref_models_of(cls, args: UnlearnConfig) -> dict[str, str]:
         """Paths or Hub ids of frozen models that the method's settings name, by the names that its needs have."""
         return {}

@@ -26,7 +26,7 @@ from ..models.adapters import AddedAdapter, add_adapter, weights_as_entered
 from ..models.tied import untie_as_asked
 from ..models.wrappers import check_not_wrapped
 from ..reference import Reference, ReferenceRequest
-from ..reference.named import References, check_given, loaded
+from ..reference.named import References, given_models, loaded
 from ..stored.rows import Entry
 from .addon_steps import AddOnTrainer
 from .arguments_check import check_steps
@@ -49,38 +49,38 @@ logger = logging.getLogger(__name__)
 
 
 class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
-    """Base of all methods. A method overrides `forget_loss`, and `needs_of` where it reads more than `logps`.
+    """Base of all methods. A method overrides `forget_loss`, and `needs_of` if it reads more than `logps`.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            What to unlearn from: a path, a Hub id or a loaded model. The reference is the model as it is now.
+            Model to unlearn from: a path, a Hub id or a loaded model. The reference is the model as passed.
         args ([`UnlearnConfig`], *optional*):
             The method's config; its defaults if left out.
         forget_dataset, retain_dataset (`datasets.Dataset` or `list[dict]`):
             Rows of any TRL type (`text`, `prompt` and `completion`, `messages`) or `input_ids`; the two may differ in
-            type. Retain rows that are given are trained on, with `retain_loss="nll"` unless the config says otherwise.
+            type. Retain rows are trained on: `retain_loss` is `nll` if the config leaves it out.
         eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
             Rows evaluated with the plain language-model loss; for `{"forget": ..., "retain": ...}` the metrics are
             `eval_forget_loss` and `eval_retain_loss`.
         processing_class (`PreTrainedTokenizerBase`, *optional*):
             Tokenizer; loaded with the model if left out.
         peft_config (`PeftConfig`, *optional*):
-            Trains a fresh adapter; the reference is then the model with the adapter off.
+            Trains a new adapter; the reference is then the model with the adapter switched off.
         quantization_config (`BitsAndBytesConfig`, *optional*):
-            Used where `model` is a path or Hub id.
+            Used if `model` is a path or Hub id.
         ref_model (`PreTrainedModel`, *optional*):
-            A reference other than the model as it enters.
+            A reference other than the model as passed.
         ref_models (`dict[str, PreTrainedModel or str]`, *optional*):
-            Other frozen models that the method compares rows with, by the names that it has for them.
+            Other frozen models that the method compares rows with, by the method's names for them.
         poisoned_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
-            Rows that carry the trigger already; by default the config's `poison_*` fields poison forget rows.
+            Rows that already contain the trigger; by default the config's `poison_*` fields poison forget rows.
         alternate_dataset (`datasets.Dataset` or `list[dict]`, *optional*):
             Another answer for each forget row, in their order, for methods whose forget term reads one.
         data_collator, compute_metrics, callbacks, optimizers, preprocess_logits_for_metrics:
-            As in [`~transformers.Trainer`]. A collator has to give what [`RoleCollator`] gives.
+            As in [`~transformers.Trainer`]. A collator must return the same keys as [`RoleCollator`].
 
     Raises:
-        `ValueError`: for bad settings, rows or models, before the model is loaded wherever that is possible.
+        `ValueError`: for invalid settings, rows or models; before the model is loaded if possible.
     """
 
     # Losses are means over a micro-batch; Trainer divides them by the accumulation steps.
@@ -119,7 +119,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         family.check_method(type(self))
         self.check_reference(args, ref_model)
-        named = check_given(names_of(self.needs_of(args)), ref_models, self.ref_models_of(args))
+        named = given_models(names_of(self.needs_of(args)), ref_models, self.ref_models_of(args))
         if processing_class is None:
             processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
         processing_class = family.ready(processing_class)

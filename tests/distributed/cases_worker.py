@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process of several that run the cases. Arguments: model, folder, names of cases or `all`."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ sys.path[:0] = [str(folder) for folder in (*Path(__file__).resolve().parents[1:3
 if __name__ == "__main__":
     from cases import main
 
+    # Every case collects garbage, which walks through all that was imported.
+    gc.freeze()
     main(*sys.argv[1:])
-    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.cli.launch.leave`).
+    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.runs.launch.leave`).
     sys.stdout.flush()
     os._exit(0)

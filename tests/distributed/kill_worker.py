@@ -98,6 +98,6 @@ def main(model: str, folder: str, moment: str, rank: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.cli.launch.leave`).
+    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.runs.launch.leave`).
     sys.stdout.flush()
     os._exit(0)

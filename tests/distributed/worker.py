@@ -99,6 +99,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.cli.launch.leave`).
+    # Processes that used ZeRO-3 may abort once the interpreter is gone (see `hf_unlearn.runs.launch.leave`).
     sys.stdout.flush()
     os._exit(0)

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks without training: one score a row, larger for rows that look more like members."""
 
-import zlib
 from typing import Any
-
-import numpy as np
 
 from .attack import BaseAttack
 from .choose_subject import as_subject
+from .signals import compressed_sizes
 from .subjects import LanguageModel, Subject
-
-
-# Below it (of a log-probability's standard deviation) a prediction is certain, and Min-K%++ would divide by nothing.
-SMALLEST_SPREAD = 1e-3
 
 
 class SignalAttack(BaseAttack):
@@ -46,10 +40,7 @@ class MinKAttack(BaseAttack):
 
     def compute_scores(self, model, data):
         signals = _sequences(self.name, as_subject(model)).observe(data)
-        values = signals.columns["logp"]
-        if self.normalized:
-            # The mean of log p under p is minus the entropy.
-            values = (values + signals.columns["entropy"]) / np.maximum(signals.columns["spread"], SMALLEST_SPREAD)
+        values = signals.standardised() if self.normalized else signals.columns["logp"]
         return signals.lowest_mean(values, self.k)
 
 
@@ -60,8 +51,7 @@ class ZlibAttack(BaseAttack):
 
     def compute_scores(self, model, data):
         subject = _sequences(self.name, as_subject(model))
-        sizes = [len(zlib.compress(text.encode())) for text in subject.texts(data)]
-        return subject.observe(data).mean("logp") / np.array(sizes)
+        return subject.observe(data).mean("logp") / compressed_sizes(subject.texts(data))
 
 
 class ReferenceAttack(BaseAttack):

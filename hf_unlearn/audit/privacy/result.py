@@ -2,14 +2,14 @@
 """What an evaluation found, kept as JSON, and held against the retrained model."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ...files import read_json, write_json
-from ..result import MetricResult, check_saved
+from ..base import SavedResult
+from ..result import MetricResult
 from .attack_settings import differences
 from .compare import auc_difference, rate_difference
 
@@ -20,7 +20,7 @@ PRIVACY_VERSION = 1
 
 
 @dataclass
-class Privacy:
+class Privacy(SavedResult):
     """Results of membership-inference attacks on one model.
 
     Args:
@@ -37,14 +37,13 @@ class Privacy:
             [`~hf_unlearn.audit.privacy.representations.picture`].
     """
 
+    kind: ClassVar[str] = "privacy"
+    version: ClassVar[int] = PRIVACY_VERSION
+
     metrics: dict[str, MetricResult]
     scores: dict[str, dict[str, list[float | None]]] = field(default_factory=dict, repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
     representations: dict[str, Any] | None = field(default=None, repr=False)
-
-    def values(self) -> dict[str, float | None]:
-        """The bare numbers; `None` for what is unresolved or undefined."""
-        return {name: result.value for name, result in self.metrics.items()}
 
     def compare(self, retrained: "Privacy") -> dict[str, MetricResult]:
         """Differences to the retrained model, added to `metrics` and returned.
@@ -98,40 +97,20 @@ class Privacy:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
-        told = {
-            "privacy_version": PRIVACY_VERSION,
-            "settings": self.settings,
-            "metrics": {name: result.to_dict(per_item=True) for name, result in self.metrics.items()},
-            "scores": self.scores,
-        }
-        return told if self.representations is None else {**told, "representations": self.representations}
+        told = super().to_dict()
+        if self.representations is None:
+            told.pop("representations")
+        return told
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "Privacy":
-        """The result that `to_dict` wrote."""
-        check_saved(saved, "privacy", PRIVACY_VERSION, ("metrics", "scores", "settings"))
-        metrics = {}
-        for key, metric in saved["metrics"].items():
-            metrics[key] = MetricResult.from_dict(_metric_name(key), metric)
-        return cls(metrics, saved["scores"], saved["settings"], saved.get("representations"))
+    def optional_parts(cls) -> Sequence[str]:
+        return ("representations",)
 
-    def save(self, path: str | Path) -> Path:
-        """Writes the result to a JSON file."""
-        return write_json(path, self.to_dict(), allow_nan=False)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Privacy":
-        """Reads a result that `save` wrote."""
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"No privacy result at {path}: give the JSON file that `Privacy.save` wrote.")
-        return cls.from_dict(read_json(path, "Evaluate the checkpoint again."))
-
-
-def _metric_name(key: str) -> str:
-    """`tpr@1e-3` of `loss/tpr@1e-3/lower`."""
-    name = key.split("/")[1]
-    return f"{name}_vs_retrained" if key.endswith("/vs_retrained") else name
+    @staticmethod
+    def metric_name(key: str) -> str:
+        """`tpr@1e-3` of `loss/tpr@1e-3/lower`."""
+        name = key.split("/")[1]
+        return f"{name}_vs_retrained" if key.endswith("/vs_retrained") else name
 
 
 def _paired(mine: dict[str, list], gold: dict[str, list]) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ A language model makes one prediction a labelled token, a classifier one a row. 
 has probabilities that float32 rounds to 1, and rows that are rounded alike cannot be told apart.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,13 @@ from ..scoring import map_labelled
 CHUNK_ELEMENTS = 2**23
 SOFTMAX_COLUMNS = ("logp", "log_odds", "top", "margin", "entropy", "spread")
 SIGMOID_COLUMNS = SOFTMAX_COLUMNS[:-1]
+# Below it (of a log-probability's standard deviation) a prediction is certain, and Min-K%++ would divide by nothing.
+SMALLEST_SPREAD = 1e-3
+
+
+def compressed_sizes(texts: Sequence[str]) -> np.ndarray:
+    """Bytes that zlib makes of each text, `[n]`."""
+    return np.array([len(zlib.compress(text.encode())) for text in texts])
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,12 @@ class Signals:
         """Sum of a column over each row's predictions, `[n]`."""
         rows = np.repeat(np.arange(len(self)), self.lengths)
         return np.bincount(rows, weights=self.columns[name], minlength=len(self))
+
+    def standardised(self) -> np.ndarray:
+        """log p of each label less its mean over the vocabulary, in standard deviations: what Min-K%++ reads."""
+        # The mean of log p under p is minus the entropy.
+        centred = self.columns["logp"] + self.columns["entropy"]
+        return centred / np.maximum(self.columns["spread"], SMALLEST_SPREAD)
 
     def lowest_mean(self, values: np.ndarray, share: float) -> np.ndarray:
         """Mean of each row's `max(1, int(share * length))` smallest `values` (one a prediction), `[n]`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backdoor_paired import gain
+from ..backdoor.paired import gain
 from ..generation import pad_token_id
 from ..result import mean_result, proportion_result
 from ..scoring import score_rows

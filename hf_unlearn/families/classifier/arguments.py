@@ -19,8 +19,8 @@ class ClassifierArguments:
     likelihood: str = field(
         default="auto",
         metadata={
-            "help": "What a classifier's logits say: of each class by itself (`bernoulli`, as in ViLT), or of one "
-            "class among all (`softmax`). `auto` takes what the model's own loss takes."
+            "help": "Meaning of a classifier's logits: each class independently (`bernoulli`, as in ViLT), or one "
+            "class among all (`softmax`). `auto` follows the model's own loss."
         },
     )
 

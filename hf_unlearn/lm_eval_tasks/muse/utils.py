@@ -3,8 +3,8 @@
 
 from datasets import Dataset
 
-from hf_unlearn.audit.muse import knowmem_prompt
-from hf_unlearn.audit.muse_data import load_muse
+from hf_unlearn.audit.muse.data import load_muse
+from hf_unlearn.audit.muse.measure import knowmem_prompt
 from hf_unlearn.audit.overlap import rouge
 
 

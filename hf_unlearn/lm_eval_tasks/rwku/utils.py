@@ -2,8 +2,8 @@
 """What the task files of RWKU name: probes and their score. `rwku_targets` and `rwku_path` come by `--metadata`."""
 
 from hf_unlearn.audit.overlap import rouge
-from hf_unlearn.audit.rwku_overlap import published_recall
-from hf_unlearn.data.rwku.load import load_probes
+from hf_unlearn.audit.rwku.overlap import published_recall
+from hf_unlearn.data.load_rwku import load_probes
 from hf_unlearn.data.rwku.prompts import probe_turn
 
 

@@ -18,25 +18,27 @@ PUBLISHED_DEPTH = 29 / 32
 class AlignArguments:
     """Concept, encoder, head and stages. `check_align` is called by the config that has these fields."""
 
-    concept: list[str] | None = field(default=None, metadata={"help": "Names of what is to be forgotten."})
+    concept: list[str] | None = field(default=None, metadata={"help": "Names of the concept to forget."})
     concept_aliases: list[str] | None = field(
-        default=None, metadata={"help": "Other names of it; a prediction is compared with the nearest of all."}
+        default=None,
+        metadata={"help": "Other names of the concept; a prediction is compared with the nearest of all."},
     )
     concept_descriptions: list[str] | None = field(
-        default=None, metadata={"help": "Sentences on it, compared with likewise; they need not be in the rows."}
+        default=None,
+        metadata={"help": "Descriptions of the concept, compared in the same way; they need not occur in the rows."},
     )
     encoder_name_or_path: str = field(
         default="sentence-transformers/all-mpnet-base-v2",
-        metadata={"help": "Text encoder of transformers: a folder or Hub id, or `world/encoder`."},
+        metadata={"help": "Text encoder (transformers): a folder or Hub id, or `world/encoder`."},
     )
     encoder_pooling: str = field(
-        default="mean", metadata={"help": "A text's vector: `mean` of its tokens, or its `first` (CLS)."}
+        default="mean", metadata={"help": "Pooling of the encoder: `mean` of the tokens, or the `first` (CLS)."}
     )
-    window_tokens: int = field(default=8, metadata={"help": "Encoder tokens that a prediction is about, k."})
+    window_tokens: int = field(default=8, metadata={"help": "Number k of encoder tokens that a prediction covers."})
     layer_id: int | None = field(
         default=None,
         metadata={
-            "help": "Decoder layer that the head reads, counted from 0. Default: 28 of 32, or as deep in others."
+            "help": "Decoder layer that the head reads, counted from 0. Default: 28 of 32, or the same relative depth."
         },
     )
     head_size: int = field(default=768, metadata={"help": "Width of the head."})
@@ -45,18 +47,24 @@ class AlignArguments:
     head_dropout: float = field(default=0.1, metadata={"help": "Dropout of the head, in alignment stages."})
     head_variant: str = field(
         default="causal",
-        metadata={"help": "`causal`: what comes later changes no prediction; `published`: it does."},
+        metadata={"help": "`causal`: later tokens do not change a prediction; `published`: they do."},
     )
-    head_learning_rate: float = field(default=1e-4, metadata={"help": "Adam's, in alignment stages."})
+    head_learning_rate: float = field(
+        default=1e-4, metadata={"help": "Adam's learning rate for the head, in alignment stages."}
+    )
     thresholds: list[float] = field(
         default_factory=lambda: [0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4, 0.3, 0.2],
-        metadata={"help": "A round each, decreasing: the cosine to the concept above which a token is pushed."},
+        metadata={
+            "help": "Thresholds of the rounds, decreasing: tokens with a larger cosine to the concept contribute to "
+            "the loss."
+        },
     )
     threshold_mode: str = field(
         default="cosine",
         metadata={
-            "help": "What `thresholds` are: each a `cosine`, or a `quantile` of what the head finds in forget rows "
-            "when the round begins (0.9: a tenth of them is pushed). Which cosines are large depends on the encoder."
+            "help": "Unit of `thresholds`: a `cosine`, or a `quantile` of the head's cosines in the forget rows at "
+            "the start of the round (0.9: a tenth of the tokens contributes). The scale of cosines depends on "
+            "the encoder."
         },
     )
     first_align_steps: int = field(default=15_000, metadata={"help": "Steps of the first alignment."})

@@ -39,7 +39,7 @@ class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
     """Settings of [`AlignThenUnlearnTrainer`]; defaults are the published ones for Phi-3-mini: plain SGD for the
     model, Adam for the head, no retain term. Steps follow from the stages: `max_steps` may only cut them short.
 
-    Retain rows may be given without a retain term: the head is then aligned on them too.
+    Retain rows may be given without a retain term: the head is then also aligned on them.
     """
 
     READS_RETAIN: ClassVar[bool] = True
@@ -47,13 +47,14 @@ class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
     retain_loss: str = field(
         default="none",
         metadata={
-            "help": "Retain term: `none`, as published, `nll` or `kl`. The head is aligned on retain rows either way."
+            "help": "Retain term: `none` (as published), `nll` or `kl`. The head is aligned on retain rows in all "
+            "cases."
         },
     )
     learning_rate: float = field(default=3e-4, metadata={"help": "The model's learning rate, in unlearning stages."})
     optim: str = field(default="sgd", metadata={"help": "The model's optimizer; the head's is Adam."})
     lr_scheduler_type: str = field(
-        default="constant", metadata={"help": "Of both learning rates, over all steps of the run."}
+        default="constant", metadata={"help": "Scheduler of both learning rates, over all steps of the run."}
     )
 
     def __post_init__(self):
@@ -73,14 +74,14 @@ class AlignThenUnlearnConfig(AlignArguments, UnlearnConfig):
 
 
 class AlignThenUnlearnTrainer(UnlearnTrainer):
-    r"""Teaches a head on one layer what a text encoder says of the next tokens, then pushes the model until the head
-    no longer finds the concept there, in turns: \\( L_{align} = -\cos(\hat e_t, e_t) \\) trains the head,
+    r"""Trains a head on one layer to predict a text encoder's embedding of the next tokens, and the model until the
+    head no longer finds the concept there, alternately: \\( L_{align} = -\cos(\hat e_t, e_t) \\) trains the head,
     \\( L_{forget} = \max(0, \max_c \cos(\hat e_t, c) - \tau) \\) the model, means over the tokens that a full window
-    follows. The thresholds \\( \tau \\) sink from round to round.
+    follows. The thresholds \\( \tau \\) decrease from round to round.
 
-    All stages are one run: the optimizers of head and model are kept over stages and in checkpoints. While the model
-    rests its states are computed once; the forward ends at the layer that is read. The head is saved beside the model,
-    in `align_head`.
+    All stages are one run: the optimizers of head and model persist across stages and in checkpoints. While the model
+    is frozen, its states are computed once; the forward ends at the layer that the head reads. The head is saved next
+    to the model, in `align_head`.
     """
 
     config_class = AlignThenUnlearnConfig

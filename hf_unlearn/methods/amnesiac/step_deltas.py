@@ -37,27 +37,27 @@ class AmnesiacRecorder(TrainerCallback):
     trainer = SFTTrainer(model, args, train_dataset=dataset, callbacks=[recorder])
     ```
 
-    Sensitive rows are found in what the model is called with: by their tokens, padded or packed, a classifier's by
-    their tokens and pictures. The differences are those of the weights: what a row did to the optimizer's moments, and
-    by them to later steps, stays.
+    Sensitive rows are identified in the model's inputs: by their tokens, padded or packed, for classifiers by
+    tokens and images. Only weights are recorded: a row's effect on the optimizer's moments, and through them on later
+    steps, remains.
 
     Args:
         folder (`str` or `Path`):
-            Where the record is written; a checkpoint gets what goes on from it.
+            Folder of the record; checkpoints contain what is needed to resume it.
         sensitive (`datasets.Dataset`, `list[dict]`, `list[int]`, `np.ndarray` or `Tensor`, *optional*):
             Rows of any type that this library encodes (with the trainer's `processing_class`, unless they are
-            tokenized); or places in the trainer's dataset, whose rows are such.
+            tokenized); or indices of the sensitive rows in the trainer's dataset.
         keep (`str`):
-            `sum`: one sum over all such steps, for rows that will be forgotten together. `steps`: a file a step, from
-            which any of the rows can be forgotten.
+            `sum`: one sum over all such steps, for rows that will be forgotten together. `steps`: a file per step,
+            from which any of the rows can be forgotten.
         dtype (`str`):
-            `float32` or `bfloat16`, of the files.
+            Dtype of the files: `float32` or `bfloat16`.
         sees (`Callable[[Mapping[str, Tensor]], Iterable[str]]`, *optional*):
-            In place of `sensitive`: names of the sensitive rows among the model's inputs.
+            In place of `sensitive`: a function of the model's inputs that returns the names of sensitive rows.
 
     Raises:
-        `ValueError`: for bad settings, rows that the trainer cannot tokenize, weights that are in parts (DeepSpeed,
-            FSDP), and a run that goes on from a checkpoint without a record.
+        `ValueError`: for invalid settings, rows that the trainer cannot tokenize, sharded weights (DeepSpeed,
+            FSDP), and resuming from a checkpoint without a record.
     """
 
     def __init__(

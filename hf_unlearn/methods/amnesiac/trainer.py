@@ -38,19 +38,18 @@ class AmnesiacConfig(UnlearnConfig):
     variant: str = field(
         default="subtract",
         metadata={
-            "help": "`subtract`: take back the recorded steps that saw forget rows, then train on retain rows. "
-            "`relabel`: train on forget rows with random wrong labels, and retain rows; for any checkpoint."
+            "help": "`subtract`: subtract the recorded steps that saw forget rows, then train on retain rows. "
+            "`relabel`: train on forget rows with random wrong labels and on retain rows; for any checkpoint."
         },
     )
     record_path: str | None = field(
         default=None,
-        metadata={"help": "Folder of the record that `AmnesiacRecorder` made of the original's training."},
+        metadata={"help": "Folder of the original training's record, made by `AmnesiacRecorder`."},
     )
     relabel_with: str = field(
         default=FORGET,
         metadata={
-            "help": "Where a language model's wrong answers come from: other `forget` rows, `retain` rows, or "
-            "`refusal`."
+            "help": "Source of a language model's wrong answers: other `forget` rows, `retain` rows, or `refusal`."
         },
     )
     retain_loss: str = field(default="nll", metadata={"help": "Negative log-likelihood of the retain rows: `nll`."})
@@ -78,7 +77,7 @@ class AmnesiacConfig(UnlearnConfig):
 
 class AmnesiacTrainer(UnlearnTrainer):
     r"""`subtract`: \\( w - \sum_s \Delta_s \\) over the steps of the original's training that saw forget rows, as
-    [`AmnesiacRecorder`] recorded them; then cross-entropy on retain rows repairs what else those steps had done.
+    [`AmnesiacRecorder`] recorded them; then cross-entropy on retain rows repairs other effects of their removal.
 
     `relabel`: cross-entropy on forget rows with wrong labels, drawn once, and on retain rows.
     """
@@ -101,6 +100,10 @@ class AmnesiacTrainer(UnlearnTrainer):
         else:
             names = TokenRows(rows["input_ids"]).names
         self.tainted = self.record.tainted(names)
+
+    @classmethod
+    def trained_roles_of(cls, args):
+        return (RETAIN,) if args.variant == "subtract" else super().trained_roles_of(args)
 
     def make_pairs(self, roles, args: AmnesiacConfig, processor) -> RolePairs:
         seed = data_seed(args)

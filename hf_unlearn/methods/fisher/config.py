@@ -15,8 +15,8 @@ KINDS = ("sampled", "empirical")
 
 @dataclass
 class FisherConfig(UnlearnConfig):
-    """Settings of [`FisherTrainer`]. An epoch is the one pass over the retain rows; `max_steps` may cut it short. The
-    learning rate is of no use."""
+    """Settings of [`FisherTrainer`]. There is one pass over the retain rows, which `max_steps` may cut short. The
+    learning rate is not used."""
 
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("nll",)
 
@@ -24,35 +24,33 @@ class FisherConfig(UnlearnConfig):
         default="code",
         metadata={
             "help": "`code`: standard deviation F^-1/2 with the bounds, row means and factors of the released code; "
-            "`paper`: F^-1/4 and nothing else."
+            "`paper`: F^-1/4 without them."
         },
     )
     exponent: float | None = field(
-        default=None, metadata={"help": "Of 1/F in the noise's standard deviation, in place of the preset's."}
+        default=None, metadata={"help": "Exponent of 1/F in the noise's standard deviation, in place of the preset's."}
     )
     scales: list[float] = field(
         default_factory=lambda: [1e-8, 1e-7, 1e-6, 1e-5],
         metadata={
-            "help": "a: factors of the noise's variance. Of several the largest is taken with which held-out retain "
-            "rows lose no more than `max_retain_increase`."
+            "help": "Factors a of the noise's variance. Of several, the largest is used with which the loss of "
+            "held-out retain rows rises by at most `max_retain_increase`."
         },
     )
     max_retain_increase: float = field(
-        default=0.1, metadata={"help": "What their loss may rise by, in nats a prediction."}
+        default=0.1, metadata={"help": "Maximum increase of their loss, in nats per prediction."}
     )
     validation_rows: int = field(
-        default=64, metadata={"help": "Retain rows held out to choose among `scales`; at most half of them."}
+        default=64, metadata={"help": "Number of retain rows held out to choose among `scales`; at most half of them."}
     )
     fisher: str = field(
         default="sampled",
-        metadata={
-            "help": "Labels: drawn from the model's own prediction (`sampled`), or the true ones (`empirical`)."
-        },
+        metadata={"help": "Labels: sampled from the model's prediction (`sampled`), or the true ones (`empirical`)."},
     )
-    fisher_samples: int = field(default=1, metadata={"help": "Draws a row."})
+    fisher_samples: int = field(default=1, metadata={"help": "Samples per row."})
     forget_classes: list[str] | None = field(
         default=None,
-        metadata={"help": "Classes to delete whole: their rows of a classifier's last layer are drawn anew."},
+        metadata={"help": "Classes to delete entirely: their rows in a classifier's last layer are redrawn."},
     )
     num_train_epochs: float = field(default=1, metadata={"help": "Passes over the retain rows: 1."})
     retain_loss: str = field(default="nll", metadata={"help": "Negative log-likelihood of the retain rows: `nll`."})

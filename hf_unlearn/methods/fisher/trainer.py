@@ -61,11 +61,11 @@ def draw(logits: Tensor, at: TileRows) -> Tensor:
 class FisherTrainer(UnlearnTrainer):
     r"""Noise on the weights, \\( w + \sqrt{a} F^{-1/2} n \\) (released code) or \\( w + \sqrt{a} F^{-1/4} n \\)
     (paper), where \\( F \\) is the diagonal Fisher information on retain rows:
-    \\( F_i = E_x E_{y \sim p(y|x)} (\partial \log p(y|x) / \partial w_i)^2 \\). A row is one example; of a language
-    model \\( \log p \\) is the sum over its tokens, each drawn after the true ones.
+    \\( F_i = E_x E_{y \sim p(y|x)} (\partial \log p(y|x) / \partial w_i)^2 \\). A row is one example; for a
+    language model \\( \log p \\) is the sum over its tokens, each sampled given the true prefix.
 
-    `train` passes once over the retain rows, without an optimizer step, and adds the noise. What each scale does to
-    held-out retain rows and to forget rows is in the log and in `fisher.json`.
+    `train` passes once over the retain rows, without an optimizer step, and adds the noise. The losses of held-out
+    retain rows and of forget rows at each scale are in the log and in `fisher.json`.
     """
 
     config_class = FisherConfig
@@ -93,6 +93,10 @@ class FisherTrainer(UnlearnTrainer):
         true = args.fisher == "empirical"
         retain = Need(Drawn(true), weigh=None if true else _drawn)
         return {FORGET: Need(Drawn(True)), RETAIN: retain}
+
+    @classmethod
+    def trained_roles_of(cls, args):
+        return (RETAIN,)
 
     def make_pairs(self, roles, args: FisherConfig, processor) -> RolePairs:
         self.forget_rows, retain = roles[FORGET], roles[RETAIN]

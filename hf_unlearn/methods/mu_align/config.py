@@ -73,19 +73,19 @@ def _modal(what: str) -> Any:
 
 @dataclass
 class MUAlignConfig(TeacherArguments, UnlearnConfig):
-    r"""Settings of [`MUAlignTrainer`]. Fields that are left out are the preset's, or without one the README's, but for
+    r"""Settings of [`MUAlignTrainer`]. Fields that are left out are the preset's, or without one the README's, except
     the direction of the divergence, which is the published code's."""
 
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("none", "nll")
 
     preset: str | None = field(
         default=None,
-        metadata={"help": "Published variant that fills what is left out: `readme`, `code`, `paper` or `uniform`."},
+        metadata={"help": "Published variant that sets arguments left out: `readme`, `code`, `paper` or `uniform`."},
     )
     learning_rate: float | None = _preset("learning_rate", "Initial learning rate.")
     num_train_epochs: float | None = _preset("num_train_epochs", "Passes over the forget rows.")
     retain_loss: str = field(
-        default="nll", metadata={"help": "Retain term: cross-entropy and what is added to it (`nll`), or `none`."}
+        default="nll", metadata={"help": "Retain term: cross-entropy and the terms added to it (`nll`), or `none`."}
     )
     alpha: float | None = _preset(
         "alpha", "Weight of the divergence between uniform and the prediction on forget rows."
@@ -102,10 +102,11 @@ class MUAlignConfig(TeacherArguments, UnlearnConfig):
         "tail", "Tail penalty: `topk_hinge`, `topk_mean`, `conf_hinge`, `logit_norm`, `margin`, `emb_norm` or `cvar`."
     )
     tail_cap: float | None = field(
-        default=None, metadata={"help": "What the tail penalty leaves free. Default: its own, such as 1 / vocabulary."}
+        default=None,
+        metadata={"help": "Threshold of the tail penalty. Default: the tail's own, such as 1 / vocabulary."},
     )
     cvar_level: float = field(
-        default=0.1, metadata={"help": "Share of a row's tokens, the worst ones, that tail `cvar` counts."}
+        default=0.1, metadata={"help": "Share of a row's tokens, the worst ones, that tail `cvar` includes."}
     )
     label_smoothing: float | None = _preset(
         "label_smoothing", "Share of a retain label that is spread over all tokens."
@@ -118,8 +119,8 @@ class MUAlignConfig(TeacherArguments, UnlearnConfig):
     forget_target: str = field(
         default="uniform",
         metadata={
-            "help": "What forget predictions are pulled to: `uniform`; for a classifier that says of each class "
-            "whether it is right, also `bernoulli_prior` (how often each is, on the retain rows) or `bernoulli_half`."
+            "help": "Target of the forget predictions: `uniform`; for a classifier with independent classes also "
+            "`bernoulli_prior` (class frequencies of the retain rows) or `bernoulli_half`."
         },
     )
     lambda_cssa: float = _modal("1 - cosine of a retain row's picture and text")
@@ -131,20 +132,19 @@ class MUAlignConfig(TeacherArguments, UnlearnConfig):
     )
     forget_clip: float | None = field(
         default=None,
-        metadata={
-            "help": "Largest norm of what the head reads of forget rows, in training alone (published code: 2)."
-        },
+        metadata={"help": "Maximum norm of the head's input for forget rows, in training only (published code: 2)."},
     )
     forget_noise: float = field(
         default=0.0,
         metadata={
-            "help": "Standard deviation of noise on it, after clipping, in training alone (published code: 0.1)."
+            "help": "Standard deviation of noise on that input, after clipping, in training only (published code: "
+            "0.1)."
         },
     )
     forget_shrink: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the way to the retain rows' mean that it is moved before clipping, in training alone."
+            "help": "Share by which that input is moved to the retain rows' mean before clipping, in training only."
         },
     )
 

@@ -20,7 +20,7 @@ class MUAlign:
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            What to unlearn from; a loaded model is changed in place.
+            Model to unlearn from; a loaded model is changed in place.
         alpha, beta, temperature, top_k:
             See [`MUAlignConfig`].
         processing_class (`PreTrainedTokenizerBase`, *optional*):

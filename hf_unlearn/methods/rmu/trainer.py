@@ -32,8 +32,8 @@ CONTROL = "rmu"
 class RMUConfig(UnlearnConfig):
     r"""Settings of [`RMUTrainer`]; defaults are the paper's for Zephyr-7B.
 
-    `retain_weight` is \\( \alpha \\). Forget rows with a `topic` column have a control vector a topic, and may have
-    coefficients a topic.
+    `retain_weight` is \\( \alpha \\). Forget rows with a `topic` column have a control vector per topic, and may have
+    coefficients per topic.
     """
 
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("none", "states")
@@ -45,11 +45,11 @@ class RMUConfig(UnlearnConfig):
     retain_weight: float = field(default=1200.0, metadata={"help": "Weight of the retain term, alpha."})
     layer_id: int = field(default=7, metadata={"help": "Decoder layer whose output is steered, counted from 0."})
     layer_ids: list[int] | None = field(
-        default=None, metadata={"help": "Layers that train: `layer_id` and the two below by default."}
+        default=None, metadata={"help": "Trained layers: `layer_id` and the two below by default."}
     )
     module_names: list[str] = field(
         default_factory=lambda: [r"\bdown_proj\b"],
-        metadata={"help": "Regular expressions; which parameters of these layers train, by name."},
+        metadata={"help": "Regular expressions for the names of the trained parameters of these layers."},
     )
     param_ids: list[int] | None = field(
         default=None,
@@ -58,13 +58,13 @@ class RMUConfig(UnlearnConfig):
         },
     )
     steering_coeffs: list[float] = field(
-        default_factory=lambda: [6.5], metadata={"help": "Length of the control vector: one, or one a topic."}
+        default_factory=lambda: [6.5], metadata={"help": "Length of the control vector: one, or one per topic."}
     )
     adaptive_scale: float | None = field(
         default=None,
         metadata={
-            "help": "Adaptive RMU: instead of `steering_coeffs`, so many times the mean norm of the forget rows' "
-            "activations in the first batch (5 is published)."
+            "help": "Adaptive RMU: in place of `steering_coeffs`, this multiple of the mean norm of the forget rows' "
+            "activations in the first batch (published: 5)."
         },
     )
     alphas: list[float] | None = field(
@@ -72,7 +72,10 @@ class RMUConfig(UnlearnConfig):
     )
     kl_coeff: float = field(
         default=0.0,
-        metadata={"help": "Adds so many times KL(reference || model) to the activations' distance on kept rows."},
+        metadata={
+            "help": "Weight of KL(reference || model), added to the distance of activations on retain and poisoned "
+            "rows."
+        },
     )
 
     def __post_init__(self):
@@ -104,13 +107,13 @@ class RMUConfig(UnlearnConfig):
 
 
 class RMUTrainer(UnlearnTrainer):
-    r"""Steers one layer's activations on forget rows to a random direction and holds them on the others:
+    r"""Steers one layer's activations on forget rows to a random direction and preserves them on the others:
     \\( \| h_\theta(x_f) - c\,u \|^2 + \alpha \| h_\theta(x_r) - h_{ref}(x_r) \|^2 \\), means over real tokens and
     dimensions (equations 1 and 2). \\( u \\) has entries uniform in [0, 1) and length 1; it is drawn from `seed`, the
     same on every process, and kept with checkpoints and the saved model (see [`read_control`]).
 
-    The forward stops at the layer it reads, states below the first trained layer come from disk, and the reference's
-    activations are computed once.
+    The forward pass ends at the layer it reads, states below the first trained layer are cached on disk, and the
+    reference's activations are computed once.
     """
 
     config_class = RMUConfig

@@ -63,14 +63,14 @@ class ScrubConfig(TeacherArguments, UnlearnConfig):
     RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("nll",)
 
     preset: str | None = field(
-        default=None, metadata={"help": "Published values for what is left out: `small`, `large` or `mia`."}
+        default=None, metadata={"help": "Published values for arguments left out: `small`, `large` or `mia`."}
     )
     learning_rate: float | None = _preset("learning_rate", "Initial learning rate.")
     num_train_epochs: float | None = _preset("num_train_epochs", "Epochs, a whole number.")
     weight_decay: float | None = _preset("weight_decay", "Weight decay.")
     optim: str | None = _preset("optim", "Optimizer of both phases.")
     lr_scheduler_type: str = field(
-        default="constant", metadata={"help": "Schedule of the learning rate where `lr_decay_epochs` is empty."}
+        default="constant", metadata={"help": "Schedule of the learning rate if `lr_decay_epochs` is empty."}
     )
     retain_loss: str = field(default="nll", metadata={"help": "Cross-entropy in the retain phases: `nll`."})
     alpha: float | None = _preset("alpha", "Weight of the divergence from the teacher on retain rows.")
@@ -87,14 +87,14 @@ class ScrubConfig(TeacherArguments, UnlearnConfig):
     lr_decay_rate: float = field(default=0.1, metadata={"help": "Factor of that decay."})
     forget_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Forget rows a batch and device; `per_device_train_batch_size` if left out, its most."},
+        metadata={"help": "Forget rows per batch and device; at most `per_device_train_batch_size`, the default."},
     )
     scrub_warmup: str = field(
         default="min_first",
         metadata={
-            "help": "What gives the first max steps a direction, where the student is the teacher: retain rows go "
-            "first in every epoch (`min_first`), noise on the weights (`param_noise`), `dropout` in the forget "
-            "phases, or `none`, for models that have dropout, which then stays on."
+            "help": "What makes the student differ from its teacher before the first max steps: retain rows first in "
+            "every epoch (`min_first`), noise on the weights (`param_noise`), `dropout` in the forget phases, "
+            "or `none`, for models with dropout, which then stays on."
         },
     )
     warmup_noise: float = field(
@@ -104,15 +104,18 @@ class ScrubConfig(TeacherArguments, UnlearnConfig):
         default=0.1, metadata={"help": "Share of the embeddings' entries that `dropout` sets to 0."}
     )
     max_divergence: float | None = field(
-        default=None, metadata={"help": "A forget batch whose mean divergence is above it is pushed no further."}
+        default=None, metadata={"help": "A forget batch whose mean divergence exceeds this has no gradient."}
     )
     rewind: bool = field(
         default=False,
-        metadata={"help": "Keep the weights of every epoch, and end with those that err on forget rows as on unseen."},
+        metadata={
+            "help": "Save the weights of every epoch, and end with those whose error on forget rows is nearest to "
+            "that on unseen rows."
+        },
     )
     rewind_error: str = field(
         default="loss",
-        metadata={"help": "What is compared then: the `loss`, or the share that is predicted wrong (`error`)."},
+        metadata={"help": "Error that `rewind` compares: the `loss`, or the share of wrong predictions (`error`)."},
     )
 
     def __post_init__(self):

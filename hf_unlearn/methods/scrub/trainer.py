@@ -65,14 +65,14 @@ class Kept:
 
 
 class ScrubTrainer(Taught, UnlearnTrainer):
-    r"""A student that leaves its teacher, the frozen original, on forget rows and follows it on the others, in turns.
+    r"""A student that diverges from its teacher, the frozen original, on forget rows and follows it on the others.
 
-    `msteps` times there is an epoch of max steps, \\( L = -d \\) on forget rows, beside an epoch of min steps,
-    \\( L = \alpha d + \gamma NLL \\) on retain rows; after them min steps alone. A row's value is the mean over its
-    predictions.
+    `msteps` times there is an epoch of max steps, \\( L = -d \\) on forget rows, in addition to an epoch of min steps,
+    \\( L = \alpha d + \gamma NLL \\) on retain rows; later epochs have min steps only. A row's value is the mean over
+    its predictions.
 
-    With `rewind` the weights after each epoch are kept in `rewind/`, and training ends with those whose error on the
-    forget rows is nearest to the last ones' on `eval_dataset["holdout"]`: rows like the forget rows that no model saw.
+    With `rewind` the weights after each epoch are saved in `rewind/`, and training ends with those whose error on the
+    forget rows is nearest to the final weights' error on `eval_dataset["holdout"]`: unseen rows of the same kind.
     """
 
     config_class = ScrubConfig

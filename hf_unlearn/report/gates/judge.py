@@ -5,11 +5,13 @@ A gate is passed only where the whole 95% interval lies within its bounds, faile
 between the sample does not tell, and what was not measured is never passed.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..likeness import unlike, unlike_attack, unlike_settings
 from ..naming import first_of_kind, metric_in, of_kind
+from ..sections import as_audited
 from .numbers import Number, difference, number
 from .spec import ALL_ATTACKS, PRIVACY, Gate, check_names
 
@@ -51,7 +53,7 @@ class Outcome:
     why: str | None = None
 
 
-def judge(report: dict, gates: list[Gate], privacy: dict | None = None) -> dict:
+def judge(report: dict, gates: list[Gate], privacy: dict | None = None, kinds: Iterable[str] = ()) -> dict:
     """Holds every unlearned model of a report against the gates.
 
     Args:
@@ -61,6 +63,8 @@ def judge(report: dict, gates: list[Gate], privacy: dict | None = None) -> dict:
             Of [`~hf_unlearn.report.gates.spec.read_gates`].
         privacy (`dict`, *optional*):
             The content of a `privacy.json`, for gates on attacks. Its models are found by their paths.
+        kinds (`Iterable[str]`):
+            Audits that a report may hold: `<kind>/<metric>` of one that was not made is missing, not unknown.
 
     Returns:
         `dict`: the content of `gates.json` less where it came from: `gates`, and `models` with their `status` and
@@ -72,7 +76,7 @@ def judge(report: dict, gates: list[Gate], privacy: dict | None = None) -> dict:
     unlearned = of_kind(report, "unlearned")
     if not unlearned:
         raise ValueError("The report has no unlearned model to hold against gates.")
-    check_names(gates, report, privacy)
+    check_names(gates, report, privacy, kinds)
     models = []
     for model in unlearned:
         outcomes = [_outcome(gate, report, model, privacy) for gate in gates]
@@ -91,6 +95,11 @@ def _outcome(gate: Gate, report: dict, model: dict, privacy: dict | None) -> Out
     if gate.against is not None and other is None:
         return Outcome(gate.name, gate.metric, MISSING, why=f"the report has no {gate.against} model")
     if not gate.metric.startswith(PRIVACY):
+        kind = gate.metric.split("/")[0]
+        if gate.metric not in model["metrics"] and as_audited(model, kind) is not None:
+            model, other = as_audited(model, kind), None if other is None else as_audited(other, kind)
+            if gate.against is not None and other is None:
+                return Outcome(gate.name, gate.metric, MISSING, why=f"{gate.against}: not measured")
         return _held(gate, gate.metric, model, other)
     if privacy is None:
         return Outcome(gate.name, gate.metric, MISSING, why="no privacy.json")

@@ -3,6 +3,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from ...yaml_file import load_yaml
 from ..naming import LABELS, MEANINGS, PERCENT, is_p_value
+from ..sections import audit_metrics
 from .numbers import PRIVACY, span
 
 
@@ -20,7 +22,7 @@ ALL_ATTACKS = f"{PRIVACY}*/"
 ATTACK = re.compile(r"privacy/[^/]+/(auc|retain_auc|tpr_zero_fp|tpr@\d+(\.\d+)?e-\d+(/lower|/both)?)")
 SETS = {"forget", "retain", "test", "holdout", "general", "real_authors", "world_facts"}
 SETS |= {f"{name}_paraphrased" for name in SETS}
-FOLDER = Path(__file__).parent / "templates"
+FOLDER = Path(__file__).parents[1] / "templates"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def read_gates(content: Any) -> list[Gate]:
     return [_gate(str(name), about) for name, about in content.items()]
 
 
-def check_names(gates: list[Gate], report: dict, privacy: dict | None) -> None:
+def check_names(gates: list[Gate], report: dict, privacy: dict | None, kinds: Iterable[str] = ()) -> None:
     """Refuses metrics that neither these reports have nor any could.
 
     Raises:
@@ -90,10 +92,13 @@ def check_names(gates: list[Gate], report: dict, privacy: dict | None) -> None:
     """
     there = {name for model in report["models"] for name in model["metrics"]}
     there |= {f"{PRIVACY}{name}" for model in (privacy or {"models": []})["models"] for name in model["metrics"]}
+    there |= {name for model in report["models"] for name in audit_metrics(model)}
+    made = {name.split("/")[0] for model in report["models"] for name in audit_metrics(model)}
     metrics = {*LABELS, *MEANINGS, *PERCENT}
     for gate in gates:
         head, _, tail = gate.metric.rpartition("/")
         could = tail in metrics and (head in SETS or not head) or ATTACK.fullmatch(gate.metric)
+        could = could or gate.metric.split("/")[0] in {*kinds} - made - {PRIVACY.rstrip("/")}
         if gate.metric not in there and not could:
             near = get_close_matches(gate.metric, there, n=3) or sorted(there)[:3]
             raise ValueError(f"Gate {gate.name!r}: no metric is called {gate.metric!r}. Close: {', '.join(near)}.")

@@ -3,6 +3,7 @@
 
 from typing import TYPE_CHECKING
 
+from ..table import Table
 from ..verdict import SIGNS
 
 
@@ -26,8 +27,7 @@ def render_gates(result: dict) -> str:
         for row, outcome in zip(rows, model["outcomes"], strict=True):
             row.append("<br>".join(_lines(outcome)))
     lines = [[_escaped(cell) for cell in row] for row in (heads, *rows)]
-    lines.insert(1, ["---"] * len(heads))
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = Table(lines[0], lines[1:]).markdown()
     foot = f"`report.json` of {result['report_created']}, thresholds `{result['thresholds']}`. {RULE}"
     return f"# Gates: {_word(result['status'])}\n\n{table}\n\n{foot}\n"
 

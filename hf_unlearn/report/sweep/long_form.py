@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One number a line: every metric of every run, as data frames and plotting libraries want it."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...files import whole_file
+from ...files import write_csv
 from ..privacy_view import fpr_name
 
 
@@ -19,10 +18,7 @@ COLUMNS = (
 
 def write_long(sweep: dict[str, Any], path: Path) -> None:
     """Writes `long.csv`; what is undefined or unresolved is an empty cell."""
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(long_rows(sweep))
+    write_csv(path, COLUMNS, long_rows(sweep))
 
 
 def long_rows(sweep: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -197,7 +197,8 @@ def main_metrics(sweep: dict, forget: str | None, utility: str | None) -> list[s
     found = dict.fromkeys(name for one in (*sweep["runs"], *sweep["baselines"]) for name in one["metrics"])
     asked = sweep["settings"].get("metrics")
     if asked is None:
-        also = [name for name in found if name.rsplit("/", 1)[-1] == ALSO_MAIN]
+        audits = {name for run in sweep["runs"] for name in run.get("audits", ())}
+        also = [name for name in found if name.rsplit("/", 1)[-1] == ALSO_MAIN or name in audits]
         shown = [*(name for name in KEY_METRICS if name in found), *also, forget, utility]
         asked = [name for name in dict.fromkeys(shown) if name is not None]
     elif any(name not in found for name in asked) and found:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of a sweep: `table.csv`, `targets.csv`, and `table.md` for reading."""
 
-import csv
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...files import whole_file
+from ...files import write_csv
 from ..naming import ARROWS, UNDEFINED, format_number, full_label, is_p_value, is_percent, unit
 from ..table import Table as Shown
 from ..table import escape
@@ -27,28 +28,24 @@ def write_table(table: Table, path: Path) -> None:
     numbers = [f"{name}{part}" for name in (*table.metrics, SECONDS) for part in PARTS]
     heads = ["kind", "recipe", "method", "variant", "step", "tags", "n_runs", "n_seeds", "n_targets", *numbers]
     heads += ["share_of_retraining", "selection"]
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, heads, lineterminator="\n")
-        writer.writeheader()
-        for row in table.rows:
-            writer.writerow({**_about(row), **_numbers(row, table), "selection": table.rule})
+    write_csv(path, heads, ({**_about(row), **_numbers(row, table), "selection": table.rule} for row in table.rows))
 
 
 def write_targets(table: Table, path: Path) -> None:
     """Writes `targets.csv`: every main metric of every row for each target, over seeds, with the 95 % interval: over
     `seeds`, or the only run's own over its `items`."""
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, TARGET_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for target in targets_of(table.rows):
-            for row in table.rows:
-                about = {"target": target, "kind": row.kind, "method": row.method, "recipe": row.label}
-                about |= {"variant": row.variant, "step": row.step}
-                for name in table.metrics:
-                    cell = target_cell(row, target, name)
-                    over = None if cell.low is None else "seeds" if cell.n > 1 else "items"
-                    numbers = {"mean": cell.mean, "sd": cell.sd, "low": cell.low, "high": cell.high, "interval": over}
-                    writer.writerow({**about, "metric": name, **numbers, "n": cell.n, "missing": cell.missing})
+    write_csv(path, TARGET_COLUMNS, _target_rows(table))
+
+
+def _target_rows(table: Table) -> Iterator[dict[str, Any]]:
+    for target, row, name in itertools.product(targets_of(table.rows), table.rows, table.metrics):
+        cell = target_cell(row, target, name)
+        yield {
+            "target": target, "kind": row.kind, "method": row.method, "recipe": row.label, "variant": row.variant,
+            "step": row.step, "metric": name, "mean": cell.mean, "sd": cell.sd, "low": cell.low, "high": cell.high,
+            "interval": None if cell.low is None else "seeds" if cell.n > 1 else "items", "n": cell.n,
+            "missing": cell.missing,
+        }  # fmt: skip
 
 
 def target_cell(row: Row, target: str, metric: str) -> Cell:
@@ -70,7 +67,9 @@ def render_table(sweep: dict[str, Any], table: Table, plots: dict[str, Path], fo
         "\n\n".join(
             f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})" for name, path in plots.items()
         ),
-        _section(f"Tuning seed {settings['tuning_seed']}, in no mean above", _tuning(sweep, table)),
+        _section(
+            f"Tuning seed {settings['tuning_seed']}, in no mean above", _main_table(sweep, table, table.of("tuning"))
+        ),
         _section("Targets", _target_table(table)),
         _section("Missing", missing_lines(sweep, table)),
         "`long.csv` holds every number of every run, `table.csv` this table, `sweep.json` all that it is drawn from.",
@@ -145,10 +144,6 @@ def _main_table(sweep: dict[str, Any], table: Table, rows: list[Row]) -> str:
         cells += [UNDEFINED if share is None else f"{share:.2f}"] if table.retrained_seconds else []
         lines.append([*about, *cells])
     return Shown(heads, lines, numbers=True).markdown()
-
-
-def _tuning(sweep: dict[str, Any], table: Table) -> str:
-    return _main_table(sweep, table, table.of("tuning"))
 
 
 def _target_table(table: Table) -> str:
