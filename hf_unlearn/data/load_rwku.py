@@ -84,7 +84,7 @@ def load_probes(subset: str, targets: Sequence[str] | None, path: str | Path | N
 
 def _files(path: str | Path | None) -> RwkuFiles:
     if path == EMBEDDED:
-        from .rwku.world import rwku_world
+        from .worlds.rwku.world import rwku_world
 
         path = rwku_world()
     return RwkuFiles(None if path is None else Path(path))
