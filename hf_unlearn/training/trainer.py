@@ -110,10 +110,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        check_request(type(self), args, model, quantization_config, peft_config)
-        check_not_wrapped(model, ref_model, args.fused_losses)
-        adapter = peft_config is not None or modeling.is_peft_model(model)
-        self.addons = AddOns(self.checked_addons(args, adapter))
+        self._check_request(args, model, ref_model, quantization_config, peft_config)
         args = args.settled(retain_rows=retain_dataset is not None)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
@@ -152,12 +149,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
         self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, named, reload)
         self.addons.setup(entry)
-        # Width and dtype of a token's states, known once the forward path was tried.
-        self.states_like: Tensor | None = None
-        self.meters = Meters()
-        # Counted when it is known what trains.
-        self.arithmetic: Arithmetic | None = None
-        self.positions_read: dict[str, int] = {}
+        self._begin_counts()
         self.card_facts = CardFacts(ref_model=ref_model is not None, base_model=hub_id(model))
         super().__init__(
             model=model,
@@ -172,6 +164,21 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self._watch(retain_rows=retain_dataset is not None)
+
+    def _check_request(self, args, model, ref_model, quantization_config, peft_config) -> None:
+        """Refuses what cannot work whatever the rows and weights are; makes the run's add-ons."""
+        check_request(type(self), args, model, quantization_config, peft_config)
+        check_not_wrapped(model, ref_model, args.fused_losses)
+        adapter = peft_config is not None or modeling.is_peft_model(model)
+        self.addons = AddOns(self.checked_addons(args, adapter))
+
+    def _begin_counts(self) -> None:
+        # Width and dtype of a token's states, known once the forward path was tried.
+        self.states_like: Tensor | None = None
+        self.meters = Meters()
+        # Counted when it is known what trains.
+        self.arithmetic: Arithmetic | None = None
+        self.positions_read: dict[str, int] = {}
 
     def _watch(self, retain_rows: bool) -> None:
         self.addons.attach(self)
