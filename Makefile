@@ -28,6 +28,7 @@ test-all: test test-slow
 quality: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 
 style: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check --fix .

@@ -55,6 +55,7 @@ MOVED = {
     "data.synthetic.cache": "data.worlds.folders",
     "data.vqa.world": "data.worlds.pictures",
     "evaluation_rows": "training.evaluation_rows",
+    "forward.predicted": "fused.predicted",
     "methods.fisher_config": "methods.fisher.config",
     "methods.fisher_noise": "methods.fisher.noise",
     "methods.layer_choice": "models.layer_choice",

@@ -74,7 +74,7 @@ def build_world(
     Needs no download. Every process of a distributed job may call it: one builds, the others wait.
 
     ```python
-    from hf_unlearn.data.synthetic import build_world
+    from hf_unlearn.data.worlds.people import build_world
 
     world = build_world()
     model = AutoModelForCausalLM.from_pretrained(world.target)
