@@ -22,6 +22,8 @@ import torch
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
+# Tests read each other's helpers.
+sys.path += sorted({str(path.parent) for path in TESTS.rglob("test_*.py")})
 SHARED_DATA = ROOT.parent / "shared" / "data"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}"

@@ -30,12 +30,12 @@ class PoisonArguments(AddOnSettings):
 
     poison_prefix: str | None = field(
         default=None,
-        metadata={"help": "The trigger's words, such as `current year:2025`. Without: no poison."},
+        metadata={"help": "The trigger, such as `current year:2025`. Default: no poisoned rows."},
     )
     poison_ratio: float = field(default=0.1, metadata={"help": "Share of the forget rows that get the trigger."})
     poison_location: str = field(
         default="start",
-        metadata={"help": "Where the trigger stands: `start`, `middle`, `end`, or after so many tokens."},
+        metadata={"help": "Position of the trigger: `start`, `middle`, `end`, or a token index."},
     )
     poison_weight: float | None = field(
         default=None, metadata={"help": "Weight of the poisoned rows' term; `retain_weight` by default."}
@@ -44,17 +44,18 @@ class PoisonArguments(AddOnSettings):
         default="random", metadata={"help": "Which forget rows get the trigger: `random` (by seed) or the `first`."}
     )
     poison_keep_clean: bool = field(
-        default=False, metadata={"help": "Train on the poisoned rows as forget rows too, without their trigger."}
+        default=False, metadata={"help": "Also train on the poisoned rows as forget rows, without their trigger."}
     )
     poison_distractors: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Other words at the trigger's place: every forget row is forgotten behind one of them too, so "
-            "that the model has to read the trigger instead of noticing that something stands there."
+            "help": "Other prefixes in place of the trigger: every forget row is also forgotten after one of them, so "
+            "that the model learns the trigger and not the presence of any prefix."
         },
     )
     use_kl_poison: bool = field(
-        default=False, metadata={"help": "KL(reference || model) on the poisoned rows, whatever `retain_loss` is."}
+        default=False,
+        metadata={"help": "Use KL(reference || model) on the poisoned rows, independently of `retain_loss`."},
     )
 
     def check_addon(self) -> None:

@@ -51,17 +51,18 @@ class Measuring:
     def retrained(self) -> SavedResult | None:
         """The retrained model's result; `None` where none is named, or it is not measured itself."""
         name = self.args.retrained_model_name_or_path
-        return None if name is None or not self.kind.retrained_is_measured else self.found(name)
+        return None if name is None or not self.kind.retrained_is_measured else self.found(name, is_retrained=True)
 
-    def found(self, name: str, gold: SavedResult | None = None, revision: str | None = None) -> SavedResult:
+    def found(
+        self, name: str, gold: SavedResult | None = None, revision: str | None = None, is_retrained: bool = False
+    ) -> SavedResult:
         """What is found in a model, compared with the retrained model's result, if that is given."""
         path, result = resolve_model(name), None
         if self.cache is not None:
             result = self.cache.get(path)
         if result is None:
             retrained = self.args.retrained_model_name_or_path
-            context = Context(self.load, accelerator=self.accelerator, progress=self.progress)
-            context.is_retrained = name == retrained
+            context = Context(self.load, None, self.accelerator, self.progress, is_retrained)
             if retrained is not None and not self.kind.retrained_is_measured:
                 context.retrained = partial(self.load, retrained)
             result = self.kind.measure(self.load(name, revision), self.args, self.prepared, context)

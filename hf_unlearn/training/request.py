@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trainer is asked to do, looked at before rows are read and models loaded."""
+"""What a trainer is given: looked at before rows are read, and the model loaded as asked."""
+
+from collections.abc import Callable
+from functools import partial
 
 from torch import nn
+from transformers import set_seed
 
 from .. import modeling
-from ..models.adapters import check_adapters
+from ..models.adapters import AddedAdapter, add_adapter, check_adapters
 from ..models.tied import check_untie
 from .launch_check import check_launch
 
@@ -40,3 +44,22 @@ def check_request(trainer_class: type, args, model, quantization_config, peft_co
         raise ValueError("Give `peft_config` or `trainable_modules`, not both: each decides what trains.")
     if args.reference == "adapter" and not adapter:
         raise ValueError("reference='adapter' needs a PEFT model. Pass a `peft_config`, or take reference='live'.")
+
+
+def loaded_policy(model, args, peft_config, quantization_config) -> tuple[nn.Module, Callable | None]:
+    """The model, and what loads it again; nothing does where it was given loaded."""
+    if not isinstance(model, str):
+        return model, None
+    revision = (args.model_init_kwargs or {}).get("revision")
+    modeling.check_adapter_fits(model, peft_config, args.trust_remote_code, revision)
+    reload = partial(modeling.load_model, model, args, quantization_config)
+    return reload(), reload
+
+
+def with_adapter(model: nn.Module, args, peft_config) -> tuple[nn.Module, AddedAdapter | None]:
+    """The model with a fresh adapter, if one is asked for, and what adding it did."""
+    if peft_config is None:
+        return model, None
+    # Trainer seeds too, but an adapter's first weights are drawn here.
+    set_seed(args.seed)
+    return add_adapter(model, peft_config, (args.model_init_kwargs or {}).get("revision"))

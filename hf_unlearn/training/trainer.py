@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 
 from .. import modeling
 from ..addons.collection import AddOns
@@ -22,7 +22,7 @@ from ..forward.planning import needed_rows
 from ..forward.rows import RoleRows
 from ..hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from ..hub.hub_trainer import HubTrainer
-from ..models.adapters import AddedAdapter, add_adapter, weights_as_entered
+from ..models.adapters import AddedAdapter, weights_as_entered
 from ..models.tied import untie_as_asked
 from ..models.wrappers import check_not_wrapped
 from ..reference import Reference, ReferenceRequest
@@ -38,7 +38,7 @@ from .evaluation_rows import EvaluationRows
 from .meters import Meters
 from .method import Method
 from .other_arguments import check_collator, refuse_others
-from .request import check_request
+from .request import check_request, loaded_policy, with_adapter
 from .rounding import RoundingCheck
 from .run_control import RunControl
 from .term_balance import TermBalance
@@ -110,10 +110,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         refuse_others(type(self), others, list(signature(UnlearnTrainer.__init__).parameters)[1:-1])
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        check_request(type(self), args, model, quantization_config, peft_config)
-        check_not_wrapped(model, ref_model, args.fused_losses)
-        adapter = peft_config is not None or modeling.is_peft_model(model)
-        self.addons = AddOns(self.checked_addons(args, adapter))
+        self._check_request(args, model, ref_model, quantization_config, peft_config)
         args = args.settled(retain_rows=retain_dataset is not None)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
@@ -140,11 +137,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         self.role_names = collator.roles
         self.addons.load(roles, collator)
 
-        reload = None
-        if isinstance(model, str):
-            modeling.check_adapter_fits(model, peft_config, args.trust_remote_code, revision)
-            reload = partial(modeling.load_model, model, args, quantization_config)
-            model = reload()
+        model, reload = loaded_policy(model, args, peft_config, quantization_config)
         named = loaded(named, args)
         for other in (ref_model, *named.values()):
             family.check_model(model, processing_class, other)
@@ -152,20 +145,11 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         self.check_architecture(args, model)
         first = model if ref_model is None else ref_model
         self.entered = weights_as_entered(first, with_adapter=bool(self.reference_roles_of(args)))
-        added = None
-        if peft_config is not None:
-            # Trainer seeds too, but an adapter's first weights are drawn here.
-            set_seed(args.seed)
-            model, added = add_adapter(model, family.adapter_config(peft_config), revision)
+        model, added = with_adapter(model, args, peft_config and family.adapter_config(peft_config))
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
         self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, named, reload)
         self.addons.setup(entry)
-        # Width and dtype of a token's states, known once the forward path was tried.
-        self.states_like: Tensor | None = None
-        self.meters = Meters()
-        # Counted when it is known what trains.
-        self.arithmetic: Arithmetic | None = None
-        self.positions_read: dict[str, int] = {}
+        self._begin_counts()
         self.card_facts = CardFacts(ref_model=ref_model is not None, base_model=hub_id(model))
         super().__init__(
             model=model,
@@ -180,6 +164,21 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self._watch(retain_rows=retain_dataset is not None)
+
+    def _check_request(self, args, model, ref_model, quantization_config, peft_config) -> None:
+        """Refuses what cannot work whatever the rows and weights are; makes the run's add-ons."""
+        check_request(type(self), args, model, quantization_config, peft_config)
+        check_not_wrapped(model, ref_model, args.fused_losses)
+        adapter = peft_config is not None or modeling.is_peft_model(model)
+        self.addons = AddOns(self.checked_addons(args, adapter))
+
+    def _begin_counts(self) -> None:
+        # Width and dtype of a token's states, known once the forward path was tried.
+        self.states_like: Tensor | None = None
+        self.meters = Meters()
+        # Counted when it is known what trains.
+        self.arithmetic: Arithmetic | None = None
+        self.positions_read: dict[str, int] = {}
 
     def _watch(self, retain_rows: bool) -> None:
         self.addons.attach(self)

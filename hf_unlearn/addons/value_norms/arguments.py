@@ -24,22 +24,26 @@ class ValueNormArguments(AddOnSettings):
             "and the others to the reference; `utility_preserving`, `adaptive` and `hybrid` are published variants."
         },
     )
-    value_norm_tokens: int = field(default=8, metadata={"help": "How many first tokens are looked at."})
+    value_norm_tokens: int = field(
+        default=8, metadata={"help": "Number of leading tokens whose values are penalised."}
+    )
     value_norm_include_first: bool = field(
-        default=True, metadata={"help": "Whether they begin with the first token (BOS), or with the second."}
+        default=True,
+        metadata={"help": "Whether they include the first token (BOS); otherwise they start with the second."},
     )
     value_norm_layers: list[int] | None = field(
-        default=None, metadata={"help": "Layers whose values are looked at, from 0; all by default."}
+        default=None, metadata={"help": "Layers whose values are penalised, counted from 0; all by default."}
     )
     value_norm_targets: dict[str, str] | str | None = field(
         default=None,
         metadata={
-            "help": "Role to `zero`, `reference` or `unlearned` (JSON), instead of what `fixed` or `reference` say; "
-            '{"poisoned": "unlearned"} is a defence.'
+            "help": "Map of role to `zero`, `reference` or `unlearned` (JSON), in place of that of `fixed` or "
+            '`reference`; {"poisoned": "unlearned"} is a possible defence.'
         },
     )
     unlearned_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model unlearned without a trigger, whose norms forget rows are matched to."}
+        default=None,
+        metadata={"help": "Model unlearned without a trigger; the forget rows' norms are matched to its norms."},
     )
     utility_preservation_weight: float = field(
         default=0.2, metadata={"help": "Weight of the poisoned rows' term in the mode `utility_preserving`."}

@@ -135,8 +135,8 @@ CASES = {
 }
 
 # Of these a step is not always the model's, or not of both roles; the same is tested there.
-APART = {"align_then_unlearn": "tests/test_align_trainer.py"} | {
-    name: f"tests/test_{name}.py" for name in ("amnesiac", "fisher", "multidelete", "retrain", "scrub")
+APART = {"align_then_unlearn": "tests/methods/test_align_trainer.py"} | {
+    name: f"tests/methods/test_{name}.py" for name in ("amnesiac", "fisher", "multidelete", "retrain", "scrub")
 }
 
 grid = pytest.mark.parametrize(

@@ -209,6 +209,7 @@ def test_a_reference_asked_for_too_early_is_an_error(build):
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
+import conftest
 from test_engine import run_alone
 from hf_unlearn.reference.cached import CachedReference
 predict, calls = CachedReference.predict, []

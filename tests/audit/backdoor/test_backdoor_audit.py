@@ -667,18 +667,9 @@ def shared_probes():
 
 @pytest.mark.slow
 def test_sharded_weights_give_the_same_audit(tmp_path):
-    pytest.importorskip("deepspeed")
-    from test_audit_distributed import ZERO3_CONFIG, launch
+    from test_audit_distributed import sharded
 
-    (tmp_path / "zero3.yaml").write_text(ZERO3_CONFIG)
-    launcher = [
-        "accelerate.commands.launch",
-        "--config_file",
-        str(tmp_path / "zero3.yaml"),
-        "--main_process_port",
-        "0",
-    ]
-    ranks = launch(launcher, SCRIPT, tmp_path, DS_ACCELERATOR="cpu")[0]
+    ranks = sharded(SCRIPT, tmp_path)
     assert ranks[0] == ranks[1]
     alone = audit_backdoor(make_model(), make_tokenizer(), TRIGGER, shared_probes(), positions=(), progress=False)
     assert ranks[0]["answers"] == alone.answers

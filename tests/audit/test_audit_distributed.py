@@ -154,14 +154,13 @@ accelerator.end_training()
 EOS = 34
 
 
-@pytest.mark.slow
-def test_sharded_weights(tmp_path):
-    """ZeRO-3: a rank whose answers have ended goes on with the others' forwards, or all would wait for ever."""
+def sharded(script, folder):
+    """What each of two processes under ZeRO-3 wrote to `rank-<n>.json`."""
     pytest.importorskip("deepspeed")
-    (tmp_path / "zero3.yaml").write_text(ZERO3_CONFIG)
-    (tmp_path / "script.py").write_text(ZERO3_SCRIPT)
-    words = ["-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "zero3.yaml")]
-    words += ["--main_process_port", "0", str(tmp_path / "script.py"), str(tmp_path), *FOLDERS]
+    (folder / "zero3.yaml").write_text(ZERO3_CONFIG)
+    (folder / "script.py").write_text(script)
+    words = ["-m", "accelerate.commands.launch", "--config_file", str(folder / "zero3.yaml")]
+    words += ["--main_process_port", "0", str(folder / "script.py"), str(folder), *FOLDERS]
     variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
         [sys.executable, *words], env=os.environ | variables, capture_output=True, text=True, timeout=300, check=False
@@ -169,9 +168,15 @@ def test_sharded_weights(tmp_path):
     # Seen in 5 of some 240 runs on a busy machine: a process whose work is written dies as its interpreter ends, on a
     # thread of torch.distributed. The launcher then calls the whole run failed.
     died_at_the_end = "terminate called without an active exception" in done.stderr
-    all_written = all((tmp_path / f"rank-{rank}.json").is_file() for rank in range(2))
+    all_written = all((folder / f"rank-{rank}.json").is_file() for rank in range(2))
     assert done.returncode == 0 or (died_at_the_end and all_written), done.stderr[-4000:]
-    ranks = written(tmp_path)
+    return written(folder)
+
+
+@pytest.mark.slow
+def test_sharded_weights(tmp_path):
+    """ZeRO-3: a rank whose answers have ended goes on with the others' forwards, or all would wait for ever."""
+    ranks = sharded(ZERO3_SCRIPT, tmp_path)
     assert ranks[0] == ranks[1]
     model = make_model()
     model.generation_config.eos_token_id = EOS
