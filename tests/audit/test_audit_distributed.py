@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ SCRIPT = """
 import json, sys
 import numpy as np
 import torch
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from accelerate import Accelerator
 from conftest import make_model, make_tokenizer
 from hf_unlearn.audit import audit_model, generate_answers, score_rows
@@ -56,6 +57,8 @@ with open(f"{sys.argv[1]}/rank-{rank}.json", "w") as file:
 accelerator.end_training()
 """
 
+# Of the fixtures, and of this file.
+FOLDERS = [str(TESTS), str(Path(__file__).parent)]
 ROWS = [{"input_ids": [1, *range(10, 10 + n)], "labels": [-100, *range(10, 10 + n)]} for n in (3, 9, 1, 7, 5, 2, 8)]
 PROMPTS = [[1, 40 + n] for n in range(5)]
 SETS = {
@@ -79,7 +82,7 @@ def written(folder):
 
 def test_two_processes_agree_with_one(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    words = [tmp_path / "script.py", str(tmp_path), str(TESTS)]
+    words = [tmp_path / "script.py", str(tmp_path), *FOLDERS]
     status, output = run(*words, processes=2, ACCELERATE_USE_CPU="true")
     assert status == 0, output[-4000:]
     ranks = written(tmp_path)
@@ -123,7 +126,7 @@ deepspeed_config:
 ZERO3_SCRIPT = """
 import json, sys
 import torch
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from accelerate import Accelerator
 from conftest import make_model, make_tokenizer
 from hf_unlearn.audit import generate_answers, score_rows
@@ -157,7 +160,7 @@ def sharded(script, folder):
     (folder / "zero3.yaml").write_text(ZERO3_CONFIG)
     (folder / "script.py").write_text(script)
     words = ["-m", "accelerate.commands.launch", "--config_file", str(folder / "zero3.yaml")]
-    words += ["--main_process_port", "0", str(folder / "script.py"), str(folder), str(TESTS)]
+    words += ["--main_process_port", "0", str(folder / "script.py"), str(folder), *FOLDERS]
     variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
         [sys.executable, *words], env=os.environ | variables, capture_output=True, text=True, timeout=300, check=False
