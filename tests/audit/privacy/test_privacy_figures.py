@@ -54,7 +54,7 @@ def test_what_a_page_has_no_room_for_is_named(monkeypatch):
 def test_panels_stand_in_a_row_or_a_square(models, lines, columns):
     from hf_unlearn.report.privacy.figures import _panels
 
-    figure = _panels([None] * models, "T", lambda ax, model: ax.plot([0], label="a"))
+    figure = _panels([{"name": "a", "kind": "a"}] * models, "T", lambda ax, model: None)
     axes = figure.axes
     assert len(axes) == models
     assert axes[0].get_gridspec().get_geometry() == (lines, columns)
