@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...report.likeness import WORST, unlike_attack
-from ...report.privacy import load_privacy_report, print_privacy_report, write_privacy_report
-from ...report.privacy_table import (
+from ...report.privacy.table import (
     CAPTION,
     TITLE,
     add_privacy,
@@ -17,6 +16,7 @@ from ...report.privacy_table import (
     rates_of,
     sizes,
 )
+from ...report.privacy.write import load_privacy_report, print_privacy_report, write_privacy_report
 from ...report.sections import section_cell
 from ..view import AuditView
 

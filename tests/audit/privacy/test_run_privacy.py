@@ -15,7 +15,7 @@ from hf_unlearn import UnlearnTrainer
 from hf_unlearn.cli.main import main
 from hf_unlearn.cli.sweep import _add_privacy, resolve
 from hf_unlearn.report import load_report, print_report, write_report
-from hf_unlearn.report.privacy import load_privacy_report
+from hf_unlearn.report.privacy.write import load_privacy_report
 from hf_unlearn.report.verdict import verdicts
 from hf_unlearn.sweep.expand import expand
 from hf_unlearn.sweep.spec import read_spec
@@ -48,7 +48,7 @@ def undrawn(monkeypatch):
     """Reports without pictures and page, which take longer than all else here."""
     monkeypatch.setattr("hf_unlearn.report.write.save_plots", lambda report, folder: {})
     monkeypatch.setattr("hf_unlearn.report.write.render_page", lambda report: "")
-    monkeypatch.setattr("hf_unlearn.report.privacy_figures.save_privacy_plots", lambda report, folder: {})
+    monkeypatch.setattr("hf_unlearn.report.privacy.figures.save_privacy_plots", lambda report, folder: {})
 
 
 def fields(place: Path, **more) -> dict:

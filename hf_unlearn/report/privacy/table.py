@@ -3,8 +3,8 @@
 
 from dataclasses import dataclass
 
-from .naming import UNDEFINED, percent
-from .privacy_view import worst_of
+from ..naming import UNDEFINED, percent
+from .view import worst_of
 
 
 PRIVACY_FOLDER = "privacy"
