@@ -139,12 +139,14 @@ def wrap(model: nn.Module, wrapper: UnlearnedWrapper, base: str | None = None, r
             "The model does not say where it came from (with an adapter it says where the model below came from). "
             "Save it, and give the folder as `base`."
         )
+    # A folder's name holds wherever the wrapper is loaded.
+    base = str(Path(base).absolute()) if Path(base).is_dir() else str(base)
     weight = next(model.parameters())
     wrapper.to(weight.device)
     wrapper.attach(model)
     setattr(model, ATTRIBUTE, wrapper.train(model.training))
     # Its weights alone would be the model before unlearning.
-    model.save_pretrained = partial(save_wrapped, model, base=str(base), revision=revision)
+    model.save_pretrained = partial(save_wrapped, model, base=base, revision=revision)
     return model
 
 
@@ -193,7 +195,11 @@ def load_wrapper(folder: str | Path, below: nn.Module) -> nn.Module:
         raise CheckpointError(f"{str(folder)!r} does not hold what a wrapper {kind!r} takes: {error}.") from error
     check_finite(wrapper.named_parameters(), str(folder))
     check_finite(wrapper.named_buffers(), str(folder))
-    return wrap(below, wrapper, config["base_model_name_or_path"], config.get("revision")).eval()
+    base = config["base_model_name_or_path"]
+    try:
+        return wrap(below, wrapper, base, config.get("revision")).eval()
+    except AttributeError as error:
+        raise CheckpointError(f"The wrapper in {str(folder)!r} does not fit its base {base!r}: {error}.") from error
 
 
 def _card(config: dict) -> str:
