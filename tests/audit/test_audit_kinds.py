@@ -185,7 +185,7 @@ ROWS = {
 @pytest.mark.parametrize(
     ("model", "rows", "length", "message"),
     [
-        ("target", "long", 1024, "'{model}' reads at most 512 (its config's `max_position_embeddings`)"),
+        ("target", "long", 1024, "'{model}' reads at most 512 (`max_position_embeddings`"),
         ("target", "none", 64, "Row 1 of"),
         ("target", "unanswered", 64, "Row 0 of the general text set: `completion` is empty"),
         ("target", "cut", 64, "None of the 1 general text rows keeps a token"),

@@ -62,7 +62,7 @@ def _check_room(rows: Sequence[dict], model: str, trust_remote_code: bool, revis
     longest = max(len(row["input_ids"]) for row in rows)
     if room and 0 < room < longest:
         raise ValueError(
-            f"A row has {longest} tokens, and {model!r} reads at most {room} (its config's `max_position_embeddings`). "
+            f"A row has {longest} tokens, and {model!r} reads at most {room} (`max_position_embeddings` of its config). "
             f"Give `max_length` of at most {room}."
         )
 
