@@ -62,8 +62,8 @@ def _check_room(rows: Sequence[dict], model: str, trust_remote_code: bool, revis
     longest = max(len(row["input_ids"]) for row in rows)
     if room and 0 < room < longest:
         raise ValueError(
-            f"A row has {longest} tokens, and {model!r} reads at most {room} (`max_position_embeddings` of its config). "
-            f"Give `max_length` of at most {room}."
+            f"A row has {longest} tokens, and {model!r} reads at most {room} (`max_position_embeddings` of its "
+            f"config). Give `max_length` of at most {room}."
         )
 
 
