@@ -205,6 +205,13 @@ def test_rows_and_models_that_do_not_go_together_are_refused(
     assert message.format(model=path) in capsys.readouterr().err
 
 
+def test_a_model_is_not_its_own_retrained_model(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hf_unlearn.audit.checkpoints.load_checkpoint", lambda *a, **k: pytest.fail("loaded"))
+    models = ["--model_name_or_path", str(place / "target"), "--retrained_model_name_or_path", f"{place}/target/"]
+    assert main([*asked(place, *models), "--output_dir", str(tmp_path / "out")]) == 2
+    assert "is the audited model itself" in capsys.readouterr().err
+
+
 def test_empty_texts_are_no_texts(place, tmp_path):
     texts = ["The cup is here.", "", " \n", "So is the pen."]
     values = []

@@ -11,7 +11,7 @@ from ...data.sources import load_rows
 from ...models.loading import config_of
 from ...places import check_folder
 from ..base import AuditKind, AuditResult, Context, Prepared
-from ..checkpoints import check_fits, check_models
+from ..checkpoints import check_fits, check_is_another, check_models
 from ..generation import pad_token_id
 from ..result import MetricResult
 from ..scoring import score_rows
@@ -31,9 +31,11 @@ class PerplexityAudit(AuditKind):
     def prepare(self, args: PerplexityArguments, qa) -> Prepared:
         check_folder("output_dir", args.output_dir)
         tokenizer = check_models(args)
-        models = {args.model_name_or_path: args.model_revision, args.retrained_model_name_or_path: None}
-        models = {resolve_model(name): revision for name, revision in models.items() if name is not None}
-        for path, revision in models.items():
+        models = [(resolve_model(args.model_name_or_path), args.model_revision)]
+        if args.retrained_model_name_or_path is not None:
+            models.append((resolve_model(args.retrained_model_name_or_path), None))
+            check_is_another(models[1][0], *models[0])
+        for path, revision in models:
             check_fits(path, "questions", args.trust_remote_code, revision)
         where = args.dataset_name, args.dataset_config, args.dataset_split, tokenizer, args.max_length
         rows = load_rows(*where)
@@ -41,7 +43,7 @@ class PerplexityAudit(AuditKind):
             rows = load_rows(*where, chunk_text=True)
         rows = encode_dataset(rows, tokenizer, args.max_length, "general text")
         rows = some_rows(rows.select_columns(["input_ids", "labels"]).to_list(), args.max_items, args.seed)
-        for path, revision in models.items():
+        for path, revision in models:
             _check_room(rows, path, args.trust_remote_code, revision)
         return Prepared(tokenizer, {"text": rows})
 
