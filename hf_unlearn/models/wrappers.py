@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..files import write_text
 from .adapters import is_peft_model
 from .checkpoint_files import CheckpointError
 from .weight_checks import check_finite
@@ -152,7 +153,7 @@ def save_wrapped(model: nn.Module, save_directory: str | Path, *, base: str, rev
     write_wrapper(save_directory, config, wrapper.tensors())
     card = Path(save_directory) / "README.md"
     if not card.exists():
-        card.write_text(_card(config), encoding="utf-8")
+        write_text(card, _card(config))
 
 
 def load_wrapper(folder: str | Path, below: nn.Module) -> nn.Module:

@@ -21,7 +21,7 @@ from .naming import (
     set_of,
     unit,
 )
-from .privacy_table import privacy_section
+from .privacy.table import privacy_section
 from .sections import section_table
 from .style import looks
 from .table import Name, Table

@@ -20,7 +20,7 @@ from hf_unlearn.audit.perplexity.measure import perplexity
 from hf_unlearn.audit.registry import AUDITS
 from hf_unlearn.cli.main import main
 from hf_unlearn.report import load_report, print_report
-from hf_unlearn.report.gates.judge import judge
+from hf_unlearn.report.gates.evaluate import judge
 from hf_unlearn.report.gates.spec import read_gates
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...report.likeness import WORST, unlike_attack
-from ...report.privacy import load_privacy_report, print_privacy_report, write_privacy_report
-from ...report.privacy_table import ABOUT, CAPTION, TITLE, add_privacy, privacy_section
+from ...report.privacy.table import ABOUT, CAPTION, TITLE, add_privacy, privacy_section
+from ...report.privacy.write import load_privacy_report, print_privacy_report, write_privacy_report
 from ..view import AuditView
 
 

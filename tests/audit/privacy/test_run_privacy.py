@@ -17,7 +17,7 @@ from hf_unlearn.cli.sweep import _add_privacy, resolve
 from hf_unlearn.report import load_report, print_report, write_report
 from hf_unlearn.report.markdown import render_markdown
 from hf_unlearn.report.page import render_page
-from hf_unlearn.report.privacy import load_privacy_report
+from hf_unlearn.report.privacy.write import load_privacy_report
 from hf_unlearn.report.verdict import verdicts
 from hf_unlearn.sweep.expand import expand
 from hf_unlearn.sweep.spec import read_spec
@@ -50,7 +50,7 @@ def undrawn(monkeypatch):
     """Reports without pictures and page, which take longer than all else here."""
     monkeypatch.setattr("hf_unlearn.report.write.save_plots", lambda report, folder: {})
     monkeypatch.setattr("hf_unlearn.report.write.render_page", lambda report: "")
-    monkeypatch.setattr("hf_unlearn.report.privacy_figures.save_privacy_plots", lambda report, folder: {})
+    monkeypatch.setattr("hf_unlearn.report.privacy.figures.save_privacy_plots", lambda report, folder: {})
 
 
 def fields(place: Path, **more) -> dict:

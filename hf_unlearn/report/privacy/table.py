@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .naming import UNDEFINED, percent
-from .privacy_view import worst_of
-from .sections import section_cell
+from ..naming import UNDEFINED, percent
+from ..sections import section_cell
+from .view import worst_of
 
 
 PRIVACY_FOLDER = "privacy"
