@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forget terms over single tokens: of log-probabilities `[N]`, or a row's mean of them, and of logits `[N, V]` with the
-tokens that they predict."""
+"""Forget terms over single tokens: of log-probabilities `[N]`, or a row's mean of them, and of logits `[N, V]` with
+the tokens that they predict."""
 
 import math
 
