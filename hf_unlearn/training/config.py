@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from ..addons.masks.arguments import MaskArguments
 from ..addons.poison import PoisonArguments
 from ..addons.settings import addons_of, check_settings, kept_roles_of
+from ..addons.steps.arguments import SAMArguments, SmoothingArguments
 from ..addons.value_norms.arguments import ValueNormArguments
 from ..checks import check_choice, check_number, check_patterns, check_whole
 from ..data.role_table import tied_to
@@ -26,13 +27,21 @@ FORWARD_PASSES = ("auto", "one", "split", "packed")
 
 
 @dataclass
-class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, MaskArguments, TrainingArguments):
+class UnlearnConfig(
+    ClassifierArguments,
+    PoisonArguments,
+    ValueNormArguments,
+    SAMArguments,
+    SmoothingArguments,
+    MaskArguments,
+    TrainingArguments,
+):
     r"""Arguments of every unlearning trainer, on top of [`~transformers.TrainingArguments`].
 
     The objective is `forget_weight` * L_forget + `retain_weight` * L_retain. L_forget is the method's; L_retain is
     0 (`none`), the negative log-likelihood of the retain rows (`nll`) or KL(reference || model) on them (`kl`).
     Poisoned rows ([`PoisonArguments`]), if any, are trained like retain rows, with `poison_weight`; a value-norm
-    penalty ([`ValueNormArguments`]) and a weight mask ([`MaskArguments`]) may be added.
+    penalty ([`ValueNormArguments`]) and other add-ons (docs/addons.md) may be added.
 
     Changed defaults: `logging_steps` is 10, `learning_rate` is 1e-5, `logging_nan_inf_filter` is off: it synchronises
     with the device at every batch, and a non-finite loss ends the run.

@@ -146,8 +146,8 @@ def test_fewer_rows_and_fewer_modules(masked):
 @pytest.mark.parametrize("optim", ["adamw_torch", "adafactor"])
 def test_masked_weights_stay_bit_for_bit(masked, optim, tmp_path):
     settings = {
-        "trainer": NPOTrainer, "max_steps": 50 if optim == "adamw_torch" else 8, "weight_decay": 0.1, "learning_rate": 1e-3, "optim": optim,
-        "gradient_accumulation_steps": 2, "reference": "live",
+        "trainer": NPOTrainer, "max_steps": 50 if optim == "adamw_torch" else 8, "weight_decay": 0.1,
+        "learning_rate": 1e-3, "optim": optim, "gradient_accumulation_steps": 2, "reference": "live",
     }  # fmt: skip
     whole = masked(save_strategy="steps", save_steps=25, output_dir=tmp_path / "whole", **settings)
     entered = weights(whole.model)

@@ -6,18 +6,7 @@ from dataclasses import dataclass, field
 from ...checks import check_choice, check_number, check_whole
 from ..settings import AddOnSettings, idle_fields
 from .files import check_mask_file
-
-
-# Score -> roles whose rows it is computed from.
-SCORES = {
-    "gradient": ("forget",),
-    "snip": ("forget",),
-    "fisher": ("forget", "retain"),
-    "wanda": ("forget",),
-    "magnitude": (),
-    "random": (),
-}
-FILE = "file"
+from .kinds import FILE, SCORES
 
 
 @dataclass

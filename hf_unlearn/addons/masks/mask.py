@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..addon import AddOn, Step
-from .arguments import FILE, SCORES
 from .choice import highest
 from .files import check_mask_fits, packed, read_mask, unpacked
+from .kinds import FILE, SCORES
 from .scores import Scorer
 
 
