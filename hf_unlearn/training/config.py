@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
+from ..addons.average import AverageArguments
+from ..addons.l1 import L1Arguments
 from ..addons.masks.arguments import MaskArguments
 from ..addons.poison import PoisonArguments
 from ..addons.settings import addons_of, check_settings, kept_roles_of
@@ -33,7 +35,10 @@ class UnlearnConfig(
     ValueNormArguments,
     SAMArguments,
     SmoothingArguments,
+    L1Arguments,
+    # Hooks are called in this order: masked weights are put back after the penalty, and before they are averaged.
     MaskArguments,
+    AverageArguments,
     TrainingArguments,
 ):
     r"""Arguments of every unlearning trainer, on top of [`~transformers.TrainingArguments`].

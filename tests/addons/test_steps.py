@@ -205,9 +205,8 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(trained, model_pat
 
 
 def test_a_run_without_forget_rows_is_smoothed_whole(trained):
-    given = {"forget_dataset": None} if False else {}
-    trainer = trained(RetrainTrainer, given=given, sam_rho=0.05, sam_terms="all")
-    plain = trained(RetrainTrainer, given=given, out="plain")
+    trainer = trained(RetrainTrainer, sam_rho=0.05, sam_terms="all")
+    plain = trained(RetrainTrainer, out="plain")
     assert changed(weights(trainer.model), weights(plain.model))
 
 
