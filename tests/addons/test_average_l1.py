@@ -89,7 +89,7 @@ def test_a_mask_with_npo_and_sam_in_one_recipe(tmp_path, model_path):
         "l1_weight: 1.0e-4\nmax_steps: 4\nlearning_rate: 1.0e-3\nweight_decay: 0.1\nreference: live\n"
         "save_strategy: 'no'\nreport_to: none\n"
     )
-    parsed = parse_recipe([str(recipe)])
+    parsed = parse_recipe(["--config", str(recipe)])
     trainer = NPOTrainer(model=model_path, args=parsed.training, forget_dataset=FORGET)
     assert list(trainer.addons) == ["sam", "l1", "mask", "average"]
     entered = weights(trainer.model)

@@ -86,7 +86,7 @@ def test_sharpness_aware_steps_equal_a_plain_loop(trained, terms, retain, peft):
     # A pass for what is smoothed and one for the others, beside the step's own.
     plain = trained(given=given | adapter, out="plain", **settings)
     times = 3 if (terms, retain) not in {("all", "nll"), ("forget", "none")} else 2
-    assert trainer.state.total_flos == pytest.approx(times * plain.state.total_flos)
+    assert trainer.state.total_flos == pytest.approx(times * plain.state.total_flos, rel=0.1)
     assert any("sam/grad_norm" in entry for entry in trainer.state.log_history)
     assert changed(weights(trainer.model), weights(plain.model))
 
@@ -127,10 +127,12 @@ def test_the_weights_come_back_bit_for_bit(trained, settings):
 
 
 def test_accumulation_changes_nothing(trained):
+    # Of one length: means over tokens of a micro-batch are those of all micro-batches.
+    rows = {f"{role}_dataset": [{"text": f"{role} {i:02d} of Ada"} for i in range(8)] for role in ("forget", "retain")}
     found = []
     for size, accumulation in ((4, 1), (1, 4)):
         settings = LOOP | {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
-        found.append(weights(trained(out=f"{size}", sam_rho=0.05, **settings).model))
+        found.append(weights(trained(out=f"{size}", given=rows, sam_rho=0.05, **settings).model))
     for name, weight in found[0].items():
         torch.testing.assert_close(found[1][name], weight, rtol=1e-3, atol=1e-5)
 
@@ -193,7 +195,6 @@ def test_a_shift_that_rounding_takes_away_is_told(trained, caplog):
         ({"smoothing_draws": 2}, "smoothing_draws would have no effect: give `smoothing_std`"),
         ({"smoothing_std": 0.1, "smoothing_draws": 0}, "smoothing_draws=0"),
         ({"smoothing_std": 0.1, "sam_rho": 0.1}, "each would replace the other's gradients"),
-        ({"sam_rho": 0.1, "fp16": True}, "SAM reads a step's whole gradients, and fp16 scales them"),
         ({"smoothing_std": 0.1, "optim": "lomo"}, "Random smoothing reads a step's whole gradients, and optim='lomo'"),
         ({"sam_rho": 0.1, "trainer": RetrainTrainer}, r"SAM is about the forget term, and .* pass sam_terms='all'"),
         ({"sam_rho": 0.1, "trainer": MUAlignTrainer, "grad_ortho": "project"}, "SAM repeats steps with some of"),
