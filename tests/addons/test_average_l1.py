@@ -7,7 +7,7 @@ from conftest import changed, lora, make_model, make_tokenizer, weights
 from safetensors.torch import load_file
 from test_steps import FORGET, trained  # noqa: F401 - a fixture
 
-from hf_unlearn import NPOTrainer
+from hf_unlearn.methods import METHODS
 
 
 def path_of(trainer, steps):
@@ -75,7 +75,8 @@ def test_masked_weights_are_neither_shrunk_nor_averaged_away(trained):  # noqa: 
         assert not torch.equal(weight, entered[name])
 
 
-def test_a_mask_with_npo_and_sam_in_one_recipe(tmp_path, model_path):
+@pytest.mark.parametrize("method", ["npo", "simnpo"])
+def test_a_mask_with_a_method_and_sam_in_one_recipe(tmp_path, model_path, method):
     import json
 
     from hf_unlearn.runs.recipe import parse_recipe
@@ -83,13 +84,13 @@ def test_a_mask_with_npo_and_sam_in_one_recipe(tmp_path, model_path):
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in FORGET))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"method: npo\nmodel_name_or_path: {model_path}\nforget_dataset: {tmp_path}/forget.jsonl\n"
+        f"method: {method}\nmodel_name_or_path: {model_path}\nforget_dataset: {tmp_path}/forget.jsonl\n"
         f"output_dir: {tmp_path}/out\nmask_by: gradient\nmask_share: 0.3\nsam_rho: 0.01\naverage_every: 2\n"
-        "l1_weight: 1.0e-4\nmax_steps: 4\nlearning_rate: 1.0e-3\nweight_decay: 0.1\nreference: live\n"
+        "l1_weight: 1.0e-4\nmax_steps: 4\nlearning_rate: 1.0e-3\nweight_decay: 0.1\nretain_loss: none\n"
         "save_strategy: 'no'\nlogging_steps: 1\nreport_to: none\n"
     )
     parsed = parse_recipe(["--config", str(recipe)])
-    trainer = NPOTrainer(model=model_path, args=parsed.training, forget_dataset=FORGET)
+    trainer = METHODS[method][1](model=model_path, args=parsed.training, forget_dataset=FORGET)
     assert list(trainer.addons) == ["sam", "l1", "mask", "average"]
     entered = weights(trainer.model)
     trainer.train()

@@ -12,33 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-IGNORE_INDEX = -100
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """float64 as it is, anything narrower as float32."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def prediction_mask(labels: Tensor) -> Tensor:
-    """Positions whose logits predict a label.
-
-    Args:
-        labels (`Tensor`): `[B, T]`.
-
-    Returns:
-        `Tensor`: bool `[B, T]`; the last position predicts nothing.
-    """
-    mask = torch.zeros_like(labels, dtype=torch.bool)
-    mask[:, :-1] = labels[:, 1:] != IGNORE_INDEX
-    return mask
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` is set; 0, with a gradient of 0, where it is set nowhere."""
-    mask = mask.to(values.dtype)
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+from .arithmetic import IGNORE_INDEX, at_least_float32, masked_mean, prediction_mask
+from .soft_labels import bernoulli_distillation_rows, bernoulli_kl_rows, bernoulli_nll_rows, soft_nll_rows
+from .tokens import (
+    ceu_rows,
+    ihl_rows,
+    satimp_loss,
+    simnpo_loss,
+    undial_rows,
+    unilogit_rows,
+    wga_loss,
+    wtnpo_loss,
+)
 
 
 def per_token_logps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,6 +93,21 @@ def npo_token_loss(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
     """
     log_ratios = at_least_float32(logps) - at_least_float32(ref_logps)
     return -F.logsigmoid(-beta * log_ratios).sum() / max(len(logps), 1)
+
+
+def tnpo_loss(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
+    r"""TNPO, NPO of each token (https://huggingface.co/papers/2502.19301): \\( 2 / \beta \\) times [`npo_token_loss`].
+
+    Its gradient is gradient ascent's, each token's times \\( 2 p_t^\beta / (p_t^\beta + p_{ref,t}^\beta) \\).
+
+    Args:
+        logps, ref_logps (`Tensor`): `[N]`, of the predicted tokens under the policy and the reference.
+        beta (`float`): inverse temperature, above 0; gradient ascent is the limit at 0.
+
+    Returns:
+        `Tensor`: a scalar, mean over tokens; 0 where there are none.
+    """
+    return npo_token_loss(logps, ref_logps, beta) * 2 / beta
 
 
 def kl_to_reference(logits: Tensor, ref_logits: Tensor, mask: Tensor) -> Tensor:
@@ -191,66 +191,6 @@ def distillation_rows(logits: Tensor, teacher_logits: Tensor, temperature: float
     log_p = (at_least_float32(logits) / temperature).log_softmax(-1)
     log_teacher = (at_least_float32(teacher_logits.detach()) / temperature).log_softmax(-1)
     return temperature**2 * F.kl_div(log_p, log_teacher, log_target=True, reduction="none").sum(-1)
-
-
-def soft_nll_rows(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    r"""Cross-entropy of each row with soft targets of one class among all.
-
-    \\( -\sum_c ((1 - \epsilon) \frac{t_c}{\sum t} + \frac{\epsilon}{K}) \log p_c \\); 0 for a row without any target.
-
-    Args:
-        logits (`Tensor`): `[N, K]`.
-        targets (`Tensor`): `[N, K]`, 0 or more; taken as shares of their sum.
-        smoothing (`float`): \\( \epsilon \\), the share that is spread over all classes.
-
-    Returns:
-        `Tensor`: `[N]`, nats.
-    """
-    log_p, targets = at_least_float32(logits).log_softmax(-1), targets.to(at_least_float32(logits).dtype)
-    total = targets.sum(-1, keepdim=True)
-    shares = (1 - smoothing) * targets / total.clamp(min=torch.finfo(total.dtype).tiny) + smoothing / logits.shape[-1]
-    return -torch.where(total.squeeze(-1) > 0, (shares * log_p).sum(-1), 0.0)
-
-
-def bernoulli_nll_rows(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    r"""Binary cross-entropy of each row, sum over classes: what ViLT's own loss is the mean over rows of.
-
-    \\( -\sum_c [t_c \log \sigma(z_c) + (1 - t_c) \log \sigma(-z_c)] \\)
-
-    Args:
-        logits (`Tensor`): `[N, K]`.
-        targets (`Tensor`): `[N, K]`, between 0 and 1.
-        smoothing (`float`): \\( \epsilon \\): targets become \\( (1 - \epsilon) t_c + \epsilon / K \\).
-
-    Returns:
-        `Tensor`: `[N]`, nats.
-    """
-    logits = at_least_float32(logits)
-    targets = (1 - smoothing) * targets.to(logits.dtype) + smoothing / logits.shape[-1]
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1)
-
-
-def bernoulli_kl_rows(logits: Tensor, p: Tensor) -> Tensor:
-    r"""\\( \sum_c KL(Bern(p_c) \| Bern(\sigma(z_c))) \\) of each row.
-
-    Args:
-        logits (`Tensor`): `[N, K]`.
-        p (`Tensor`): probabilities that broadcast to `[N, K]`; no gradient is taken.
-
-    Returns:
-        `Tensor`: `[N]`, nats.
-    """
-    logits = at_least_float32(logits)
-    p = p.detach().to(logits.dtype)
-    entropy = torch.special.entr(p) + torch.special.entr(1 - p)
-    return (F.binary_cross_entropy_with_logits(logits, p.expand_as(logits), reduction="none") - entropy).sum(-1)
-
-
-def bernoulli_distillation_rows(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""[`distillation_rows`] for classes that are predicted each by itself, `[N]`:
-    \\( T^2 \sum_c KL(Bern(\sigma(z^{teacher}_c / T)) \| Bern(\sigma(z_c / T))) \\)."""
-    teacher = (at_least_float32(teacher_logits.detach()) / temperature).sigmoid()
-    return temperature**2 * bernoulli_kl_rows(at_least_float32(logits) / temperature, teacher)
 
 
 def second_moment_distance(states: Tensor, ref_states: Tensor) -> Tensor:
