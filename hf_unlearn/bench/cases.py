@@ -50,6 +50,8 @@ class Case:
 SFT = {
     ("forget", "retain"): Case("sft"),
     ("forget",): Case("sft (forget rows)", roles=("forget",)),
+    ("forget", "alternate"): Case("sft (forget rows, alternates)", roles=("forget", "alternate")),
+    ("alternate",): Case("sft (alternates)", roles=("alternate",)),
 }
 CASES = {
     "ga": Case("ga", "ga", {"retain_loss": "none"}, ("forget",)),
@@ -60,6 +62,10 @@ CASES = {
     "npo_klr": Case("npo_klr", "npo", {"retain_loss": "kl"}),
     "rmu": Case("rmu", "rmu"),
     "mu_align": Case("mu_align", "mu_align"),
+    "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
+    "idk_nll": Case("idk_nll", "idk_nll", {"retain_loss": "none"}, ("alternate",)),
+    "flat": Case("flat", "flat", {}, ("forget", "alternate")),
+    "jensun": Case("jensun", "jensun"),
 }
 DEFAULT_METHODS = ("ga_kl", "npo", "npo_klr")
 # What peers do: logits of the whole vocabulary, and a second model for the reference.
