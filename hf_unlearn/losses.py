@@ -153,7 +153,7 @@ FLAT_TERMS = {
 
 
 def flat_loss(p_alt: Tensor, p_forget: Tensor, divergence: str = "total_variation") -> Tensor:
-    r"""Loss adjustment with forget data alone (FLAT, https://huggingface.co/papers/2410.11143, equation 4 and table 1).
+    r"""Loss adjustment with forget data alone (FLAT, https://huggingface.co/papers/2410.11143).
 
     \\( E[-g^*(P_e) + f^*(g^*(P_f))] \\), the variational form of an f-divergence between another answer and the forget
     answer; `FLAT_TERMS` has both functions of each divergence, as published.
@@ -172,10 +172,10 @@ def flat_loss(p_alt: Tensor, p_forget: Tensor, divergence: str = "total_variatio
 
 
 def one_hot_js(logps: Tensor) -> Tensor:
-    r"""Jensen-Shannon divergence between a prediction and a one-hot distribution, from the log-probability of its entry.
+    r"""Jensen-Shannon divergence between a prediction and a one-hot distribution, from its entry's log-probability.
 
-    The entries beside the target's add up, so \\( \ln 2 + \frac{1}{2} (p \ln p - (1 + p) \ln(1 + p)) \\) is exact: 0 at
-    \\( p = 1 \\), \\( \ln 2 \\) at \\( p = 0 \\).
+    \\( \ln 2 + \frac{1}{2} (p \ln p - (1 + p) \ln(1 + p)) \\), exact, since the other entries add up: 0 at \\( p = 1 \\),
+    \\( \ln 2 \\) at \\( p = 0 \\).
 
     Args:
         logps (`Tensor`): `[N]`.
@@ -189,8 +189,8 @@ def one_hot_js(logps: Tensor) -> Tensor:
 
 
 def jensun_rows(logits: Tensor, target: Tensor) -> Tensor:
-    r"""JensUn's forget term (https://huggingface.co/papers/2509.02820) of each row: Jensen-Shannon divergence between the
-    prediction and a target token; see [`one_hot_js`].
+    r"""JensUn's forget term (https://huggingface.co/papers/2509.02820) of each row: the Jensen-Shannon divergence
+    between the prediction and a target token; see [`one_hot_js`].
 
     Args:
         logits (`Tensor`): `[N, V]`.

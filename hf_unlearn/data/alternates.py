@@ -37,8 +37,8 @@ class AlternateArguments:
     alternate_file: str | None = field(
         default=None,
         metadata={
-            "help": "Text file of refusals, one a line, for `alternate_source` `refusal`; `recipes/refusals.txt` comes "
-            "with the package."
+            "help": "Text file of refusals, one a line, for `alternate_source` `refusal`; `recipes/refusals.txt` is part "
+            "of the package."
         },
     )
     alternate_column: str | None = field(
@@ -126,7 +126,8 @@ def alternates_of(forget, given, args, needed: bool):
     if made or column in forget.column_names:
         asked = f"alternate_source={args.alternate_source!r}" if made else f"alternate_column={column!r}"
         raise ValueError(
-            f"The alternates are given twice: as `alternate_dataset`, and as {asked} of the forget rows. Leave one out."
+            f"The alternates are given twice: as `alternate_dataset`, and as {asked} of the forget rows. Leave one "
+            "out."
         )
     given = as_dataset(given, ALTERNATE)
     if len(given) != len(forget):
@@ -142,8 +143,9 @@ def _of_column(forget, args):
     column, named = alternate_column(args), args.alternate_column
     if named is None and not {"prompt", "completion"} <= {*forget.column_names}:
         raise ValueError(
-            f"alternate_source={args.alternate_source!r} makes other completions, and the forget rows have the columns "
-            f"{sorted(forget.column_names)}. Give rows of `prompt` and `completion`, or pass `alternate_dataset`."
+            f"alternate_source={args.alternate_source!r} makes other completions, and the forget rows have the "
+            f"columns {sorted(forget.column_names)}. Give rows of `prompt` and `completion`, or pass "
+            "`alternate_dataset`."
         )
     forget = with_made(forget, "completion", args)
     if column not in forget.column_names:
