@@ -174,8 +174,8 @@ def flat_loss(p_alt: Tensor, p_forget: Tensor, divergence: str = "total_variatio
 def one_hot_js(logps: Tensor) -> Tensor:
     r"""Jensen-Shannon divergence between a prediction and a one-hot distribution, from its entry's log-probability.
 
-    \\( \ln 2 + \frac{1}{2} (p \ln p - (1 + p) \ln(1 + p)) \\), exact, since the other entries add up: 0 at \\( p = 1 \\),
-    \\( \ln 2 \\) at \\( p = 0 \\).
+    \\( \ln 2 + \frac{1}{2} (p \ln p - (1 + p) \ln(1 + p)) \\), exact, since the other entries add up: 0
+    at \\( p = 1 \\), \\( \ln 2 \\) at \\( p = 0 \\).
 
     Args:
         logps (`Tensor`): `[N]`.

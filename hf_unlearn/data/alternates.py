@@ -37,8 +37,8 @@ class AlternateArguments:
     alternate_file: str | None = field(
         default=None,
         metadata={
-            "help": "Text file of refusals, one a line, for `alternate_source` `refusal`; `recipes/refusals.txt` is part "
-            "of the package."
+            "help": "Text file of refusals, one a line, for `alternate_source` `refusal`; `recipes/refusals.txt` is "
+            "part of the package."
         },
     )
     alternate_column: str | None = field(

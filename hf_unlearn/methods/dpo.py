@@ -29,8 +29,8 @@ class DPOUnlearnConfig(AlternateArguments, UnlearnConfig):
     dpo_scale: str = field(
         default="2/beta",
         metadata={
-            "help": "Factor of the term: `2/beta`, as beside NPO (arXiv 2404.05868), or `1`, as in DPO's own paper and "
-            "TRL."
+            "help": "Factor of the term: `2/beta`, as beside NPO (arXiv 2404.05868), or `1`, as in DPO's own paper "
+            "and TRL."
         },
     )
 

@@ -30,7 +30,7 @@ class JensUnConfig(UnlearnConfig):
         metadata={"help": "Retain term: Jensen-Shannon divergence from the reference (`js`), `kl`, `nll` or `none`."},
     )
     target_text: str = field(
-        default="No Idea",
+        default="No idea",
         metadata={"help": "Text whose tokens, over and over, are the targets at the places of a forget answer."},
     )
 
@@ -49,6 +49,9 @@ class JensUnTrainer(UnlearnTrainer):
     r"""\\( L_{forget} = JS(\pi_\theta(\cdot|x, y_{<t}) \| \delta_{e_t}) \\) with \\( e \\) the tokens of `target_text`
     repeated over the places of the forget answer, its end-of-text token included; the answer itself is what is read.
     \\( L_{retain} = JS(\pi_\theta \| \pi_{ref}) \\). Both are at most \\( \ln 2 \\), means over predicted tokens.
+
+    The published code differs: at every position, of prompt and padding too, each of the target's tokens has
+    probability 1, all at once, so its minimum is not a distribution. Here the target has one token a place.
 
     What the log calls `forget/nll` and `forget/logps` is of the target's tokens; losses of an evaluation are of the
     forget answers.
@@ -78,7 +81,7 @@ def with_targets(rows, args: JensUnConfig, tokenizer):
     """Encoded rows whose labels are the tokens of `target_text`, from its first on in every row."""
     target = tokenizer(args.target_text, add_special_tokens=False)["input_ids"]
     if not target:
-        raise ValueError(f"target_text={args.target_text!r} has no token. Give a text such as 'No Idea'.")
+        raise ValueError(f"target_text={args.target_text!r} has no token. Give a text such as 'No idea'.")
 
     def replaced(row):
         places = [place for place, label in enumerate(row["labels"]) if label != IGNORE_INDEX]

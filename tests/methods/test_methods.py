@@ -176,7 +176,7 @@ CASES = {
         roles=("alternate",),
     ),
     # Of the divergences, one whose term is no difference of next to nothing in an untrained model.
-    "flat": Case(OfLogProbabilities(flat, *PAIR), {"divergence": "kl"}, ("none",), roles=PAIR),
+    "flat": Case(OfLogProbabilities(flat, *PAIR), {"divergence": "kl"}, ("none",), sinking="forget/loss", roles=PAIR),
     "jensun": Case(jensun, retain_losses=("js",), sinking="forget/nll"),
 }
 
