@@ -175,9 +175,15 @@ CASES = {
         sinking="alternate/nll",
         roles=("alternate",),
     ),
-    # Of the divergences, one whose term is no difference of next to nothing in an untrained model.
-    "flat": Case(OfLogProbabilities(flat, *PAIR), {"divergence": "kl"}, ("none",), sinking="forget/loss", roles=PAIR),
-    "jensun": Case(jensun, retain_losses=("js",), sinking="forget/nll"),
+    # Terms of probabilities, which an untrained model has next to none of.
+    "flat": Case(
+        OfLogProbabilities(flat, *PAIR),
+        {"divergence": "kl", "forget_weight": 30.0},
+        ("none",),
+        sinking="forget/loss",
+        roles=PAIR,
+    ),
+    "jensun": Case(jensun, {"forget_weight": 30.0}, ("js",), sinking="forget/nll"),
 }
 
 # Of these a step is not always the model's, or not of both roles; the same is tested there.
@@ -201,6 +207,11 @@ RAGGED_FORGET = [{"prompt": "Who?", "completion": " Ada" + "!" * i} for i in ran
 RAGGED_RETAIN = [{"text": "cup " * (i + 1)} for i in range(6)]
 
 
+def halved(row):
+    """A text as a prompt and its completion."""
+    return {"prompt": row["text"][:9], "completion": row["text"][9:]} if "text" in row else row
+
+
 @pytest.fixture
 def build(tmp_path, method, retain_loss, adapter):
     """Makes a trainer of the grid's method; keyword arguments are the config's."""
@@ -212,10 +223,12 @@ def build(tmp_path, method, retain_loss, adapter):
         settings = {"output_dir": tmp_path / "out", "retain_loss": retain_loss} | CASES[method].settings | kwargs
         alternate = None
         if "alternate" in CASES[method].roles:
-            forget = [
-                {"prompt": row["text"][:9], "completion": row["text"][9:]} if "text" in row else row for row in forget
+            forget = [halved(row) for row in forget]
+            # Of any length where the forget rows are.
+            alternate = [
+                {**row, "completion": " No" + "." * (i % 3 * (forget == RAGGED_FORGET))}
+                for i, row in enumerate(forget)
             ]
-            alternate = [{**row, "completion": " No" + "." * (i % 3)} for i, row in enumerate(forget)]
         return trainer_class(
             model=model or make_model(),
             args=make_args(config_class, **settings),
