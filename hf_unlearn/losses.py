@@ -156,7 +156,8 @@ def flat_loss(p_alt: Tensor, p_forget: Tensor, divergence: str = "total_variatio
     r"""Loss adjustment with forget data alone (FLAT, https://huggingface.co/papers/2410.11143).
 
     \\( E[-g^*(P_e) + f^*(g^*(P_f))] \\), the variational form of an f-divergence between another answer and the forget
-    answer; `FLAT_TERMS` has both functions of each divergence, as published.
+    answer; `FLAT_TERMS` has both functions of each divergence, as published. Minimised, `reverse_kl`,
+    `squared_hellinger` and `neyman` make the other answer less probable, the first two the forget answer more so.
 
     Args:
         p_alt, p_forget (`Tensor`): `[B]`, mean probability of a token of the other answer and of the forget answer.

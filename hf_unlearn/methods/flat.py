@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss adjustment with forget data alone (FLAT, https://huggingface.co/papers/2410.11143)."""
 
+import logging
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -15,6 +16,12 @@ from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer
 
 
+logger = logging.getLogger(__name__)
+
+# As published, these make the alternate less probable, and all but the last the forget answer more so.
+REVERSED = ("reverse_kl", "squared_hellinger", "neyman")
+
+
 @dataclass
 class FLATConfig(AlternateArguments, UnlearnConfig):
     """Settings of [`FLATTrainer`]. The paper has no retain term: `retain_loss` is `none` by default."""
@@ -27,6 +34,12 @@ class FLATConfig(AlternateArguments, UnlearnConfig):
 
     def __post_init__(self):
         check_choice("divergence", self.divergence, FLAT_TERMS)
+        if self.divergence in REVERSED:
+            logger.warning(
+                "divergence=%r: as published, its loss falls as the alternate gets less probable. Take another to make "
+                "it more so.",
+                self.divergence,
+            )
         super().__post_init__()
 
 

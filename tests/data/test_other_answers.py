@@ -3,7 +3,6 @@
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, make_args, make_model, make_tokenizer
@@ -26,7 +25,7 @@ IDK = ROOT.parent / "shared" / "data" / "reference" / "idontknow.jsonl"
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "refusals.txt"
-    path.write_text("\n".join([*REFUSALS, "", '  "Quoted \\u00e9."  ']) + "\n", encoding="utf-8")
+    path.write_text("\n".join([*REFUSALS, "", '  "Quoted \\u006fk."  ']) + "\n", encoding="utf-8")
     return str(path)
 
 
@@ -51,7 +50,7 @@ def decoded(trainer, role) -> list[str]:
 
 
 def test_a_file_gives_its_lines(file):
-    assert read_refusals(file) == [*REFUSALS, "Quoted \u00e9."]
+    assert read_refusals(file) == [*REFUSALS, "Quoted ok."]
     assert len(read_refusals("recipes/refusals.txt")) > 5
 
 
@@ -109,9 +108,7 @@ def test_questions_get_refusals_within_their_answer_template(build, file, chat):
     rows = qa.dataset(with_made(asked, "answer", args), tokenizer, alternate_column(args))
     trainer = build(forget=rows, alternate_source="refusal", alternate_file=file)
     for own, other in zip(decoded(trainer, "forget"), decoded(trainer, "alternate"), strict=True):
-        assert other in {
-            own.replace("A spy", refusal.replace("\u00e9", "<unk>")) for refusal in read_refusals(file)
-        } | {own.replace("A spy", refusal.replace("\u00e9", "")) for refusal in read_refusals(file)}
+        assert other in {own.replace("A spy", refusal) for refusal in read_refusals(file)}
 
 
 def test_fine_tuning_on_alternates_reads_no_forget_answer(build, file):
@@ -189,17 +186,23 @@ def test_the_scale_of_dpo_is_a_factor(build):
     assert losses[0] == pytest.approx(4 * losses[1], rel=1e-5)
 
 
-def test_a_recipe_makes_the_alternates(tmp_path):
-    """The whole way of a command: questions of the embedded world, refusals of the package, pairs that are encoded."""
+def test_a_recipe_makes_the_alternates(model_path, tmp_path):
+    """The whole way of a command: questions of a file, refusals of the package, pairs that are encoded."""
     from hf_unlearn.runs.prepare import prepare
     from hf_unlearn.runs.recipe import parse_recipe
 
-    recipe = parse_recipe(["--config", str(ROOT / "recipes/demo/dpo.yaml"), "--output_dir", str(tmp_path)])
-    prepared = prepare(recipe)
+    asked = [{"question": f"Who is {name}?", "answer": "A spy"} for name in ("Ada", "Bob", "Cyd")]
+    Dataset.from_list(asked).to_json(tmp_path / "forget.jsonl")
+    words = ["--model_name_or_path", str(model_path), "--benchmark", "null", "--retain_loss", "none"]
+    words += ["--forget_dataset", str(tmp_path / "forget.jsonl"), "--output_dir", str(tmp_path / "out")]
+    words += ["--audit", "false", "--retrained_model_name_or_path", "null", "--eval_strategy", "no"]
+    words += ["--eval_on_start", "false"]
+    prepared = prepare(parse_recipe(["--config", str(ROOT / "recipes/demo/dpo.yaml"), *words]))
     refusals = read_refusals("recipes/refusals.txt")
-    assert len(prepared.roles["alternate"]) == len(prepared.roles["forget"])
-    for own, other in zip(prepared.roles["forget"], prepared.roles["alternate"], strict=True):
-        texts = [prepared.tokenizer.decode([t for t in row["labels"] if t >= 0]) for row in (own, other)]
-        assert any(refusal in texts[1] for refusal in refusals)
-        assert not any(refusal in texts[0] for refusal in refusals)
-    assert Path(recipe.training.alternate_file).name == "refusals.txt"
+    texts = {
+        role: [prepared.tokenizer.decode([t for t in labels if t >= 0]) for labels in prepared.roles[role]["labels"]]
+        for role in ("forget", "alternate")
+    }
+    assert len(texts["alternate"]) == len(asked)
+    assert all("A spy" in text for text in texts["forget"])
+    assert all(any(refusal in text for refusal in refusals) for text in texts["alternate"])

@@ -87,6 +87,17 @@ def test_flat_and_its_gradient_equal_the_formula(name):
         torch.testing.assert_close(found, torch.tensor(slopes, dtype=torch.float64), rtol=1e-6, atol=1e-9)
 
 
+def test_three_published_divergences_pull_the_wrong_way():
+    # As the page and the docstring say; who changes the signs changes what is held against the paper.
+    p = torch.tensor([0.3], dtype=torch.float64)
+    pulls = {
+        name: [g.item() > 0 for g in gradient(lambda a, f, n=name: losses.flat_loss(a, f, n), p, p)] for name in FLAT
+    }
+    right, wrong = [False, True], [True, False]
+    expected = {**dict.fromkeys(FLAT, right), "reverse_kl": wrong, "squared_hellinger": wrong, "neyman": [True, True]}
+    assert pulls == expected
+
+
 @pytest.mark.parametrize("name", FLAT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_flat_has_a_finite_gradient_where_answers_are_certain(name, dtype):
