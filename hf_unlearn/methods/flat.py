@@ -36,8 +36,8 @@ class FLATConfig(AlternateArguments, UnlearnConfig):
         check_choice("divergence", self.divergence, FLAT_TERMS)
         if self.divergence in REVERSED:
             logger.warning(
-                "divergence=%r: as published, its loss falls as the alternate gets less probable. Take another to make "
-                "it more so.",
+                "divergence=%r: as published, its loss falls as the alternate gets less probable. Take another to "
+                "make it more so.",
                 self.divergence,
             )
         super().__post_init__()
