@@ -142,7 +142,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 LAYERS = {
-    "losses.py": ("hf_unlearn",),
+    "losses": tuple(f"hf_unlearn.{path.stem}" for path in PACKAGE.iterdir() if path.stem != "losses"),
     "audit": tuple(f"hf_unlearn.{name}" for name in ("training", "methods", "cli", "runs", "reference")),
     "report": tuple(f"hf_unlearn.{name}" for name in ("training", "methods", "cli", "runs", "audit")),
     "data": tuple(f"hf_unlearn.{name}" for name in ("training", "cli", "runs", "audit", "report")),

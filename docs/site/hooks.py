@@ -23,6 +23,7 @@ OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 NOTEBOOK = "mu_align.ipynb"
 # What a method is written with.
 SEAMS = ["hf_unlearn.training.method.Method", "hf_unlearn.forward.needs.Need", "hf_unlearn.forward.rows.RoleRows"]
+LOSSES = ["hf_unlearn.losses", *(f"hf_unlearn.losses.{part}" for part in ("tokens", "soft_labels", "arithmetic"))]
 LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
 
 
@@ -91,7 +92,7 @@ def api_pages() -> dict[str, str]:
 
     return {
         "api/trainers.md": reference("Trainers and configs", [*public_paths(hf_unlearn), *SEAMS]),
-        "api/losses.md": reference("Losses", ["hf_unlearn.losses"], heading=False),
+        "api/losses.md": reference("Losses", LOSSES, heading=False),
         "api/audit.md": reference("Audits", public_paths(audit)),
     }
 

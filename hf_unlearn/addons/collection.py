@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import TrainerCallback
 
 from .addon import AddOn, Backward, Step, overrides
@@ -46,7 +47,8 @@ class AddOns(dict):
         """Called once the trainer is set up."""
         self.trainer = trainer
         if self:
-            trainer.add_callback(_Moments(self))
+            # Before all others, which thus see the weights as the add-ons leave them.
+            trainer.callback_handler.callbacks.insert(0, _Moments(self))
 
     # One step
 
@@ -113,11 +115,21 @@ class AddOns(dict):
         return found
 
     def wrap_optimizer(self, optimizer):
-        """Called whenever the trainer is about to train; what is wrapped already is left as it is."""
-        if getattr(optimizer, "optimizer", optimizer) is self._wrapped:
+        """Called whenever the trainer is about to train; what is wrapped already is left as it is.
+
+        Raises:
+            `ValueError`: if an add-on gives back something that is no optimizer.
+        """
+        # An add-on's optimizer may have one inside it, as the accelerator's has.
+        if self._wrapped is not None and self._wrapped in (optimizer, getattr(optimizer, "optimizer", None)):
             return optimizer
         for addon in self.having("wrap_optimizer"):
             optimizer = addon.wrap_optimizer(optimizer)
+            if not isinstance(optimizer, Optimizer):
+                raise ValueError(
+                    f"{addon.title}: wrap_optimizer returned a {type(optimizer).__name__}. Return the optimizer that "
+                    "it was given, or another `torch.optim.Optimizer`."
+                )
         self._wrapped = optimizer
         return optimizer
 

@@ -33,10 +33,10 @@ def main(argv: list[str]) -> None:
 
 def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) -> int:
     """Writes `gates.json` and `gates.md` beside the report, prints them and returns the exit status."""
-    from ..report.gates.judge import EXIT_STATUS, judge
+    from ..report.gates.evaluate import EXIT_STATUS, judge
     from ..report.gates.spec import default_thresholds, load_gates
     from ..report.gates.view import print_gates, render_gates
-    from ..report.privacy import load_privacy_report
+    from ..report.privacy.write import load_privacy_report
     from ..report.schema import load_report
 
     report = load_report(run)
@@ -61,7 +61,7 @@ def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) 
 
 def _privacy_file(folder: Path) -> Path | None:
     """Where attacks' results of a run are: in its folder, or where a sweep puts them."""
-    from ..report.privacy_table import PRIVACY_FOLDER
+    from ..report.privacy.table import PRIVACY_FOLDER
     from ..runs.finished import PRIVACY
 
     places = (folder / PRIVACY, folder / PRIVACY_FOLDER / PRIVACY)

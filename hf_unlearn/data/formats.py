@@ -308,7 +308,7 @@ def chunk_documents(documents, tokenizer, max_length: int):
     """Cuts documents into pre-tokenised rows of at most `max_length` tokens; no row crosses a document's end.
 
     Every row begins as the tokenizer begins a text (BOS, if it sets one). A document's last row ends with EOS, unless
-    the text fills that row.
+    the text fills that row. Documents of white space alone are left out.
 
     Args:
         documents (`Iterable[str]`):
@@ -329,6 +329,8 @@ def chunk_documents(documents, tokenizer, max_length: int):
         raise ValueError(f"max_length={max_length} leaves no room for text. Give at least {2 + len(start)}.")
     rows = []
     for document in documents:
+        if not document.strip():
+            continue
         ids = _with_eos(tokenizer(document, add_special_tokens=False)["input_ids"], tokenizer)
         pieces = [ids[i : i + room] for i in range(0, len(ids), room)]
         # A row of one token has nothing to predict; one of EOS alone would teach that a text may be empty.

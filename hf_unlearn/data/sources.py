@@ -147,6 +147,7 @@ def _chunks(files: list[Path], tokenizer, max_length: int | None):
 def _chunked_rows(rows, name: str, tokenizer, max_length: int | None):
     if "text" not in rows.column_names:
         raise ValueError(f"chunk_text cuts `text`, and the rows of {name!r} have {rows.column_names}. Leave it out.")
+    check_strings(rows, ("text",), repr(name))
     if "topic" not in rows.column_names:
         return _cut(rows["text"], tokenizer, max_length)
     parts = []

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows as users hold them (lists, data frames, datasets) as one map-style dataset; or one error that names the row."""
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -57,13 +59,20 @@ def mapped(dataset, function, **kwargs):
     """`dataset.map`, which looks for an earlier result only where that is worth it.
 
     To find one in the dataset's cache files, `map` hashes the function and all that it refers to, a tokenizer as a
-    rule. Rows that are in memory have no such files, and a small set is encoded sooner.
+    rule. Rows that are in memory have no such files, and a small set is encoded sooner. Files of the Hub stay: they
+    tell the commit.
     """
     from datasets.fingerprint import generate_random_fingerprint
 
-    if len(dataset) <= SMALL or not dataset.cache_files:
+    if not dataset.cache_files or (len(dataset) <= SMALL and hub_commit(dataset) is None):
         kwargs |= {"new_fingerprint": generate_random_fingerprint(), "keep_in_memory": True}
     return dataset.map(function, **kwargs)
+
+
+def hub_commit(dataset) -> str | None:
+    """The commit that rows from the Hub are of: they lie in a cache folder named after it."""
+    parts = [part for file in dataset.cache_files for part in Path(file["filename"]).parts]
+    return next((part for part in parts if re.fullmatch("[0-9a-f]{40}", part)), None)
 
 
 def _is_frame(dataset) -> bool:

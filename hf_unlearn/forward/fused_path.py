@@ -52,7 +52,7 @@ class FusedForward(Forward):
                 ref_head,
                 weights=weights,
                 columns=need.columns,
-                factors=tokens.row_weights,
+                factors=need.factors_of(tokens),
                 others=others,
             )
 

@@ -46,7 +46,7 @@ class LogitsForward(Forward):
             own = losses.at_least_float32(logits[:, : need.columns])
             at = self.rows_type(tokens.targets, seen.pop(REFERENCE, None), weights, seen)
             values, stats = need.function(own, at)
-            return (values * tokens.row_weights).sum(), stats
+            return (values * need.factors_of(tokens)).sum(), stats
 
         return function_values(role, apply, need, tokens, states)
 

@@ -4,6 +4,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from ..fused.predicted import Predicted
+
 
 # The name of the model as it entered the trainer; other frozen models have names of their own.
 REFERENCE = "reference"
@@ -26,6 +30,8 @@ class Need:
         columns (`int`, *optional*): `function` sees no more of the vocabulary than so many leading entries.
         weigh (`Callable`, *optional*): from the function's statistics, name to `[N]`, and [`Predicted`] to weights
             `[N]` that the function is then given; costs the head's product once more.
+        factors (`Callable`, *optional*): from [`Predicted`] to constants `[N]` that the function's values are summed
+            with, in place of the mean over a row's tokens, then over rows.
         changes (`Callable`, *optional*): a [`~hf_unlearn.forward.head_input.StatesFn`], what the head is to read in
             place of the role's states while the model trains; it needs the roles that it looks at in the same pass.
     """
@@ -39,6 +45,7 @@ class Need:
     modalities: bool = False
     columns: int | None = None
     weigh: Callable | None = None
+    factors: Callable | None = None
     changes: Callable | None = None
 
     def __post_init__(self):
@@ -56,6 +63,10 @@ class Need:
     def from_head(self) -> bool:
         """Whether rows have to go as far as the model's head."""
         return self.whole or not self.layer
+
+    def factors_of(self, tokens: Predicted) -> Tensor:
+        """`[N]`, what the values of predicted tokens are summed with."""
+        return tokens.row_weights if self.factors is None else self.factors(tokens)
 
     @property
     def kept(self) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card: what was unlearned, how, and what that does not promise. Never the text that was unlearned."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.role_table import ROLES
+from ..data.tables import hub_commit
 from ..files import write_text
 from ..models.adapters import is_peft_model, trained_adapter
 from ..stored.key import hash_table
@@ -228,9 +228,7 @@ def _origin(role: str, rows, facts: CardFacts) -> dict:
         found = dict(facts.datasets.get(role) or facts.datasets.get(ROLES[role].made_from) or {})
     else:
         found = {} if facts.dataset_name is None else {"id": facts.dataset_name}
-    # Rows from the Hub lie in a cache folder named after the commit they are of.
-    parts = [part for file in rows.cache_files for part in Path(file["filename"]).parts]
-    revision = next((part for part in parts if re.fullmatch("[0-9a-f]{40}", part)), None)
+    revision = hub_commit(rows)
     if revision is not None and "local" not in found:
         found = {"config": rows.info.config_name, "split": str(rows.split), "revision": revision, **found}
     if "id" not in found:

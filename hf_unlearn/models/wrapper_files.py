@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from ..files import write_json
+from ..files import whole_file, write_json
 from .checkpoint_files import CheckpointError, check_safetensors, read_object
 
 
@@ -68,7 +68,8 @@ def write_wrapper(folder: str | Path, config: dict, tensors: dict) -> None:
         raise ValueError(f"{str(folder)!r} holds a model. Give a wrapper a folder of its own.")
     if tensors:
         kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(kept, folder / WRAPPER_WEIGHTS)
+        with whole_file(folder / WRAPPER_WEIGHTS) as part:
+            save_file(kept, part)
     else:
         (folder / WRAPPER_WEIGHTS).unlink(missing_ok=True)
     write_json(folder / WRAPPER_CONFIG, config | {"tensors": sorted(tensors)}, indent=1)

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from .adapters import is_peft_model
+from ..files import write_text
+from .adapters import adapter_settings, is_peft_model
 from .checkpoint_files import CheckpointError
 from .weight_checks import check_finite
 from .wrapper_files import read_tensors, read_wrapper, write_wrapper
@@ -77,6 +78,13 @@ def wrapper_of(model: nn.Module) -> UnlearnedWrapper | None:
     return getattr(model, ATTRIBUTE, None)
 
 
+def beside_weights(model: nn.Module) -> dict:
+    """What decides a model's predictions beside its weights and its config: adapters and a wrapper; empty for a model
+    without any, JSON values otherwise."""
+    wrapper, found = wrapper_of(model), adapter_settings(model)
+    return found if wrapper is None else {**found, "wrapper": [wrapper.kind, wrapper.settings()]}
+
+
 def reads_prompt(model: nn.Module) -> bool:
     """Whether what a model does depends on its whole prompt, beyond what attention makes of it."""
     return getattr(wrapper_of(model), "reads_prompt", False)
@@ -90,9 +98,20 @@ def check_not_wrapped(model: Any, ref_model: Any, fused_losses: bool | None) -> 
             f"`model` has a wrapper, of kind {wrapper_of(model).kind!r}, and would be saved without what trains. Pass "
             "its base."
         )
-    if getattr(wrapper_of(ref_model), "changes_logits", False) and fused_losses is not False:
+    check_logits("`ref_model`", ref_model, fused_losses)
+
+
+def check_logits(argument: str, model: Any, fused_losses: bool | None) -> None:
+    """Raises `ValueError` for a frozen model whose logits the fused losses would not see.
+
+    Args:
+        argument (`str`): how the model was given, for the error.
+        model (`nn.Module`): anything else passes.
+        fused_losses (`bool`, *optional*): the config's.
+    """
+    if getattr(wrapper_of(model), "changes_logits", False) and fused_losses is not False:
         raise ValueError(
-            "`ref_model` has a wrapper that changes its logits, which the fused losses compute from its hidden "
+            f"{argument} has a wrapper that changes its logits, which the fused losses compute from its hidden "
             "states. Pass fused_losses=False."
         )
 
@@ -121,12 +140,14 @@ def wrap(model: nn.Module, wrapper: UnlearnedWrapper, base: str | None = None, r
             "The model does not say where it came from (with an adapter it says where the model below came from). "
             "Save it, and give the folder as `base`."
         )
+    # A folder's name holds wherever the wrapper is loaded.
+    base = str(Path(base).absolute()) if Path(base).is_dir() else str(base)
     weight = next(model.parameters())
     wrapper.to(weight.device)
     wrapper.attach(model)
     setattr(model, ATTRIBUTE, wrapper.train(model.training))
     # Its weights alone would be the model before unlearning.
-    model.save_pretrained = partial(save_wrapped, model, base=str(base), revision=revision)
+    model.save_pretrained = partial(save_wrapped, model, base=base, revision=revision)
     return model
 
 
@@ -152,7 +173,7 @@ def save_wrapped(model: nn.Module, save_directory: str | Path, *, base: str, rev
     write_wrapper(save_directory, config, wrapper.tensors())
     card = Path(save_directory) / "README.md"
     if not card.exists():
-        card.write_text(_card(config), encoding="utf-8")
+        write_text(card, _card(config))
 
 
 def load_wrapper(folder: str | Path, below: nn.Module) -> nn.Module:
@@ -175,7 +196,11 @@ def load_wrapper(folder: str | Path, below: nn.Module) -> nn.Module:
         raise CheckpointError(f"{str(folder)!r} does not hold what a wrapper {kind!r} takes: {error}.") from error
     check_finite(wrapper.named_parameters(), str(folder))
     check_finite(wrapper.named_buffers(), str(folder))
-    return wrap(below, wrapper, config["base_model_name_or_path"], config.get("revision")).eval()
+    base = config["base_model_name_or_path"]
+    try:
+        return wrap(below, wrapper, base, config.get("revision")).eval()
+    except AttributeError as error:
+        raise CheckpointError(f"The wrapper in {str(folder)!r} does not fit its base {base!r}: {error}.") from error
 
 
 def _card(config: dict) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 from ..forward.needs import REFERENCE, Need, Needs
 from ..forward.path import Forward
 from ..models.adapters import AddedAdapter, adapter_off, is_peft_model
+from ..models.weight_checks import some_of
 from ..processes import asks_fsdp
 from ..stored.rows import Entry
 from .base import Reference
@@ -56,9 +57,8 @@ def build_reference(request: ReferenceRequest, name: str = REFERENCE) -> Referen
     """
     entry, needs, given = request.entry, request.needs_of(name), request.models.get(name)
     policy, kind = entry.model, entry.args.reference
-    if given is policy:
-        argument = "`ref_model`" if name == REFERENCE else f"ref_models[{name!r}]"
-        raise ValueError(f"{argument} is the model itself. Leave it out: the reference is made for you.")
+    if given is not None:
+        _check_apart("`ref_model`" if name == REFERENCE else f"ref_models[{name!r}]", given, policy)
     if name == REFERENCE and given is not None:
         return LiveReference(given)
     if given is None and is_peft_model(policy) and kind in ("auto", "adapter"):
@@ -88,6 +88,20 @@ def build_reference(request: ReferenceRequest, name: str = REFERENCE) -> Referen
     if not off_is_entered(request.added):
         return CachedReference(entry, needs, path, **computed)
     return CachedReference(entry, needs, path, lambda: adapter_off(policy), **computed, adapter="off")
+
+
+def _check_apart(argument: str, given: nn.Module, policy: nn.Module) -> None:
+    """Refuses a frozen model that would train along, and stay frozen in the policy: an adapter is put into the model
+    that it is added to."""
+    trains = {id(parameter) for parameter in policy.parameters() if parameter.requires_grad}
+    shared = [name for name, parameter in given.named_parameters() if id(parameter) in trains]
+    if given is policy:
+        raise ValueError(f"{argument} is the model itself. Leave it out: the reference is made for you.")
+    if shared:
+        raise ValueError(
+            f"{argument} shares parameters with the model, which trains them ({some_of(shared)}). Leave it out if the "
+            "model as it enters is meant, whose reference is made for you; otherwise load the other model by itself."
+        )
 
 
 def _twin_is_enough(model: nn.Module, args) -> bool:

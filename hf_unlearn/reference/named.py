@@ -13,6 +13,7 @@ from ..forward.path import Forward
 from ..forward.rows import References as Said
 from ..modeling import load_checkpoint
 from ..models.checkpoint_paths import adapter_folder, check_model_path
+from ..models.wrappers import check_logits
 from ..stored.rows import RunStart
 from .base import Reference
 from .build import ReferenceRequest, build_reference
@@ -25,7 +26,7 @@ class References:
     Args:
         models (`Mapping[str, Reference]`): each in its form.
         needs (`Needs`): role to what the method reads of it.
-        weights (`Mapping[str, str]`): hashes of the weights of models that were given by a name of their own.
+        weights (`Mapping[str, str]`): what tells the models apart that were given by a name of their own.
     """
 
     def __init__(self, models: Mapping[str, Reference], needs: Needs, weights: Mapping[str, str]):
@@ -42,13 +43,12 @@ class References:
         names = names_of(needs)
         models = {name: build_reference(request, name) for name in names}
         # A checkpoint does not hold them: a run that goes on has to be given the same.
-        weights = {
-            name: models[name].about["weights"]
-            if isinstance(models[name], CachedReference)
-            else request.entry.of(request.models[name]).weights
-            for name in names
+        entries = {
+            name: found.entry if isinstance(found, CachedReference) else request.entry.of(request.models[name])
+            for name, found in models.items()
             if name != REFERENCE
         }
+        weights = {name: entry.identity for name, entry in entries.items()}
         return cls(models, needs, weights)
 
     def get(self, name: str) -> Reference | None:
@@ -86,16 +86,19 @@ class References:
         return sum(read[role] for name in along for role in roles_comparing(self.needs, name) if role in read)
 
 
-def given_models(names: list[str], given: Mapping[str, Any] | None, own: Mapping[str, str]) -> dict[str, Any]:
+def given_models(
+    names: list[str], given: Mapping[str, Any] | None, own: Mapping[str, str], fused_losses: bool | None = None
+) -> dict[str, Any]:
     """The models that a run is given by name, as they were given.
 
     Args:
         names (`list[str]`): of those that the method compares with.
         given (`Mapping[str, nn.Module or str]`, *optional*): `ref_models` of the trainer.
         own (`Mapping[str, str]`): paths or Hub ids that the method's settings name.
+        fused_losses (`bool`, *optional*): the config's.
 
     Raises:
-        `ValueError`: for one that is missing, given twice, or not compared with.
+        `ValueError`: for one that is missing, given twice, or that cannot be compared with.
     """
     given = {} if given is None else given
     if not isinstance(given, Mapping):
@@ -117,6 +120,7 @@ def given_models(names: list[str], given: Mapping[str, Any] | None, own: Mapping
             raise ValueError(
                 f"ref_models[{name!r}] is a {type(model).__name__}. Pass a loaded model, a path or a Hub id."
             )
+        check_logits(f"ref_models[{name!r}]", model, fused_losses)
         if not isinstance(model, nn.Module) and adapter_folder(fspath(model)) is None:
             check_model_path(fspath(model))
     return {name: model if isinstance(model, nn.Module) else fspath(model) for name, model in found.items()}

@@ -4,7 +4,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from .drawing import errors, mark
+from .drawing import chart_name, errors, mark
 from .labels import place_labels
 from .naming import (
     first_of_kind,
@@ -72,12 +72,6 @@ def label_scatter(ax: "Axes", report: dict) -> None:
     bars += [((x, y_range[0]), (x, y_range[1])) for _, x, _, _, y_range in points if y_range]
     names = [(chart_name(model["name"]), x, y, styles[model["name"]].ink.light) for model, x, y, _, _ in points]
     place_labels(ax, names, bars)
-
-
-def chart_name(name: str) -> str:
-    """A model's name as a chart has room for it: its middle left out where long, and `$` as a sign, not as formula."""
-    short = name if len(name) <= 22 else f"{name[:9]}…{name[-12:]}"
-    return short.replace("$", r"\$")
 
 
 def curve_points(model: dict, key: str) -> tuple[list[float], list[float]]:

@@ -145,3 +145,9 @@ def rate_axes(ax: Axes, names: Sequence[str], title: str, xlabel: str = "False p
     ax.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, 1.02), xlabel=xlabel, ylabel="True positive rate")
     ax.set_title(title, loc="left")
     ax.grid(True, axis="y")
+
+
+def chart_name(name: str) -> str:
+    """A model's name as a chart has room for it: its middle left out where long, and `$` as a sign, not as formula."""
+    short = name if len(name) <= 22 else f"{name[:9]}…{name[-12:]}"
+    return short.replace("$", r"\$")

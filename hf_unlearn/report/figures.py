@@ -10,17 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .charts import (
-    chart_name,
-    curve_keys,
-    draw_curve,
-    draw_metric,
-    draw_scatter,
-    has_scatter,
-    label_scatter,
-    missing_from_scatter,
-)
-from .drawing import PAGE_FONTS, new_figure, note, save_figures, styled
+from .charts import curve_keys, draw_curve, draw_metric, draw_scatter, has_scatter, label_scatter, missing_from_scatter
+from .drawing import PAGE_FONTS, chart_name, new_figure, note, save_figures, styled
 from .naming import (
     ARROWS,
     DIRECTION_WORDS,

@@ -10,8 +10,8 @@ proof of equality, and the words say so.
 from dataclasses import dataclass, replace
 
 from .naming import UNDEFINED, first_of_kind, format_metric, format_number, metric_in, metric_label, of_kind, value_of
-from .privacy_table import privacy_cell, rate_name
-from .privacy_view import worst_of
+from .privacy.table import privacy_cell, rate_name
+from .privacy.view import worst_of
 
 
 RULE = (

@@ -21,6 +21,7 @@ from .naming import (
     set_of,
     unit,
 )
+from .privacy.table import privacy_section
 from .sections import section_table
 from .style import looks
 from .table import Name, Table
@@ -116,7 +117,10 @@ def key_table(report: dict, headings: list[Column]) -> Table:
 def section_tables(report: dict) -> list[tuple[dict, Table]]:
     """The sections of further audits, each with its table: a row a model."""
     models = {model["name"]: model for model in report["models"]}
-    sections = report.get("sections", ())
+    sections = report.get("sections")
+    if sections is None:
+        # Reports of older versions have no sections, and one further audit.
+        sections = filter(None, [privacy_section(report["models"])])
     return [(one, section_table(one, lambda name: model_name(report, models[name]))) for one in sections]
 
 

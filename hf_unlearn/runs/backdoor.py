@@ -19,7 +19,7 @@ from ..data.poison import poisoned_indices
 from ..data.seeds import data_seed
 from ..models.activations import value_projections
 from ..processes import on_first_process
-from ..report.backdoor import print_backdoor, summary, write_backdoor
+from ..report.backdoor.write import print_backdoor, summary, write_backdoor
 from ..training.backdoor_callback import BackdoorAuditCallback
 from ..versions import versions
 from .arguments import RunArguments

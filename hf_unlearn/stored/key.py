@@ -49,7 +49,7 @@ def cache_key(
     Raises:
         `TypeError`: if a setting is no JSON value.
     """
-    return _hash_json(
+    return hash_json(
         {
             "format": FORMAT,
             "weights": weights,
@@ -89,7 +89,7 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]], progress: bool = True) -
         digests.append(digest.hexdigest())
     if not digests:
         raise ValueError("There are no weights to hash.")
-    return _hash_json(sorted(digests))
+    return hash_json(sorted(digests))
 
 
 def hash_checkpoint(folder: str | Path, progress: bool = True) -> str:
@@ -160,13 +160,13 @@ def _bytes_of(column) -> Iterable[bytes]:
 def hash_tokenizer(tokenizer) -> str:
     """Hash of a tokenizer's vocabulary and special tokens. What else it does to text shows in the encoded rows."""
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return _hash_json([tokenizer.get_vocab(), special, tokenizer.all_special_ids])
+    return hash_json([tokenizer.get_vocab(), special, tokenizer.all_special_ids])
 
 
 def hash_processor(processor) -> str:
     """Hash of a tokenizer, of what is done to pictures, or of both."""
     parts = [getattr(processor, name) for name in ("tokenizer", "image_processor") if hasattr(processor, name)]
-    return _hash_json(
+    return hash_json(
         [
             hash_tokenizer(part) if hasattr(part, "get_vocab") else json.loads(part.to_json_string())
             for part in parts or [processor]
@@ -174,5 +174,6 @@ def hash_processor(processor) -> str:
     )
 
 
-def _hash_json(value: Any) -> str:
+def hash_json(value: Any) -> str:
+    """Hash of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 
 from ..cache import cache_root
 from ..modeling import evaluating
-from ..models.adapters import adapter_settings
+from ..models.wrappers import beside_weights
 from .build import build
-from .key import cache_key, hash_rows, hash_tensors, hash_tokenizer
+from .key import cache_key, hash_json, hash_rows, hash_tensors, hash_tokenizer
 from .store import Layout, Rows, Store, required_bytes
 
 
@@ -58,6 +58,12 @@ class Entry:
         """Hash of the weights, which must be taken before they train."""
         return hash_tensors(_whole_tensors(self.model), progress=self.shows_progress)
 
+    @property
+    def identity(self) -> str:
+        """The weights, and a hash of what adapters and a wrapper do with theirs, if there are any."""
+        beside = beside_weights(self.model)
+        return f"{self.weights}-{hash_json(beside)[:16]}" if beside else self.weights
+
 
 @dataclass(frozen=True)
 class RunStart:
@@ -96,7 +102,7 @@ class CachedRows:
     repeatable = False
 
     def __init__(self, entry: Entry, roles: Iterable[str], **computed):
-        self.entry, self.args, self.computed = entry, entry.args, {**computed, **adapter_settings(entry.model)}
+        self.entry, self.args, self.computed = entry, entry.args, {**computed, **beside_weights(entry.model)}
         self.roles = {role: entry.roles[role] for role in roles}
         self.store: Store | None = None
         self.about = {

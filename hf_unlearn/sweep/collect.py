@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..report.privacy import load_privacy_report
+from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
 from ..report.sections import audit_metrics
 from .manifest import read_manifest

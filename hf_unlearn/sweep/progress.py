@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..report.privacy import load_privacy_report
+from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
 from ..training.checkpoints import last_whole
 from .expand import PLACE_FIELDS, Run

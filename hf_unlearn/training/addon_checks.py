@@ -4,6 +4,7 @@
 from collections.abc import Iterable
 
 from ..addons.addon import BACKWARD, FORWARD, GRADIENTS, INSIDE, OPTIMIZER, WEIGHTS, AddOn, overrides
+from ..data.role_table import ROLES
 from ..processes import shards_weights
 
 
@@ -98,6 +99,11 @@ def check_run(args, addons: Iterable[AddOn], method: type, own_step: bool, adapt
     names = [addon.name for addon in addons]
     if len(set(names)) < len(names):
         raise ValueError(f"Two add-ons have the same name: {', '.join(sorted(names))}. Leave one out.")
+    for addon in addons:
+        # Terms are told apart by it beside those of roles, and states by what stands before a dot.
+        if addon.name in ROLES or "." in addon.name:
+            why = "has a dot" if "." in addon.name else "is a role's, whose term its own would replace"
+            raise ValueError(f"{addon.title} is called {addon.name!r}, which {why}. Give the add-on another `name`.")
 
 
 def settle_ddp(args, addons: Iterable[AddOn]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -184,6 +185,13 @@ class ResumableTrainer(Trainer):
 
     def _is_last_evaluation(self, logged: dict[str, float]) -> bool:
         return logged["step"] == self.state.global_step and any(name.startswith("eval_") for name in logged)
+
+    def _load_best_model(self) -> None:
+        # FSDP2 leaves the root's weights whole after a forward without a backward, and loads only into sharded ones.
+        for module in self.model_wrapped.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        super()._load_best_model()
 
     def _finalize_training(self, trial, *args, **kwargs):
         self._evaluate_what_is_due(trial)

@@ -116,7 +116,8 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         family.check_method(type(self))
         self.check_reference(args, ref_model)
-        named = given_models(names_of(self.needs_of(args)), ref_models, self.ref_models_of(args))
+        names = names_of(self.needs_of(args))
+        named = given_models(names, ref_models, self.ref_models_of(args), args.fused_losses)
         if processing_class is None:
             processing_class = modeling.load_processor(model, args.trust_remote_code, revision)
         processing_class = family.ready(processing_class)

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 # What a setting is for, in words -> whether this run has it.
 CONDITIONS = {
     "a retain term": lambda trainer: any(ROLES[role].kept for role in trainer.train_dataset.roles),
-    "a reference": lambda trainer: trainer.reference is not None,
-    "a cached reference": lambda trainer: trainer.reference is not None and trainer.reference.name == "cache",
+    "a reference": lambda trainer: bool(trainer.references.models),
+    "a cached reference": lambda trainer: any(ref.name == "cache" for ref in trainer.references.models.values()),
     "a classifier": lambda trainer: trainer.family.name == CLASSIFIER,
     "eval_strategy": lambda trainer: trainer.args.eval_strategy != "no",
     "eval_strategy='steps'": lambda trainer: trainer.args.eval_strategy == "steps",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from conftest import changed, lora, make_args, make_model, make_tokenizer, weights
+from transformers import TrainerCallback
 
 from hf_unlearn import FisherConfig, FisherTrainer, GAConfig, GATrainer, MUAlignConfig, MUAlignTrainer, RMUTrainer
 from hf_unlearn.addons.addon import WEIGHTS, AddOn
@@ -146,7 +147,7 @@ def config_of(trainer):
 
 @pytest.fixture
 def build(tmp_path):
-    def build(trainer=GATrainer, peft=False, model=None, out="out", **settings):
+    def build(trainer=GATrainer, peft=False, model=None, out="out", callbacks=None, **settings):
         config = config_of(trainer)
         defaults = {"retain_loss": "nll", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
         args = make_args(config, tmp_path / out, reference_cache_dir=str(tmp_path / "cache"), **defaults | settings)
@@ -157,6 +158,7 @@ def build(tmp_path):
             retain_dataset=RETAIN,
             processing_class=make_tokenizer(),
             peft_config=lora(r=4) if peft else None,
+            callbacks=callbacks,
         )
 
     return build
@@ -302,6 +304,54 @@ def test_an_optimizer_is_wrapped_once(build):
     assert (hooked.wrapped, hooked.steps, hooked.begun) == (1, 6, 6)
 
 
+class Nested(torch.optim.SGD):
+    """An optimizer with another one inside."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, lr=1e-2)
+        self.optimizer = inner
+
+
+def test_an_optimizer_around_another_is_made_once(build, monkeypatch):
+    made = []
+    monkeypatch.setattr(Hooked, "wrap_optimizer", lambda self, inner: made.append(inner) or Nested(inner))
+    trainer = build(some="hooked", max_steps=2)
+    trainer.create_optimizer_and_scheduler(2)
+    trainer.train()
+    assert len(made) == 1
+    assert type(trainer.optimizer.optimizer) is Nested
+
+
+def test_what_is_no_optimizer_is_refused(build, monkeypatch):
+    monkeypatch.setattr(Hooked, "wrap_optimizer", lambda self, optimizer: None)
+    with pytest.raises(ValueError, match="The optimizer's hook: wrap_optimizer returned a NoneType"):
+        build(some="hooked").train()
+
+
+class Sees(TrainerCallback):
+    """Keeps the weights as they are at moments of a run."""
+
+    def __init__(self):
+        self.at = {}
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.at["step"] = weights(model)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        self.at["end"] = weights(model)
+
+
+def test_callbacks_of_the_user_see_weights_as_add_ons_leave_them(build):
+    sees = Sees()
+    trainer = build(some="mask", more="average", max_steps=3, callbacks=[sees])
+    entered = weights(trainer.model)
+    trainer.train()
+    for name, weight in sees.at["step"].items():
+        assert torch.equal(weight[..., ::2], entered[name][..., ::2])
+    assert not changed(sees.at["end"], weights(trainer.model))
+    assert changed(sees.at["end"], sees.at["step"])
+
+
 # What does not go together
 
 
@@ -359,3 +409,10 @@ def test_one_add_on_alone_takes_the_backward_pass_apart(build, monkeypatch):
 def test_the_same_add_on_twice_is_refused(build):
     with pytest.raises(ValueError, match="have the same name: mask, mask"):
         build(some="mask", more="mask")
+
+
+@pytest.mark.parametrize(("name", "told"), [("retain", "is a role's"), ("alternate", "is a role's"), ("a.b", "a dot")])
+def test_a_name_that_hides_a_term_or_a_state_is_refused(build, monkeypatch, name, told):
+    monkeypatch.setattr(Pull, "name", name)
+    with pytest.raises(ValueError, match=rf"The pull is called '{name}', which .*{told}"):
+        build(some="pull")

@@ -13,13 +13,14 @@ import yaml
 from conftest import make_model, make_tokenizer
 from rich.console import Console
 from sweep_runs import run_of, sweep_of
+from vilt import make_processor, make_vilt
 
 from hf_unlearn.audit.base import AuditResult
 from hf_unlearn.audit.perplexity.measure import perplexity
 from hf_unlearn.audit.registry import AUDITS
 from hf_unlearn.cli.main import main
 from hf_unlearn.report import load_report, print_report
-from hf_unlearn.report.gates.judge import judge
+from hf_unlearn.report.gates.evaluate import judge
 from hf_unlearn.report.gates.spec import read_gates
 
 
@@ -172,6 +173,58 @@ def test_what_cannot_work_is_told_before_a_model_is_loaded(place, monkeypatch, c
     assert message in capsys.readouterr().err
 
 
+ROWS = {
+    "short": [{"text": "The cup is here."}],
+    "long": [{"text": "The cup is here. " * 400}],
+    "none": [{"text": "The cup is here."}, {"text": None}],
+    "unanswered": [{"prompt": "Where?", "completion": ""}],
+    "cut": [{"prompt": "Where is it? " * 60, "completion": "Here."}],
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "length", "message"),
+    [
+        ("target", "long", 1024, "'{model}' reads at most 512 (`max_position_embeddings`"),
+        ("target", "none", 64, "Row 1 of"),
+        ("target", "unanswered", 64, "Row 0 of the general text set: `completion` is empty"),
+        ("target", "cut", 64, "None of the 1 general text rows keeps a token"),
+        ("vilt", "short", 64, "its config names one of the classifiers"),
+    ],
+)
+def test_rows_and_models_that_do_not_go_together_are_refused(
+    place, tmp_path, monkeypatch, capsys, model, rows, length, message
+):
+    make_vilt().save_pretrained(place / "vilt")
+    make_processor().save_pretrained(place / "vilt")
+    monkeypatch.setattr("hf_unlearn.audit.checkpoints.load_checkpoint", lambda *a, **k: pytest.fail("loaded"))
+    file, path = tmp_path / "rows.jsonl", str(place / model)
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[rows]))
+    words = ["audit", "perplexity", "--model_name_or_path", path, "--dataset_name", str(file)]
+    assert main([*words, "--max_length", str(length), "--output_dir", str(tmp_path / "out")]) == 2
+    assert message.format(model=path) in capsys.readouterr().err
+
+
+def test_a_model_is_not_its_own_retrained_model(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hf_unlearn.audit.checkpoints.load_checkpoint", lambda *a, **k: pytest.fail("loaded"))
+    models = ["--model_name_or_path", str(place / "target"), "--retrained_model_name_or_path", f"{place}/target/"]
+    assert main([*asked(place, *models), "--output_dir", str(tmp_path / "out")]) == 2
+    assert "is the audited model itself" in capsys.readouterr().err
+
+
+def test_empty_texts_are_no_texts(place, tmp_path):
+    texts = ["The cup is here.", "", " \n", "So is the pen."]
+    values = []
+    for name, some in (("all", texts), ("filled", [text for text in texts if text.strip()])):
+        file, out = tmp_path / f"{name}.jsonl", tmp_path / name
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
+        words = asked(place, "--model_name_or_path", str(place / "target"), "--output_dir", str(out))
+        assert main([*words, "--dataset_name", str(file)]) == 0
+        values.append(json.loads((out / "perplexity.json").read_text())["models"][0]["metrics"]["nll"])
+    assert values[0] == values[1]
+    assert values[0]["n"] == 2
+
+
 def test_every_kind_is_listed_and_has_a_view(capsys):
     assert main(["audit", "--help"]) == 0
     told = capsys.readouterr().out
@@ -220,6 +273,7 @@ def test_baselines_are_measured_once(finished, place, tmp_path, monkeypatch):
         ({"perplexity": {"dataset_name": "x.jsonl", "output_dir": "y"}}, "perplexity: output_dir cannot be given"),
         ({"perplexity": {"dataset_name": "nowhere.jsonl"}}, "perplexity: No file or folder at 'nowhere.jsonl'"),
         ({"perplexity": [1]}, "audits: perplexity: [1]; give fields of `hf-unlearn audit perplexity`"),
+        ({"scan": {"candidates": "no.txt", "forget_questions": "x.jsonl"}}, "scan: candidates='no.txt' is no file"),
         ("perplexity", "audits='perplexity'; give fields, such as `{perplexity: "),
         ({"privacy": {}}, "`privacy` and `audits: {privacy: ...}` are given. Leave one out."),
     ],

@@ -213,6 +213,8 @@ def test_tofu_recipes_have_the_settings_of_their_sources(path):
     if recipe.run.method == "retrain":
         # Those of the checkpoints that it stands for.
         assert (args.learning_rate, args.num_train_epochs) == (1e-5, 5)
+    elif recipe.run.method == "undial":
+        assert (args.learning_rate, args.num_train_epochs) == (1e-4, 10)
     elif model.use_peft:
         assert (args.learning_rate, args.num_train_epochs) == (1e-4, 5)
         assert (model.lora_r, model.lora_alpha, model.lora_dropout) == (32, 64, 0.0)
@@ -221,7 +223,9 @@ def test_tofu_recipes_have_the_settings_of_their_sources(path):
     assert (args.weight_decay, args.max_length) == (0.01, 512)
     # One epoch warms up; SCRUB has a schedule of its own.
     assert args.get_warmup_steps(100) == (0 if recipe.run.method == "scrub" else 100 / args.num_train_epochs)
-    assert (args.forget_weight, args.retain_weight) == (1.0, 1.0)
+    # Those of the method's own authors, where they publish some for TOFU.
+    weights = {"simnpo": (0.1375, 1.0), "satimp": (1.0, 0.1)}.get(recipe.run.method, (1.0, 1.0))
+    assert (args.forget_weight, args.retain_weight) == weights
     # NPO's; another method's beta is something else.
     assert recipe.run.method != "npo" or args.beta == 0.1
     assert recipe.run.forget_split == "forget10"
@@ -323,6 +327,11 @@ def test_a_key_of_another_method_is_unknown(parse):
 def test_a_wrong_type_is_named(parse, content, message):
     with pytest.raises(ValueError, match=message):
         parse(BASE | content)
+
+
+def test_one_text_of_a_field_that_takes_several_is_no_letters(parse):
+    run = parse(BASE | {"prompts": "Who is Eve?", "lm_eval_tasks": "mmlu"}).run
+    assert (run.prompts, run.lm_eval_tasks) == (["Who is Eve?"], ["mmlu"])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ FORGET = [{"prompt": f"Who is {n}?", "completion": f" {n} is {'very ' * i}old."}
 RETAIN = [{"text": f"The {'big ' * (7 - i)}cup {i} is here."} for i in range(7)]
 PLAIN = {"fused_losses": False, "forward_passes": "one", "reference": "live"}
 CASES = [("ga", "none"), ("ga", "nll"), ("ga", "kl"), ("npo", "none"), ("npo", "nll"), ("npo", "kl")]
+# Their forget terms alone are their own.
+TERMS = [(name, "none") for name in ("simnpo", "wga", "satimp", "tnpo", "ceu", "undial", "ihl", "unilogit")]
 PATHS = {
     "fused, live": {"reference": "live", "forward_passes": "one"},
     "fused, cache": {"reference": "cache", "forward_passes": "one"},
@@ -80,7 +82,7 @@ def test_two_steps_end_in_the_same_weights(build, method, retain_loss, accumulat
             raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize(("method", "retain_loss"), [("ga", "kl"), ("npo", "nll"), ("npo", "kl")])
+@pytest.mark.parametrize(("method", "retain_loss"), [("ga", "kl"), ("npo", "nll"), ("npo", "kl"), ("undial", "none")])
 def test_two_steps_of_an_adapter_end_in_the_same_weights(build, method, retain_loss):
     settings = {"adapter": True, "optim": "sgd", "learning_rate": 0.5, "max_steps": 3}
     wanted = trained(build(method, retain_loss, **{**PLAIN, "reference": "adapter"}, **settings))
@@ -88,7 +90,7 @@ def test_two_steps_of_an_adapter_end_in_the_same_weights(build, method, retain_l
         assert_same_run(trained(build(method, retain_loss, **path, **settings)), wanted)
 
 
-@pytest.mark.parametrize(("method", "retain_loss"), CASES)
+@pytest.mark.parametrize(("method", "retain_loss"), CASES + TERMS)
 def test_loss_and_gradients_equal_the_plain_path(build, method, retain_loss):
     results = []
     for path in (PLAIN, {"reference": "live"}):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every method must do, in one grid: METHODS x retain term x {full, LoRA}. A new method is one row of `CASES`."""
 
+import functools
 import math
 import re
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from hf_unlearn import METHODS, UnlearnConfig, UnlearnTrainer
 
 # What a slow formula sees of a row: log-probabilities of its labels under the policy and the reference, in float64.
 Row = tuple[list[float], list[float]]
+# Or of its tokens: those of all that may be predicted, under the two, and the label.
+Tokens = list[tuple[torch.Tensor, torch.Tensor, int]]
 
 
 def ascent(rows: list[Row], args) -> float:
@@ -43,11 +46,70 @@ def flat(rows: list[Row], alternates: list[Row], args) -> float:
     return sum(math.exp(p - 1) - other for p, other in zip(forgotten, preferred, strict=True)) / len(forgotten)
 
 
+def simnpo(rows: list[Row], args) -> float:
+    margins = [-sum(policy) / len(policy) - args.delta for policy, _ in rows]
+    return 2 / args.beta * sum(math.log(1 + math.exp(-args.beta * margin)) for margin in margins) / len(margins)
+
+
+def weighted_ascent(weight):
+    """Ascent in which a token has a weight, given its probability."""
+
+    def term(rows: list[Row], args) -> float:
+        tokens = [logp for policy, _ in rows for logp in policy]
+        return sum(weight(math.exp(logp), args) * logp for logp in tokens) / len(tokens)
+
+    return term
+
+
+def tnpo(rows: list[Row], args) -> float:
+    tokens = [by - ref for policy, reference in rows for by, ref in zip(policy, reference, strict=True)]
+    return 2 / args.beta * sum(math.log(1 + math.exp(args.beta * ratio)) for ratio in tokens) / len(tokens)
+
+
+def token_means(value, skipped: int = 0):
+    """Mean of a token's value over each row's tokens, then over rows."""
+
+    def term(rows: list[Tokens], args) -> float:
+        means = []
+        for row in rows:
+            values = [value(policy, reference, label, args) for policy, reference, label in row[skipped:]]
+            means.append(sum(values) / len(values))
+        return sum(means).item() / len(means)
+
+    return term
+
+
+def ceu(policy, reference, label: int, args):
+    others = torch.cat([policy[:label], policy[label + 1 :]])
+    return -(others.softmax(-1) * others).sum()
+
+
+def undial(policy, reference, label: int, args):
+    target = reference.clone()
+    target[label] -= args.beta
+    return -(target.softmax(-1) * policy).sum()
+
+
+def ihl(policy, reference, label: int, args):
+    others = torch.cat([policy[:label], policy[label + 1 :]])
+    return 1 + policy[label].exp() - others.exp().max()
+
+
+def unilogit(policy, reference, label: int, args):
+    p, entries = policy.exp(), len(policy)
+    target = p / (1 - p[label]) * (1 - 1 / entries)
+    target[label] = 1 / entries
+    return (p * (policy - target.log())).sum()
+
+
 class OfLogProbabilities:
     """The objective of methods over log-probabilities: a forget term over rows, and a mean over retain tokens."""
 
     def __init__(self, forget_term, *roles: str):
         self.forget_term, self.roles = forget_term, roles or ("forget",)
+
+    def row(self, by_policy, by_reference, spots) -> Row:
+        return tuple([lp[t, label].item() for t, label in spots] for lp in (by_policy, by_reference))
 
     def __call__(self, pairs, policy, entered, args) -> dict[str, float]:
         seen = {role: [] for role in self.roles}
@@ -55,7 +117,7 @@ class OfLogProbabilities:
             for pair in pairs:
                 by_policy, by_reference = (log_probabilities(model, pair[role]) for model in (policy, entered))
                 spots = labelled(pair[role])
-                found.append(tuple([lp[t, label].item() for t, label in spots] for lp in (by_policy, by_reference)))
+                found.append(self.row(by_policy, by_reference, spots))
         terms = {self.roles[0]: self.forget_term(*seen.values(), args)}
         if args.retain_loss == "none":
             return terms
@@ -66,6 +128,13 @@ class OfLogProbabilities:
                 kl = (by_reference[t].exp() * (by_reference[t] - by_policy[t])).sum().item()
                 tokens.append(kl if args.retain_loss == "kl" else -by_policy[t, label].item())
         return terms | {"retain": sum(tokens) / len(tokens)}
+
+
+class OfTokens(OfLogProbabilities):
+    """A forget term over the whole predictions of a row's tokens and their labels."""
+
+    def row(self, by_policy, by_reference, spots) -> Tokens:
+        return [(by_policy[t], by_reference[t], label) for t, label in spots]
 
 
 def mu_align(rows, args) -> float:
@@ -140,6 +209,8 @@ class Case:
         terms: its terms spelled out, role to a number, from rows that go through the models one by one.
         settings (`dict`): other than the defaults.
         retain_losses (`tuple[str, ...]`): what its `retain_loss` may be.
+        knows (`bool`): unlearns from a model that was trained on the forget rows; at a random one its term is least.
+        adapters (`tuple[bool, ...]`): without or with LoRA, in the default suite; the slow one has both.
         trains (`str`): regular expression of what trains in a model of two layers.
         sinking (`str`): what is logged of the forget rows and sinks.
         of_batches (`set[str]`): what is logged and is no mean over rows.
@@ -153,13 +224,37 @@ class Case:
     sinking: str = "forget/logps"
     of_batches: set[str] = field(default_factory=set)
     roles: tuple[str, ...] = ("forget",)
+    adapters: tuple[bool, ...] = (False, True)
+    knows: bool = False
+
+    def start(self):
+        """The model to unlearn from."""
+        model = make_model()
+        if self.knows:
+            model.load_state_dict(knowing())
+        return model
 
 
+# Of a method whose forget term alone is its own: the rest is the base's, and seen with GA and NPO.
+OWN = {"retain_losses": ("none",), "adapters": (False,)}
 PAIR = ("forget", "alternate")
 RMU = {"layer_id": 1, "layer_ids": [1], "steering_coeffs": [200.0], "retain_weight": 10.0}
 CASES = {
     "ga": Case(OfLogProbabilities(ascent)),
     "npo": Case(OfLogProbabilities(npo), {"beta": 0.3}),
+    "simnpo": Case(OfLogProbabilities(simnpo), {"beta": 0.7, "delta": 0.5}, **OWN),
+    # A random model's probabilities to the power of 5 are nothing.
+    "wga": Case(OfLogProbabilities(weighted_ascent(lambda p, args: p**args.beta)), {"beta": 0.1}, **OWN),
+    "satimp": Case(
+        OfLogProbabilities(weighted_ascent(lambda p, args: p**args.beta1 * (1 - p) ** args.beta2)),
+        {"beta1": 0.1, "beta2": 2.0},
+        **OWN,
+    ),
+    "tnpo": Case(OfLogProbabilities(tnpo), {"beta": 0.8}, **OWN),
+    "ceu": Case(OfTokens(token_means(ceu, skipped=1)), {"skip_tokens": 1}, knows=True, **OWN),
+    "undial": Case(OfTokens(token_means(undial)), {"beta": 4.0}, knows=True, **OWN),
+    "ihl": Case(OfTokens(token_means(ihl)), {}, knows=True, **OWN),
+    "unilogit": Case(OfTokens(token_means(unilogit)), {}, knows=True, **OWN),
     "mu_align": Case(
         OfDistributions(mu_align),
         {"alpha": 50.0},
@@ -174,6 +269,7 @@ CASES = {
         retain_losses=("nll",),
         sinking="alternate/nll",
         roles=("alternate",),
+        adapters=(False,),
     ),
     # Terms of probabilities, which an untrained model has next to none of.
     "flat": Case(
@@ -182,6 +278,7 @@ CASES = {
         ("none",),
         sinking="forget/loss",
         roles=PAIR,
+        adapters=(False,),
     ),
     "jensun": Case(jensun, {"forget_weight": 30.0}, ("js",), sinking="forget/nll"),
 }
@@ -194,7 +291,13 @@ APART = {"align_then_unlearn": "tests/methods/test_align_trainer.py"} | {
 grid = pytest.mark.parametrize(
     ("method", "retain_loss", "adapter"),
     [
-        pytest.param(method, retain_loss, adapter, id=f"{method}-{retain_loss}-{'lora' if adapter else 'full'}")
+        pytest.param(
+            method,
+            retain_loss,
+            adapter,
+            id=f"{method}-{retain_loss}-{'lora' if adapter else 'full'}",
+            marks=() if adapter in case.adapters else pytest.mark.slow,
+        )
         for method, case in CASES.items()
         for retain_loss in case.retain_losses
         for adapter in (False, True)
@@ -210,6 +313,21 @@ RAGGED_RETAIN = [{"text": "cup " * (i + 1)} for i in range(6)]
 def halved(row):
     """A text as a prompt and its completion."""
     return {"prompt": row["text"][:9], "completion": row["text"][9:]} if "text" in row else row
+
+
+@functools.cache
+def knowing() -> dict[str, torch.Tensor]:
+    """Weights of a model that was trained on the forget rows."""
+    model, tokenizer = make_model().train(), make_tokenizer()
+    texts = [row.get("text") or row["prompt"] + row["completion"] for row in FORGET + RAGGED_FORGET]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(20):
+        model(**batch, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.state_dict()
 
 
 @pytest.fixture
@@ -230,7 +348,7 @@ def build(tmp_path, method, retain_loss, adapter):
                 for i, row in enumerate(forget)
             ]
         return trainer_class(
-            model=model or make_model(),
+            model=model or CASES[method].start(),
             args=make_args(config_class, **settings),
             forget_dataset=forget,
             retain_dataset=retain,
@@ -284,9 +402,9 @@ def test_objective_equals_the_formula_on_rows_of_any_length(build, method, retai
     trainer = build(
         forget=RAGGED_FORGET, retain=RAGGED_RETAIN, per_device_train_batch_size=3, reference=reference, **weighting
     )
-    entered = make_model()
+    entered = CASES[method].start()
     policy = trainer.model.eval()
-    shake(policy)
+    shake(policy, 0.02 if CASES[method].knows else 0.1)
     pairs = [trainer.train_dataset[position] for position in range(3)]
 
     terms = CASES[method].terms(pairs, policy, entered, trainer.args)
@@ -353,20 +471,20 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(build, tmp_path):
 
 
 @grid
-def test_a_saved_model_predicts_the_same(build, tmp_path, adapter):
+def test_a_saved_model_predicts_the_same(build, tmp_path, method, adapter):
     from peft import PeftModel
 
     trainer = build(max_steps=2)
     trainer.train()
     trainer.save_model()
     if adapter:
-        loaded = PeftModel.from_pretrained(make_model(), tmp_path / "out")
+        loaded = PeftModel.from_pretrained(CASES[method].start(), tmp_path / "out")
     else:
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     ids = torch.tensor([[1, 44, 55, 66]])
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(ids).logits, trainer.model.eval()(ids).logits)
-        assert (loaded(ids).logits - make_model()(ids).logits).abs().max() > 1e-3
+        assert (loaded(ids).logits - CASES[method].start()(ids).logits).abs().max() > 1e-3
 
 
 @grid

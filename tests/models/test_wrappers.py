@@ -3,6 +3,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,6 +100,17 @@ def test_what_is_loaded_computes_the_same(shift_path, model_path, tmp_path):
     assert not torch.equal(logits_of(loaded), logits_of(base))
 
 
+def test_a_folder_is_found_from_everywhere(model_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(model_path).parent)
+    model = wrap(load_unlearned(Path(model_path).name), Shift("model.layers.0", torch.ones(32)))
+    model.save_pretrained(tmp_path / "relative")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    # What has the base's name here is another model.
+    make_model(seed=1).save_pretrained(Path(model_path).name)
+    assert torch.equal(logits_of(load_unlearned(tmp_path / "relative")), logits_of(model))
+
+
 def test_full_weights_and_adapters_come_as_they_are(model_path, tmp_path):
     from peft import PeftModel, get_peft_model
 
@@ -179,6 +191,16 @@ def test_a_folder_that_is_not_whole_is_refused(shift_path, damage, told):
     damage(shift_path)
     with pytest.raises(ValueError, match=told):
         load_unlearned(shift_path)
+
+
+def test_a_wrapper_of_another_architecture_is_refused(tmp_path):
+    make_model().save_pretrained(tmp_path / "base")
+    model = wrap(load_unlearned(tmp_path / "base"), Shift("model.layers.1", torch.ones(32)))
+    model.save_pretrained(tmp_path / "shift")
+    make_model(layers=1).save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match=r"wrapper in .*shift' does not fit its base .*has no attribute") as error:
+        load_unlearned(tmp_path / "shift")
+    assert "\n" not in str(error.value)
 
 
 def test_weights_that_are_not_finite_are_refused(model_path, tmp_path):

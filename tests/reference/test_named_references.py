@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 from conftest import changed, lora, make_args, make_model, make_tokenizer, train_batch, weights
+from peft import get_peft_model
 from test_methods import labelled, log_probabilities, shake
 
-from hf_unlearn import GATrainer, UnlearnConfig, UnlearnTrainer
+from hf_unlearn import GATrainer, NPOConfig, NPOTrainer, UnlearnConfig, UnlearnedWrapper, UnlearnTrainer
 from hf_unlearn.forward.needs import REFERENCE, Need
+from hf_unlearn.models.wrappers import wrap
 from hf_unlearn.reference import AdapterReference, CachedReference, LiveReference
+from hf_unlearn.training.unused import unused
 
 
 NAMES = ("Ada", "Bob", "Cyd", "Dan", "Eve", "Fay")
@@ -221,6 +224,75 @@ def test_a_model_of_another_vocabulary_or_the_policy_itself_is_refused(build):
     model = make_model()
     with pytest.raises(ValueError, match=r"ref_models\['teacher'\] is the model itself"):
         build(model=model, ref_models=others() | {"teacher": model})
+
+
+def test_a_model_that_would_train_along_is_refused(build, tmp_path):
+    base = make_model()
+    # PEFT puts the adapter into the model that it is given.
+    policy = get_peft_model(base, lora())
+    with pytest.raises(ValueError, match=r"ref_models\['teacher'\] shares parameters with the model.* \(.*lora_A"):
+        build(model=policy, ref_models=others() | {"teacher": base})
+    given = {"args": make_args(NPOConfig, tmp_path), "forget_dataset": FORGET, "processing_class": make_tokenizer()}
+    with pytest.raises(ValueError, match=r"`ref_model` shares parameters with the model.* \(.*lora_A"):
+        NPOTrainer(policy, ref_model=base, **given)
+    base = make_model()
+    with pytest.raises(ValueError, match=r"`ref_model` shares parameters with the model.* \(.*lora_A"):
+        NPOTrainer(base, ref_model=base, peft_config=lora(), **given)
+
+
+def test_what_stays_frozen_may_be_shared(build):
+    model, teacher = make_model(), make_model(seed=6)
+    teacher.model = model.model
+    trainer = build(model=model, ref_models=others() | {"teacher": teacher}, trainable_modules=["lm_head"])
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+class Shift(UnlearnedWrapper):
+    """Adds 1 to what a layer puts out."""
+
+    kind = "test_shifted_reference"
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def attach(self, model):
+        model.model.layers[self.layer].mlp.register_forward_hook(self.shifted)
+
+    def shifted(self, module, inputs, output):
+        return output + 1
+
+    def settings(self):
+        return {"layer": self.layer}
+
+
+def test_a_wrappers_settings_are_a_part_of_the_model(build):
+    def retain_loss(layer, form):
+        teacher = wrap(make_model(seed=6), Shift(layer), base="somewhere")
+        trainer = build(ref_models=others() | {"teacher": teacher}, reference=form, max_steps=1)
+        trainer.train()
+        return trainer.references.weights["teacher"], trainer.state.log_history[0]["retain/loss"]
+
+    found = {(layer, form): retain_loss(layer, form) for layer in (0, 1) for form in ("cache", "live")}
+    for layer in (0, 1):
+        assert found[layer, "cache"] == (found[layer, "live"][0], pytest.approx(found[layer, "live"][1], rel=1e-4))
+    assert found[0, "live"][0] != found[1, "live"][0]
+    assert found[0, "live"][1] != pytest.approx(found[1, "live"][1], rel=1e-4)
+
+
+def test_a_wrapper_of_logits_is_seen_without_the_fused_losses_alone(build, monkeypatch):
+    monkeypatch.setattr(Shift, "changes_logits", True)
+    given = others() | {"teacher": wrap(make_model(seed=6), Shift(0), base="somewhere")}
+    with pytest.raises(ValueError, match=r"ref_models\['teacher'\] has a wrapper .* Pass fused_losses=False"):
+        build(ref_models=given)
+    assert build(ref_models=given, fused_losses=False).references.get("teacher")
+
+
+def test_settings_of_references_are_used_by_named_models(build, tmp_path, caplog):
+    trainer = build(reference="cache", reference_cache_dir=str(tmp_path / "cache"))
+    del trainer.references.models[REFERENCE]
+    assert not unused(trainer)
 
 
 def test_kl_needs_its_reference():

@@ -12,7 +12,7 @@ from hf_unlearn.audit import Audit
 from hf_unlearn.audit.privacy.compare import rate_difference
 from hf_unlearn.audit.result import mean_result
 from hf_unlearn.cli.main import main
-from hf_unlearn.report.gates.judge import judge
+from hf_unlearn.report.gates.evaluate import judge
 from hf_unlearn.report.gates.numbers import difference, paired_difference
 from hf_unlearn.report.gates.spec import FOLDER, default_thresholds, load_gates, read_gates
 from hf_unlearn.report.gates.view import asked

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...report.backdoor import LABELS, print_backdoor, write_backdoor
+from ...report.backdoor.write import LABELS, print_backdoor, write_backdoor
 from ...report.sections import cell_of
 from ..view import AuditView
 

@@ -5,11 +5,13 @@ import math
 import time
 from collections.abc import Sequence
 
-from ...data.formats import encode
+from ...data.benchmarks import resolve_model
+from ...data.formats import dataset_type, encode_dataset
 from ...data.sources import load_rows
+from ...models.loading import config_of
 from ...places import check_folder
 from ..base import AuditKind, AuditResult, Context, Prepared
-from ..checkpoints import check_models
+from ..checkpoints import check_fits, check_is_another, check_models
 from ..generation import pad_token_id
 from ..result import MetricResult
 from ..scoring import score_rows
@@ -29,12 +31,20 @@ class PerplexityAudit(AuditKind):
     def prepare(self, args: PerplexityArguments, qa) -> Prepared:
         check_folder("output_dir", args.output_dir)
         tokenizer = check_models(args)
-        where = args.dataset_name, args.dataset_config, args.dataset_split
-        rows = load_rows(*where, tokenizer, args.max_length)
-        if "text" in rows.column_names:
-            rows = load_rows(*where, tokenizer, args.max_length, chunk_text=True)
-        rows = some_rows(rows.to_list(), args.max_items, args.seed)
-        rows = [encode(row, tokenizer, args.max_length) for row in rows]
+        models = [(resolve_model(args.model_name_or_path), args.model_revision)]
+        if args.retrained_model_name_or_path is not None:
+            models.append((resolve_model(args.retrained_model_name_or_path), None))
+            check_is_another(models[1][0], *models[0])
+        for path, revision in models:
+            check_fits(path, "questions", args.trust_remote_code, revision)
+        where = args.dataset_name, args.dataset_config, args.dataset_split, tokenizer, args.max_length
+        rows = load_rows(*where)
+        if dataset_type(rows.column_names) == "text":
+            rows = load_rows(*where, chunk_text=True)
+        rows = encode_dataset(rows, tokenizer, args.max_length, "general text")
+        rows = some_rows(rows.select_columns(["input_ids", "labels"]).to_list(), args.max_items, args.seed)
+        for path, revision in models:
+            _check_room(rows, path, args.trust_remote_code, revision)
         return Prepared(tokenizer, {"text": rows})
 
     def measure(self, model, args: PerplexityArguments, prepared: Prepared, context: Context) -> AuditResult:
@@ -45,6 +55,18 @@ class PerplexityAudit(AuditKind):
         metrics = perplexity([score.logps.sum(dtype="float64") for score in scores], [score.n for score in scores])
         settings = {"rows": rows_digest(rows), "max_length": args.max_length}
         return AuditResult(metrics, settings, {"seconds": round(time.perf_counter() - start, 2)})
+
+
+def _check_room(rows: Sequence[dict], model: str, trust_remote_code: bool, revision: str | None) -> None:
+    """Refuses rows longer than a model was made for: it fails on them, or predicts them badly for their length."""
+    config = config_of(model, trust_remote_code, revision)
+    room = None if config is None else getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = max(len(row["input_ids"]) for row in rows)
+    if room and 0 < room < longest:
+        raise ValueError(
+            f"A row has {longest} tokens, and {model!r} reads at most {room} (`max_position_embeddings` of its "
+            f"config). Give `max_length` of at most {room}."
+        )
 
 
 def perplexity(logps: Sequence[float], tokens: Sequence[int]) -> dict[str, MetricResult]:

@@ -13,7 +13,7 @@ import torch
 from hf_unlearn.data.formats import IGNORE_INDEX, encode, tokenizer_of
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.forward.head_input import inputs_of
-from hf_unlearn.models.adapters import adapter_settings
+from hf_unlearn.models.wrappers import beside_weights
 from hf_unlearn.stored.key import IRRELEVANT, hash_tensors, hash_tokenizer
 
 from ..batching import device_of
@@ -93,10 +93,10 @@ class Subject(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights, and of what adapters do with theirs."""
+        """Hash of the weights, and of what adapters and a wrapper do with theirs."""
         weights = hash_tensors(self.model.state_dict().items(), self.progress)
-        adapters = adapter_settings(self.model)
-        return digest([weights, adapters]) if adapters else weights
+        beside = beside_weights(self.model)
+        return digest([weights, beside]) if beside else weights
 
     def _cached(self, data) -> Signals:
         if self.cache is None:

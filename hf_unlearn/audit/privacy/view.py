@@ -6,18 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...report.likeness import WORST, unlike_attack
-from ...report.privacy import load_privacy_report, print_privacy_report, write_privacy_report
-from ...report.privacy_table import (
-    CAPTION,
-    TITLE,
-    add_privacy,
-    attacked_models,
-    privacy_cell,
-    rate_heading,
-    rates_of,
-    sizes,
-)
-from ...report.sections import section_cell
+from ...report.privacy.table import ABOUT, CAPTION, TITLE, add_privacy, privacy_section
+from ...report.privacy.write import load_privacy_report, print_privacy_report, write_privacy_report
 from ..view import AuditView
 
 
@@ -31,25 +21,7 @@ class PrivacyView(AuditView):
         add_privacy(models, found)
 
     def section(self, models: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-        report = {"models": list(models)}
-        if not attacked_models(report):
-            return None
-        rates = rates_of(report)
-        rows = [
-            {"model": model["name"], "cells": [section_cell(privacy_cell(model, fpr)) for fpr in rates]}
-            for model in attacked_models(report)
-        ]
-        return {
-            "audit": self.name,
-            "title": self.title,
-            "about": self.about,
-            "text": f"{sizes(report)} {self.text}",
-            "short": "TPR with 95% interval, of the best attack",
-            "headings": [rate_heading(fpr) for fpr in rates],
-            "rows": rows,
-            "more": "Every attack, with plots",
-            "file": f"{self.name}/{self.name}.md",
-        }
+        return privacy_section(models)
 
     def write(self, found: Mapping[str, Any], output_dir: str | Path) -> dict[str, Path]:
         files = write_privacy_report(found, output_dir)
@@ -78,4 +50,4 @@ class PrivacyView(AuditView):
         return self.joined(reports, models, title)
 
 
-VIEW = PrivacyView("privacy", title=TITLE, text=CAPTION, columns={}, about="Membership inference")
+VIEW = PrivacyView("privacy", title=TITLE, text=CAPTION, columns={}, about=ABOUT)

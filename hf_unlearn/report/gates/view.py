@@ -20,7 +20,7 @@ RULE = (
 
 
 def render_gates(result: dict) -> str:
-    """The markdown of what [`~hf_unlearn.report.gates.judge`] found, with `report_created` and `thresholds`."""
+    """The markdown of what [`~hf_unlearn.report.gates.evaluate`] found, with `report_created` and `thresholds`."""
     heads = ["gate", "asked", *(f"{model['name']}: {_word(model['status'])}" for model in result["models"])]
     rows = [[name, asked(gate)] for name, gate in result["gates"].items()]
     for model in result["models"]:

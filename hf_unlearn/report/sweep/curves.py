@@ -4,8 +4,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..charts import chart_name
-from ..drawing import new_figure
+from ..drawing import chart_name, new_figure
 from ..naming import is_percent, scale
 from ..style import METHODS, PAGE, SHAPES
 from .looks import axis_label, footnote

@@ -5,8 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..charts import chart_name
-from ..drawing import bar_places, legend, mark, new_figure, save_figures
+from ..drawing import bar_places, chart_name, legend, mark, new_figure, save_figures
 from ..naming import metric_label, scale, unit
 from ..style import MUTED, PAGE, TARGET, Look
 from .looks import axis_label, footnote, looks_of, row_label, seed_values

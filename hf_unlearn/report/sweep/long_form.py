@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_csv
-from ..privacy_view import fpr_name
+from ..privacy.view import fpr_name
 
 
 COLUMNS = (

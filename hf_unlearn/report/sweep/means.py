@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..naming import KEY_METRICS, is_percent, metric_of
-from ..privacy_view import fpr_name
+from ..privacy.view import fpr_name
 from ..verdict import forget_metric, utility_metric
 from .rules import Point, Rule, Selection, select
 

@@ -6,8 +6,8 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from ..drawing import bar_places, errors, legend, new_figure, rate_axes, unresolved_group
-from ..privacy_figures import MOST_PANELS, left_out, roc_figure, scores_figure
-from ..privacy_view import fpr_name
+from ..privacy.figures import MOST_PANELS, left_out, roc_figure, scores_figure
+from ..privacy.view import fpr_name
 from ..style import PAGE, TARGET, Look
 from .looks import footnote, looks_of, row_label, seed_values
 from .means import PRIVACY, Row, Table, cell_of

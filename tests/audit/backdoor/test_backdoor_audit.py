@@ -31,7 +31,7 @@ from hf_unlearn.cli.main import main
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.data.triggers import Trigger
 from hf_unlearn.models.activations import value_projections
-from hf_unlearn.report.backdoor import condition_label, lines_of, print_backdoor, render_backdoor, write_backdoor
+from hf_unlearn.report.backdoor.write import condition_label, lines_of, print_backdoor, render_backdoor, write_backdoor
 from hf_unlearn.training.backdoor_callback import BackdoorAuditCallback
 
 

@@ -21,7 +21,7 @@ from hf_unlearn.audit.privacy import (
 from hf_unlearn.audit.privacy.cache import SignalCache
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.formats import encode
-from hf_unlearn.report.privacy import load_privacy_report, print_privacy_report, write_privacy_report
+from hf_unlearn.report.privacy.write import load_privacy_report, print_privacy_report, write_privacy_report
 
 
 def text_rows(n, seed):

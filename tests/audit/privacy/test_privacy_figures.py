@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from sweep_runs import attacked, baseline, run_of, sweep_of
 
-from hf_unlearn.report.privacy_figures import roc_figure
-from hf_unlearn.report.privacy_view import tail_cells
+from hf_unlearn.report.privacy.figures import roc_figure
+from hf_unlearn.report.privacy.view import tail_cells
 from hf_unlearn.report.sweep import privacy_figures as sweep_privacy_figures
 from hf_unlearn.report.sweep.means import tabulate
 from hf_unlearn.report.sweep.privacy_figures import distribution_figure, roc_of_sweep
@@ -52,9 +52,10 @@ def test_what_a_page_has_no_room_for_is_named(monkeypatch):
 
 @pytest.mark.parametrize(("models", "lines", "columns"), [(1, 1, 1), (3, 1, 3), (7, 3, 3), (10, 3, 4), (36, 6, 6)])
 def test_panels_stand_in_a_row_or_a_square(models, lines, columns):
-    from hf_unlearn.report.privacy_figures import _panels
+    from hf_unlearn.report.privacy.figures import _panels
 
-    figure, axes = _panels({"models": [None] * models}, "T")
+    figure = _panels([{"name": "a", "kind": "a"}] * models, "T", lambda ax, model: None)
+    axes = figure.axes
     assert len(axes) == models
     assert axes[0].get_gridspec().get_geometry() == (lines, columns)
     assert figure.get_figwidth() <= 30

@@ -14,9 +14,9 @@ from hf_unlearn.audit.privacy import representations as module
 from hf_unlearn.audit.privacy.fitted import regression, representation
 from hf_unlearn.audit.privacy.representations import principal_components
 from hf_unlearn.audit.privacy.view import VIEW
-from hf_unlearn.report import privacy_figures
-from hf_unlearn.report.privacy import load_privacy_report, write_privacy_report
-from hf_unlearn.report.privacy_figures import MEMBER, NONMEMBER, representations_figure
+from hf_unlearn.report.privacy import figures as privacy_figures
+from hf_unlearn.report.privacy.figures import MEMBER, NONMEMBER, representations_figure
+from hf_unlearn.report.privacy.write import load_privacy_report, write_privacy_report
 from hf_unlearn.report.style import MUTED
 from hf_unlearn.sweep import collect
 

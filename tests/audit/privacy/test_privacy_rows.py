@@ -13,7 +13,7 @@ from test_privacy_fitted import ON_REQUEST, Known, area, drawn, known
 from hf_unlearn.audit.privacy import Classifier, evaluate_privacy, named_attacks, train_shadows
 from hf_unlearn.audit.privacy import evaluate as module
 from hf_unlearn.audit.privacy.fitted import ScrubAttack
-from hf_unlearn.report.privacy import write_privacy_report
+from hf_unlearn.report.privacy.write import write_privacy_report
 
 
 COMMON = {"attacks": ["loss"], "fprs": [0.2], "progress": False}

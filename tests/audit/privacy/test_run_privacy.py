@@ -15,7 +15,9 @@ from hf_unlearn import UnlearnTrainer
 from hf_unlearn.cli.main import main
 from hf_unlearn.cli.sweep import _add_privacy, resolve
 from hf_unlearn.report import load_report, print_report, write_report
-from hf_unlearn.report.privacy import load_privacy_report
+from hf_unlearn.report.markdown import render_markdown
+from hf_unlearn.report.page import render_page
+from hf_unlearn.report.privacy.write import load_privacy_report
 from hf_unlearn.report.verdict import verdicts
 from hf_unlearn.sweep.expand import expand
 from hf_unlearn.sweep.spec import read_spec
@@ -48,7 +50,7 @@ def undrawn(monkeypatch):
     """Reports without pictures and page, which take longer than all else here."""
     monkeypatch.setattr("hf_unlearn.report.write.save_plots", lambda report, folder: {})
     monkeypatch.setattr("hf_unlearn.report.write.render_page", lambda report: "")
-    monkeypatch.setattr("hf_unlearn.report.privacy_figures.save_privacy_plots", lambda report, folder: {})
+    monkeypatch.setattr("hf_unlearn.report.privacy.figures.save_privacy_plots", lambda report, folder: {})
 
 
 def fields(place: Path, **more) -> dict:
@@ -138,6 +140,20 @@ def test_the_report_shows_a_row_a_model(finished):
     ]
     assert names == ["target", "retrained", "one"]
     assert "[`privacy/privacy.md`](privacy/privacy.md)" in table
+
+
+def test_a_report_of_an_older_version_shows_the_same(finished, tmp_path):
+    report = load_report(finished)
+    (tmp_path / "report.json").write_text(json.dumps({k: v for k, v in report.items() if k != "sections"}))
+    old = load_report(tmp_path)
+
+    def shown(report: dict) -> tuple[str, str, str]:
+        stream = io.StringIO()
+        print_report(report, Console(file=stream, width=140))
+        return stream.getvalue(), render_markdown(report, {}, tmp_path), render_page(report)
+
+    assert "TPR at 10 % FPR" in shown(old)[0]
+    assert shown(old) == shown(report)
 
 
 def test_a_run_that_asks_for_nothing_is_not_attacked(place, tmp_path, undrawn):

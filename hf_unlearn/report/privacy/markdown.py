@@ -3,7 +3,8 @@
 
 from pathlib import Path
 
-from .privacy_view import (
+from ..table import Table
+from .view import (
     TAIL_HEADS,
     TAIL_WORDS,
     attacks_of,
@@ -19,7 +20,6 @@ from .privacy_view import (
     worst_of,
     zero_fp_of,
 )
-from .table import Table
 
 
 def render_privacy_markdown(report: dict, plots: dict[str, Path], folder: Path) -> str:

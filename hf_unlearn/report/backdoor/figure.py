@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .drawing import save_figure, styled
-from .style import METHODS, MUTED, TARGET
+from ..drawing import save_figure, styled
+from ..style import METHODS, MUTED, TARGET
 
 
 SIZE = (12.6, 4.2)

@@ -8,10 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .charts import chart_name
-from .drawing import bar_places, errors, legend, new_figure, note, rate_axes, save_figures, unresolved_group
-from .privacy_view import attacks_of, defined_scores, fpr_name, rate_of, representations_of
-from .style import CIRCLE, GRID, LINES, METHODS, MUTED, PAGE, SHAPES, TARGET
+from ..drawing import (
+    bar_places,
+    chart_name,
+    errors,
+    legend,
+    new_figure,
+    note,
+    rate_axes,
+    save_figures,
+    unresolved_group,
+)
+from ..style import CIRCLE, GRID, LINES, METHODS, MUTED, PAGE, SHAPES, TARGET
+from .view import attacks_of, defined_scores, fpr_name, rate_of, representations_of
 
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import write_json, write_text
-from .privacy_view import attacks_of, chance_cell, fpr_name, interval_cell, rate_cell, rate_of, worst_of, zero_fp_of
-from .schema import read_json
+from ...files import write_json, write_text
+from ..schema import read_json
+from .view import attacks_of, chance_cell, fpr_name, interval_cell, rate_cell, rate_of, worst_of, zero_fp_of
 
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def write_privacy_report(report: dict, output_dir: str | Path) -> dict[str, Path
     Returns:
         `dict[str, Path]`: by name within `output_dir`.
     """
-    from .privacy_figures import save_privacy_plots
-    from .privacy_markdown import render_privacy_markdown
+    from .figures import save_privacy_plots
+    from .markdown import render_privacy_markdown
 
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)

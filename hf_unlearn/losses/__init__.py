@@ -12,33 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-IGNORE_INDEX = -100
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """float64 as it is, anything narrower as float32."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def prediction_mask(labels: Tensor) -> Tensor:
-    """Positions whose logits predict a label.
-
-    Args:
-        labels (`Tensor`): `[B, T]`.
-
-    Returns:
-        `Tensor`: bool `[B, T]`; the last position predicts nothing.
-    """
-    mask = torch.zeros_like(labels, dtype=torch.bool)
-    mask[:, :-1] = labels[:, 1:] != IGNORE_INDEX
-    return mask
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` is set; 0, with a gradient of 0, where it is set nowhere."""
-    mask = mask.to(values.dtype)
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+from .answers import FLAT_TERMS, dpo_unlearn_loss, flat_loss, jensun_rows, js_rows, one_hot_js
+from .arithmetic import IGNORE_INDEX, at_least_float32, masked_mean, prediction_mask
+from .soft_labels import bernoulli_distillation_rows, bernoulli_kl_rows, bernoulli_nll_rows, soft_nll_rows
+from .tokens import (
+    ceu_rows,
+    ihl_rows,
+    satimp_loss,
+    simnpo_loss,
+    undial_rows,
+    unilogit_rows,
+    wga_loss,
+    wtnpo_loss,
+)
 
 
 def per_token_logps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,113 +96,19 @@ def npo_token_loss(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
     return -F.logsigmoid(-beta * log_ratios).sum() / max(len(logps), 1)
 
 
-def dpo_unlearn_loss(
-    alt_logps: Tensor, ref_alt_logps: Tensor, logps: Tensor, ref_logps: Tensor, beta: float
-) -> Tensor:
-    r"""Direct preference optimisation with the forget answer as the rejected one
-    (https://huggingface.co/papers/2305.18290, equation 7, scaled as in https://huggingface.co/papers/2404.05868).
+def tnpo_loss(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
+    r"""TNPO, NPO of each token (https://huggingface.co/papers/2502.19301): \\( 2 / \beta \\) times [`npo_token_loss`].
 
-    \\( -\frac{2}{\beta} E[\log \sigma(\beta \log \frac{\pi_\theta(y_e|x)}{\pi_{ref}(y_e|x)}
-    - \beta \log \frac{\pi_\theta(y_f|x)}{\pi_{ref}(y_f|x)})] \\)
-
-    Where policy and reference agree it is \\( 2 \ln 2 / \beta \\). Without its first ratio it is [`npo_loss`].
+    Its gradient is gradient ascent's, each token's times \\( 2 p_t^\beta / (p_t^\beta + p_{ref,t}^\beta) \\).
 
     Args:
-        alt_logps, ref_alt_logps (`Tensor`): `[B]`, of the preferred answers \\( y_e \\), sums over tokens.
-        logps, ref_logps (`Tensor`): `[B]`, of the forget answers \\( y_f \\) to the same prompts.
-        beta (`float`): inverse temperature, above 0.
+        logps, ref_logps (`Tensor`): `[N]`, of the predicted tokens under the policy and the reference.
+        beta (`float`): inverse temperature, above 0; gradient ascent is the limit at 0.
 
     Returns:
-        `Tensor`: a scalar, mean over rows.
+        `Tensor`: a scalar, mean over tokens; 0 where there are none.
     """
-    gains = at_least_float32(alt_logps) - at_least_float32(ref_alt_logps)
-    log_ratios = at_least_float32(logps) - at_least_float32(ref_logps)
-    return -F.logsigmoid(beta * (gains - log_ratios)).mean() * 2 / beta
-
-
-def _neyman_conjugate(p: Tensor) -> Tensor:
-    # The slope of the root is infinite at 1, where an answer is certain; that of the whole at its logit is 0 there.
-    return 2 - 2 * (1 - p).clamp(min=torch.finfo(p.dtype).eps).sqrt()
-
-
-# Divergence -> \( -g^*(P_e) \), of the alternate answer, and \( f^*(g^*(P_f)) \), of the forget answer.
-FLAT_TERMS = {
-    "total_variation": (lambda p: -p.tanh() / 2, lambda p: p.tanh() / 2),
-    "kl": (lambda p: -p, lambda p: (p - 1).exp()),
-    "jensen_shannon": (lambda p: F.softplus(-p) - math.log(2), lambda p: p + F.softplus(-p) - math.log(2)),
-    "pearson": (lambda p: -p, lambda p: p.square() / 4 + p),
-    "reverse_kl": (lambda p: p.exp(), lambda p: -1 - p),
-    "squared_hellinger": (lambda p: p.exp() - 1, lambda p: (-p).exp() - 1),
-    "jeffrey": (lambda p: -p, lambda p: p + p.square() / 4 + p**3 / 16),
-    "neyman": (lambda p: p.exp() - 1, _neyman_conjugate),
-}
-
-
-def flat_loss(p_alt: Tensor, p_forget: Tensor, divergence: str = "total_variation") -> Tensor:
-    r"""Loss adjustment with forget data alone (FLAT, https://huggingface.co/papers/2410.11143).
-
-    \\( E[-g^*(P_e) + f^*(g^*(P_f))] \\), the variational form of an f-divergence between another answer and the forget
-    answer; `FLAT_TERMS` has both functions of each divergence, as published. Minimised, `reverse_kl`,
-    `squared_hellinger` and `neyman` make the other answer less probable, the first two the forget answer more so.
-
-    Args:
-        p_alt, p_forget (`Tensor`): `[B]`, mean probability of a token of the other answer and of the forget answer.
-        divergence (`str`): a key of `FLAT_TERMS`.
-
-    Returns:
-        `Tensor`: a scalar, mean over rows.
-    """
-    if divergence not in FLAT_TERMS:
-        raise ValueError(f"divergence={divergence!r}; allowed: {', '.join(map(repr, FLAT_TERMS))}.")
-    prefer, forget = FLAT_TERMS[divergence]
-    return (prefer(at_least_float32(p_alt)) + forget(at_least_float32(p_forget))).mean()
-
-
-def one_hot_js(logps: Tensor) -> Tensor:
-    r"""Jensen-Shannon divergence between a prediction and a one-hot distribution, from its entry's log-probability.
-
-    \\( \ln 2 + \frac{1}{2} (p \ln p - (1 + p) \ln(1 + p)) \\), exact, since the other entries add up: 0
-    at \\( p = 1 \\), \\( \ln 2 \\) at \\( p = 0 \\).
-
-    Args:
-        logps (`Tensor`): `[N]`.
-
-    Returns:
-        `Tensor`: `[N]`, nats.
-    """
-    logps = at_least_float32(logps)
-    p = logps.exp()
-    return math.log(2) + (p * logps - (1 + p) * p.log1p()) / 2
-
-
-def jensun_rows(logits: Tensor, target: Tensor) -> Tensor:
-    r"""JensUn's forget term (https://huggingface.co/papers/2509.02820) of each row: the Jensen-Shannon divergence
-    between the prediction and a target token; see [`one_hot_js`].
-
-    Args:
-        logits (`Tensor`): `[N, V]`.
-        target (`Tensor`): `[N]`, token ids.
-
-    Returns:
-        `Tensor`: `[N]`, nats, at most \\( \ln 2 \\).
-    """
-    return one_hot_js(-F.cross_entropy(at_least_float32(logits), target, reduction="none"))
-
-
-def js_rows(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    r"""Jensen-Shannon divergence between two predictions of each row, natural logarithm.
-
-    Args:
-        logits (`Tensor`): `[N, V]`.
-        ref_logits (`Tensor`): `[N, V]`; no gradient is taken.
-
-    Returns:
-        `Tensor`: `[N]`, nats, at most \\( \ln 2 \\).
-    """
-    log_p = at_least_float32(logits).log_softmax(-1)
-    log_q = at_least_float32(ref_logits.detach()).log_softmax(-1)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    return (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1) / 2
+    return npo_token_loss(logps, ref_logps, beta) * 2 / beta
 
 
 def kl_to_reference(logits: Tensor, ref_logits: Tensor, mask: Tensor) -> Tensor:
@@ -300,66 +192,6 @@ def distillation_rows(logits: Tensor, teacher_logits: Tensor, temperature: float
     log_p = (at_least_float32(logits) / temperature).log_softmax(-1)
     log_teacher = (at_least_float32(teacher_logits.detach()) / temperature).log_softmax(-1)
     return temperature**2 * F.kl_div(log_p, log_teacher, log_target=True, reduction="none").sum(-1)
-
-
-def soft_nll_rows(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    r"""Cross-entropy of each row with soft targets of one class among all.
-
-    \\( -\sum_c ((1 - \epsilon) \frac{t_c}{\sum t} + \frac{\epsilon}{K}) \log p_c \\); 0 for a row without any target.
-
-    Args:
-        logits (`Tensor`): `[N, K]`.
-        targets (`Tensor`): `[N, K]`, 0 or more; taken as shares of their sum.
-        smoothing (`float`): \\( \epsilon \\), the share that is spread over all classes.
-
-    Returns:
-        `Tensor`: `[N]`, nats.
-    """
-    log_p, targets = at_least_float32(logits).log_softmax(-1), targets.to(at_least_float32(logits).dtype)
-    total = targets.sum(-1, keepdim=True)
-    shares = (1 - smoothing) * targets / total.clamp(min=torch.finfo(total.dtype).tiny) + smoothing / logits.shape[-1]
-    return -torch.where(total.squeeze(-1) > 0, (shares * log_p).sum(-1), 0.0)
-
-
-def bernoulli_nll_rows(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    r"""Binary cross-entropy of each row, sum over classes: what ViLT's own loss is the mean over rows of.
-
-    \\( -\sum_c [t_c \log \sigma(z_c) + (1 - t_c) \log \sigma(-z_c)] \\)
-
-    Args:
-        logits (`Tensor`): `[N, K]`.
-        targets (`Tensor`): `[N, K]`, between 0 and 1.
-        smoothing (`float`): \\( \epsilon \\): targets become \\( (1 - \epsilon) t_c + \epsilon / K \\).
-
-    Returns:
-        `Tensor`: `[N]`, nats.
-    """
-    logits = at_least_float32(logits)
-    targets = (1 - smoothing) * targets.to(logits.dtype) + smoothing / logits.shape[-1]
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1)
-
-
-def bernoulli_kl_rows(logits: Tensor, p: Tensor) -> Tensor:
-    r"""\\( \sum_c KL(Bern(p_c) \| Bern(\sigma(z_c))) \\) of each row.
-
-    Args:
-        logits (`Tensor`): `[N, K]`.
-        p (`Tensor`): probabilities that broadcast to `[N, K]`; no gradient is taken.
-
-    Returns:
-        `Tensor`: `[N]`, nats.
-    """
-    logits = at_least_float32(logits)
-    p = p.detach().to(logits.dtype)
-    entropy = torch.special.entr(p) + torch.special.entr(1 - p)
-    return (F.binary_cross_entropy_with_logits(logits, p.expand_as(logits), reduction="none") - entropy).sum(-1)
-
-
-def bernoulli_distillation_rows(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""[`distillation_rows`] for classes that are predicted each by itself, `[N]`:
-    \\( T^2 \sum_c KL(Bern(\sigma(z^{teacher}_c / T)) \| Bern(\sigma(z_c / T))) \\)."""
-    teacher = (at_least_float32(teacher_logits.detach()) / temperature).sigmoid()
-    return temperature**2 * bernoulli_kl_rows(at_least_float32(logits) / temperature, teacher)
 
 
 def second_moment_distance(states: Tensor, ref_states: Tensor) -> Tensor:

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a `report.json` tells of membership inference: the best attack at each rate of false accusations."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from .naming import UNDEFINED, percent
-from .privacy_view import worst_of
+from ..naming import UNDEFINED, percent
+from ..sections import section_cell
+from .view import worst_of
 
 
 PRIVACY_FOLDER = "privacy"
+ABOUT = "Membership inference"
 TAILS = {"lower": "too low", "both": "too far"}
 TITLE = "Who can tell the forget rows?"
 CAPTION = (
@@ -70,6 +74,29 @@ def privacy_cell(model: dict, fpr: float) -> PrivacyCell:
         f"{attack}, {TAILS[tail]}" if tail else attack,
     )
     return PrivacyCell(percent(metric["value"]), "[{}, {}]".format(*map(percent, metric["interval"])), lines)
+
+
+def privacy_section(models: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The section of a report on these models; `None` where none of them was attacked."""
+    report = {"models": list(models)}
+    if not attacked_models(report):
+        return None
+    rates = rates_of(report)
+    rows = [
+        {"model": model["name"], "cells": [section_cell(privacy_cell(model, fpr)) for fpr in rates]}
+        for model in attacked_models(report)
+    ]
+    return {
+        "audit": PRIVACY_FOLDER,
+        "title": TITLE,
+        "about": ABOUT,
+        "text": f"{sizes(report)} {CAPTION}",
+        "short": "TPR with 95% interval, of the best attack",
+        "headings": [rate_heading(fpr) for fpr in rates],
+        "rows": rows,
+        "more": "Every attack, with plots",
+        "file": f"{PRIVACY_FOLDER}/{PRIVACY_FOLDER}.md",
+    }
 
 
 def rate_name(fpr: float) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import write_json, write_text
-from .table import clipped, clipped_table
+from ...files import write_json, write_text
+from ..table import clipped, clipped_table
 
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def write_backdoor(audit: dict[str, Any], output_dir: str | Path) -> dict[str, P
     if audit["inside"] is None:
         paths.pop("png").unlink(missing_ok=True)
     else:
-        from .backdoor_figure import save_inside
+        from .figure import save_inside
 
         save_inside(audit, paths["png"])
     write_json(paths["json"], audit, indent=1, ensure_ascii=False, allow_nan=False)
