@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An add-on: an object with hooks that runs beside any method."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 # What an add-on requires, beside what its hooks say (see `training/addon_checks.py`).
 GRADIENTS, BACKWARD, OPTIMIZER, WEIGHTS = "gradients", "backward", "optimizer", "weights"
-INSIDE, FORWARD = "inside", "forward"
+INSIDE, FORWARD, TERMS = "inside", "forward", "terms"
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,24 @@ class Step:
     Args:
         trainer ([`UnlearnTrainer`]): the run.
         model (`nn.Module`): the policy as the trainer calls it, wrapped.
-        repeat (`Callable[[], None]`): replaces the gradients by those of the same batches at the weights as they are
-            now: a forward and a backward for each micro-batch. What the repeated passes would log is not logged. For
-            `before_optimizer` alone.
+        repeat (`Callable[..., None]`): replaces the gradients by those of the same batches at the weights as they are
+            now: a forward and a backward for each micro-batch; given names of terms, of these alone (see `terms`).
+            What the repeated passes would log is not logged. For `before_optimizer` alone.
     """
 
     trainer: Any
     model: nn.Module
-    repeat: Callable[[], None]
+    repeat: Callable[..., None]
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by the name that the model gives them."""
         return {name: weight for name, weight in self.trainer.model.named_parameters() if weight.requires_grad}
+
+    @property
+    def terms(self) -> Collection[str]:
+        """Names of the terms that make up the loss: roles', then add-ons'; known once a micro-batch went through."""
+        return self.trainer.addons.term_names
 
     @property
     def progress(self) -> float:
@@ -76,7 +81,8 @@ class AddOn:
         name (`str`): what the run knows it by; names its state in checkpoints.
         title (`str`): what errors call it, at the beginning of a sentence.
         requires (`frozenset[str]`): constants of this module, beyond what the hooks say: `WEIGHTS` to read whole
-            weights, `INSIDE` for gradients of what is read inside the model, `FORWARD` for forwards of its own.
+            weights, `INSIDE` for gradients of what is read inside the model, `FORWARD` for forwards of its own,
+            `TERMS` to repeat steps with some of their terms.
         language_models_only (`bool`): it does not work on classifiers.
     """
 

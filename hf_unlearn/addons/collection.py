@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The add-ons of a run, called at their moments."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ class AddOns(dict):
         self.trainer: Any = None
         self._batches: list[Mapping[str, Any]] = []
         self._wrapped: Any = None
+        self.term_names: tuple[str, ...] = ()
+        # Those that a repeated pass is of; all of them otherwise.
+        self._only: Collection[str] | None = None
         # Micro-batches that were gone through again, until somebody counts them.
         self.repeated = 0
 
@@ -52,9 +56,16 @@ class AddOns(dict):
 
     # One step
 
-    def terms(self, model: nn.Module, rows: Mapping) -> dict[str, Tensor]:
-        """The add-ons' terms of a micro-batch, by name."""
-        return {addon.name: addon.loss(model, rows, self.step(model)) for addon in self.having("loss")}
+    def with_terms(self, weighted: dict[str, Tensor], model: nn.Module, rows: Mapping) -> dict[str, Tensor]:
+        """A micro-batch's terms by name, the add-ons' after those of the roles; in a repeated pass, those it is of."""
+        own = self.having("loss")
+        if self._only is None:
+            self.term_names = (*weighted, *(addon.name for addon in own))
+        chosen = {name: term for name, term in weighted.items() if self._takes(name)}
+        return chosen | {a.name: a.loss(model, rows, self.step(model)) for a in own if self._takes(a.name)}
+
+    def _takes(self, name: str) -> bool:
+        return self._only is None or name in self._only
 
     def training_step(self, plain, model: nn.Module, inputs: Mapping[str, Any], num_items) -> Tensor:
         """A micro-batch's forward and backward, and after a step's last one what is done to gradients.
@@ -74,7 +85,7 @@ class AddOns(dict):
         loss = self._forward_backward(plain, model, dict(inputs), num_items, last)
         if last:
             batches, self._batches = self._batches, []
-            step = self.step(model, lambda: self._repeat(plain, model, batches, num_items))
+            step = self.step(model, partial(self._repeat, plain, model, batches, num_items))
             for addon in self.having("before_optimizer"):
                 addon.before_optimizer(step)
         return loss
@@ -98,16 +109,24 @@ class AddOns(dict):
         backward = Backward(trainer.accelerator.backward, model, share, last, trainer.meters.add)
         return owner.around_backward(terms, backward)
 
-    def _repeat(self, plain, model, batches: list, num_items) -> None:
+    def _repeat(self, plain, model, batches: list, num_items, only: Collection[str] | None = None) -> None:
         trainer = self.trainer
         model.zero_grad()
-        with trainer.meters.silent():
+        with trainer.meters.silent(), self._of_terms(only):
             for number, inputs in enumerate(batches, start=1):
                 last = number == len(batches)
                 # Gradients are averaged over processes with the last one, as in the step itself.
                 with nullcontext() if last else trainer.accelerator.no_sync(model):
                     self._forward_backward(plain, model, dict(inputs), num_items, last)
         self.repeated += len(batches)
+
+    @contextmanager
+    def _of_terms(self, names: Collection[str] | None) -> Iterator[None]:
+        self._only = names
+        try:
+            yield
+        finally:
+            self._only = None
 
     def take_repeated(self) -> int:
         """Micro-batches that were gone through again since the last call."""
@@ -164,7 +183,7 @@ class AddOns(dict):
         return {name: value for name, value in state.items() if not name.startswith(PREFIX)}
 
 
-def _no_repeat() -> None:
+def _no_repeat(only: Collection[str] | None = None) -> None:
     raise RuntimeError("A step is repeated in `before_optimizer` alone: there its batches are known.")
 
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable
 
-from ..addons.addon import BACKWARD, FORWARD, GRADIENTS, INSIDE, OPTIMIZER, WEIGHTS, AddOn, overrides
+from ..addons.addon import BACKWARD, FORWARD, GRADIENTS, INSIDE, OPTIMIZER, TERMS, WEIGHTS, AddOn, overrides
 from ..data.role_table import ROLES
 from ..processes import shards_weights
 
@@ -44,7 +44,7 @@ def check_engine(args, addons: Iterable[AddOn]) -> None:
                 f"{addon.title} changes the weights after the last step, and load_best_model_at_end=True takes those "
                 "of another. Leave one out."
             )
-        for need in sorted(required(addon) - {FORWARD}):
+        for need in sorted(required(addon) - {FORWARD, TERMS}):
             if (why := _missing(args, need)) is not None:
                 raise ValueError(f"{addon.title} {_DOES[need]}, and {why}")
 
@@ -96,6 +96,12 @@ def check_run(args, addons: Iterable[AddOn], method: type, own_step: bool, adapt
     apart = [addon.title for addon in addons if overrides(addon, "around_backward")]
     if len(apart) > 1:
         raise ValueError(f"{' and '.join(apart)} each take the backward pass apart. Leave all but one out.")
+    for addon in addons:
+        if apart and TERMS in addon.requires:
+            raise ValueError(
+                f"{addon.title} repeats steps with some of their terms, and {apart[0]} takes the backward pass of all "
+                "apart. Leave one out."
+            )
     names = [addon.name for addon in addons]
     if len(set(names)) < len(names):
         raise ValueError(f"Two add-ons have the same name: {', '.join(sorted(names))}. Leave one out.")

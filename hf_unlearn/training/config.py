@@ -8,8 +8,12 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
+from ..addons.average import AverageArguments
+from ..addons.l1 import L1Arguments
+from ..addons.masks.arguments import MaskArguments
 from ..addons.poison import PoisonArguments
 from ..addons.settings import addons_of, check_settings, kept_roles_of
+from ..addons.steps.arguments import SAMArguments, SmoothingArguments
 from ..addons.value_norms.arguments import ValueNormArguments
 from ..checks import check_choice, check_number, check_patterns, check_whole
 from ..data.role_table import tied_to
@@ -25,13 +29,24 @@ FORWARD_PASSES = ("auto", "one", "split", "packed")
 
 
 @dataclass
-class UnlearnConfig(ClassifierArguments, PoisonArguments, ValueNormArguments, TrainingArguments):
+class UnlearnConfig(
+    ClassifierArguments,
+    PoisonArguments,
+    ValueNormArguments,
+    SAMArguments,
+    SmoothingArguments,
+    L1Arguments,
+    # Hooks are called in this order: masked weights are put back after the penalty, and before they are averaged.
+    MaskArguments,
+    AverageArguments,
+    TrainingArguments,
+):
     r"""Arguments of every unlearning trainer, on top of [`~transformers.TrainingArguments`].
 
     The objective is `forget_weight` * L_forget + `retain_weight` * L_retain. L_forget is the method's; L_retain is
     0 (`none`), the negative log-likelihood of the retain rows (`nll`) or KL(reference || model) on them (`kl`).
     Poisoned rows ([`PoisonArguments`]), if any, are trained like retain rows, with `poison_weight`; a value-norm
-    penalty ([`ValueNormArguments`]) may be added.
+    penalty ([`ValueNormArguments`]) and other add-ons (docs/addons.md) may be added.
 
     Changed defaults: `logging_steps` is 10, `learning_rate` is 1e-5, `logging_nan_inf_filter` is off: it synchronises
     with the device at every batch, and a non-finite loss ends the run.

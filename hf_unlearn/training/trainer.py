@@ -233,7 +233,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
             for name, value in (named | found.observed()).items():
                 self.meters.add(f"{role}/{name}", value)
         weighted = {role: self.args.weight_of(role) * term for role, term in terms.items()}
-        return weighted | self.addons.terms(model, rows)
+        return self.addons.with_terms(weighted, model, rows)
 
     def role_rows(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, RoleRows]:
         """The rows of all roles through the model, and what the reference says of those that need it.
