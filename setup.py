@@ -46,6 +46,7 @@ setup(
             "report/templates/*",
             "recipes/**/*.yaml",
             "recipes/**/*.jsonl",
+            "recipes/**/*.txt",
             "accelerate_configs/*.yaml",
             "lm_eval_tasks/**/*.yaml",
         ]

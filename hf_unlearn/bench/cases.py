@@ -50,6 +50,8 @@ class Case:
 SFT = {
     ("forget", "retain"): Case("sft"),
     ("forget",): Case("sft (forget rows)", roles=("forget",)),
+    ("forget", "alternate"): Case("sft (forget rows, alternates)", roles=("forget", "alternate")),
+    ("alternate",): Case("sft (alternates)", roles=("alternate",)),
 }
 CASES = {
     "ga": Case("ga", "ga", {"retain_loss": "none"}, ("forget",)),
@@ -68,6 +70,10 @@ CASES = {
     "undial": Case("undial", "undial", {"retain_loss": "none"}, ("forget",)),
     "rmu": Case("rmu", "rmu"),
     "mu_align": Case("mu_align", "mu_align"),
+    "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
+    "idk_nll": Case("idk_nll", "idk_nll", {"retain_loss": "none"}, ("alternate",)),
+    "flat": Case("flat", "flat", {}, ("forget", "alternate")),
+    "jensun": Case("jensun", "jensun"),
 }
 DEFAULT_METHODS = ("ga_kl", "npo", "npo_klr")
 # What peers do: logits of the whole vocabulary, and a second model for the reference.

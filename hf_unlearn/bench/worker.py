@@ -110,7 +110,8 @@ def random_rows(roles: tuple[str, ...], size: Size) -> dict[str, list[dict]]:
     generator = torch.Generator().manual_seed(1)
     count = BATCHES * size.rows
     drawn = torch.randint(3, size.vocab_size, (len(roles), count, size.row_length), generator=generator).tolist()
-    return {role: [{"input_ids": row, "labels": row} for row in rows] for role, rows in zip(roles, drawn, strict=True)}
+    rows = zip(roles, drawn, strict=True)
+    return {role: [{"input_ids": row, "labels": row} for row in found] for role, found in rows}
 
 
 def make_trainer(case: Case, size: Size, model, rows: dict, max_steps: int, folder: str, cache: str) -> Trainer:
@@ -146,8 +147,10 @@ def make_trainer(case: Case, size: Size, model, rows: dict, max_steps: int, fold
     return trainer_class(
         model=model,
         args=args,
-        forget_dataset=rows["forget"],
+        # Forget rows that no step reads must be there, and no alternate may be one of them.
+        forget_dataset=rows.get("forget") or [{"input_ids": [3, 4]}] * len(rows["alternate"]),
         retain_dataset=rows.get("retain"),
+        alternate_dataset=rows.get("alternate"),
         processing_class=tiny_tokenizer(model.config.vocab_size),
         ref_model=copy.deepcopy(model) if case.second_model else None,
     )

@@ -5,7 +5,7 @@ Every role is an endless stream: its rows in a seeded order, then again in anoth
 position `p` of training takes the `p`-th row of each stream. A pair is thus a function of (seed, epoch, index) alone:
 the same after a resume and on any number of workers, different on every rank (ranks get different indices), and no row
 of the longer set is dropped - later epochs go on where the earlier ones stopped. A role that is tied to another
-(`role_table.py`) has no order: it takes the row at the index of that one's.
+(`role_table.py`) has no order where that one is there: it takes the row at the index of that one's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,13 +37,14 @@ class RolePairs(Dataset):
             )
         self.roles = dict(roles)
         for role, rows in self.roles.items():
-            if (to := tied_to(role)) is not None and len(rows) != len(self.roles.get(to, ())):
+            to = self._leader(role)
+            if len(rows) != len(self.roles[to]):
                 raise ValueError(
-                    f"There are {len(rows)} {role} rows for {len(self.roles.get(to, ()))} {to} rows; each belongs to "
-                    "the one at its index."
+                    f"There are {len(rows)} {role} rows for {len(self.roles[to])} {to} rows; each belongs to the one "
+                    "at its index."
                 )
         # Seeds of orders count these alone: a tied role changes no other's order.
-        self.drawn = [role for role in self.roles if tied_to(role) is None]
+        self.drawn = [role for role in self.roles if self._leader(role) == role]
         self.length = max(map(len, self.roles.values())) if epoch_by == "longest" else len(self.roles[epoch_by])
         self.seed = seed
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
@@ -58,17 +59,22 @@ class RolePairs(Dataset):
             indices[role] = int(self._order(role, cycle)[place])
         pair = {}
         for role, rows in self.roles.items():
-            index = indices[tied_to(role) or role]
+            index = indices[self._leader(role)]
             pair[role] = {**rows[index], "index": index}
         return pair
 
     def visited(self, role: str, positions: int) -> list[int]:
         """Rows of a role that stand at any of the first `positions` positions, in ascending order."""
-        role = tied_to(role) or role
+        role = self._leader(role)
         count = len(self.roles[role])
         cycles = range(-(-positions // count))
         found = [self._order(role, cycle)[: positions - cycle * count] for cycle in cycles]
         return sorted(set(np.concatenate(found).tolist()))
+
+    def _leader(self, role: str) -> str:
+        """The role whose order a role has: its own where that which it is tied to is not trained on."""
+        to = tied_to(role)
+        return to if to in self.roles else role
 
     def _order(self, role: str, cycle: int) -> np.ndarray:
         # One permutation a role is kept: positions rise, so an order is drawn again only where two cycles meet.

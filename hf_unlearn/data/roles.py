@@ -5,6 +5,7 @@ from .alternates import alternates_of, check_alternates
 from .formats import encode_dataset
 from .poison import poison
 from .role_table import ALTERNATE, FORGET, POISONED, RETAIN
+from .seeds import data_seed
 from .tables import mapped
 
 
@@ -65,11 +66,6 @@ def _number_topics(rows):
         return rows
     numbers = {topic: number for number, topic in enumerate(sorted(set(rows["topic"])))}
     return mapped(rows, lambda row: {"topic": numbers[row["topic"]]})
-
-
-def data_seed(args) -> int:
-    """The seed of everything that is drawn among rows."""
-    return args.seed if args.data_seed is None else args.data_seed
 
 
 def check_disjoint(forget, retain, tokenizer) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..places import recipe_path
+from .alternates import alternate_column, with_made
 from .arguments import DataArguments
 from .benchmarks import Benchmark, check_retrained, load_benchmark
 from .qa import QAFormat
@@ -45,7 +46,7 @@ def load_sets(
     tokenizer,
     max_length: int | None,
     audit: bool = True,
-    alternate: str | None = None,
+    alternates=None,
 ) -> Sets:
     """Loads a benchmark's sets, or one's own; questions become prompts and completions.
 
@@ -60,9 +61,8 @@ def load_sets(
             Tokens a row of a text file.
         audit (`bool`):
             Whether the rows will be audited too.
-        alternate (`str`, *optional*):
-            Column of other answers among the forget rows; see
-            [`~hf_unlearn.data.alternates.AlternateArguments`].
+        alternates ([`~hf_unlearn.data.alternates.AlternateArguments`], *optional*):
+            A method's settings, which say whether the forget rows hold, or get, a column of other answers.
 
     Raises:
         `ValueError`: if there are no such rows, or none that an audit can read.
@@ -72,7 +72,7 @@ def load_sets(
         if run.retrained_model_name_or_path is not None:
             check_retrained(run.retrained_model_name_or_path, run.benchmark, run.forget_split)
         return Sets(
-            forget=None if bench.forget is None else qa.dataset(bench.forget, tokenizer, alternate),
+            forget=None if bench.forget is None else _forget(bench.forget, qa, tokenizer, alternates),
             retain=None if bench.retain is None else qa.dataset(bench.retain, tokenizer),
             audited=bench.audit_sets,
             name=bench.name,
@@ -89,12 +89,17 @@ def load_sets(
             if not Path(recipe_path(name)).expanduser().exists():
                 origins[role] = {"id": name, "config": config, "split": split}
     return Sets(
-        forget=qa.dataset(own["forget"], tokenizer, alternate),
+        forget=_forget(own["forget"], qa, tokenizer, alternates),
         retain=qa.dataset(own["retain"], tokenizer) if "retain" in own else None,
         audited={role: _auditable(role, rows, tokenizer) for role, rows in own.items()} if audit else {},
         dataset_name=origins.get("forget", {}).get("id"),
         origins=origins,
     )
+
+
+def _forget(rows, qa: QAFormat, tokenizer, alternates):
+    """Forget rows with their alternates beside them, if these are answers to questions."""
+    return qa.dataset(with_made(rows, "answer", alternates), tokenizer, alternate_column(alternates))
 
 
 def _origins(bench: Benchmark, path: str | None) -> dict[str, dict]:

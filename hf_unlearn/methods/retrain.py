@@ -7,7 +7,7 @@ from typing import ClassVar
 from ..checks import check_choice, check_left_out
 from ..data.pairing import RolePairs
 from ..data.role_table import FORGET, RETAIN
-from ..data.roles import data_seed
+from ..data.seeds import data_seed
 from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer
 

@@ -16,7 +16,7 @@ from ..audit.backdoor.result import BackdoorAudit
 from ..audit.backdoor.view import NOTES, VIEW
 from ..audit.muse.data import load_muse
 from ..data.poison import poisoned_indices
-from ..data.roles import data_seed
+from ..data.seeds import data_seed
 from ..models.activations import value_projections
 from ..processes import on_first_process
 from ..report.backdoor.write import print_backdoor, summary, write_backdoor

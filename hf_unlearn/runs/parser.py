@@ -101,7 +101,8 @@ class StrictParser(TrlParser):
         allowed = action.choices
         if allowed is not None and converted not in allowed:
             raise ValueError(f"{name}: {value!r} in the recipe; allowed: {', '.join(map(repr, allowed))}.")
-        return converted
+        # One value of a field that takes several, as on the command line: a text is not its letters.
+        return [converted] if list in kinds and str not in kinds else converted
 
     @staticmethod
     def _env_of(content: Mapping) -> dict[str, str]:

@@ -75,14 +75,7 @@ def prepare(recipe: Recipe) -> Prepared:
     check_embeddings(model, tokenizer, training.trust_remote_code, recipe.model.model_revision)
     if retrained is not None:
         check_embeddings(retrained, tokenizer, training.trust_remote_code)
-    sets = load_sets(
-        run,
-        recipe.qa,
-        tokenizer,
-        training.max_length,
-        audit=run.audit,
-        alternate=getattr(training, "alternate_column", None),
-    )
+    sets = load_sets(run, recipe.qa, tokenizer, training.max_length, audit=run.audit, alternates=training)
     if sets.forget is None:
         raise ValueError(f"benchmark={run.benchmark!r} has several corpora to train on. Name one as `forget_split`.")
     if run.audit:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..data.pairing import RolePairs
 from ..data.role_table import FORGET, tied_to
-from ..data.roles import data_seed
+from ..data.seeds import data_seed
 from ..families.base import CAUSAL_LM, CLASSIFIER
 from ..forward.needs import KL, LOGPS, REFERENCE, Needs, roles_comparing
 from ..forward.path import Forward

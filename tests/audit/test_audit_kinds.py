@@ -273,6 +273,7 @@ def test_baselines_are_measured_once(finished, place, tmp_path, monkeypatch):
         ({"perplexity": {"dataset_name": "x.jsonl", "output_dir": "y"}}, "perplexity: output_dir cannot be given"),
         ({"perplexity": {"dataset_name": "nowhere.jsonl"}}, "perplexity: No file or folder at 'nowhere.jsonl'"),
         ({"perplexity": [1]}, "audits: perplexity: [1]; give fields of `hf-unlearn audit perplexity`"),
+        ({"scan": {"candidates": "no.txt", "forget_questions": "x.jsonl"}}, "scan: candidates='no.txt' is no file"),
         ("perplexity", "audits='perplexity'; give fields, such as `{perplexity: "),
         ({"privacy": {}}, "`privacy` and `audits: {privacy: ...}` are given. Leave one out."),
     ],

@@ -329,6 +329,11 @@ def test_a_wrong_type_is_named(parse, content, message):
         parse(BASE | content)
 
 
+def test_one_text_of_a_field_that_takes_several_is_no_letters(parse):
+    run = parse(BASE | {"prompts": "Who is Eve?", "lm_eval_tasks": "mmlu"}).run
+    assert (run.prompts, run.lm_eval_tasks) == (["Who is Eve?"], ["mmlu"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

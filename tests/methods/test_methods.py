@@ -87,22 +87,38 @@ def unilogit(policy, reference, label: int, args):
     return (p * (policy - target.log())).sum()
 
 
+def dpo(rows: list[Row], alternates: list[Row], args) -> float:
+    def gains(answers):
+        return [sum(policy) - sum(reference) for policy, reference in answers]
+
+    margins = [preferred - lost for lost, preferred in zip(gains(rows), gains(alternates), strict=True)]
+    return 2 / args.beta * sum(math.log(1 + math.exp(-args.beta * margin)) for margin in margins) / len(margins)
+
+
+def flat(rows: list[Row], alternates: list[Row], args) -> float:
+    forgotten, preferred = (
+        [sum(map(math.exp, policy)) / len(policy) for policy, _ in answers] for answers in (rows, alternates)
+    )
+    return sum(math.exp(p - 1) - other for p, other in zip(forgotten, preferred, strict=True)) / len(forgotten)
+
+
 class OfLogProbabilities:
     """The objective of methods over log-probabilities: a forget term over rows, and a mean over retain tokens."""
 
-    def __init__(self, forget_term):
-        self.forget_term = forget_term
+    def __init__(self, forget_term, *roles: str):
+        self.forget_term, self.roles = forget_term, roles or ("forget",)
 
     def row(self, by_policy, by_reference, spots) -> Row:
         return tuple([lp[t, label].item() for t, label in spots] for lp in (by_policy, by_reference))
 
     def __call__(self, pairs, policy, entered, args) -> dict[str, float]:
-        forget = []
-        for pair in pairs:
-            by_policy, by_reference = (log_probabilities(model, pair["forget"]) for model in (policy, entered))
-            spots = labelled(pair["forget"])
-            forget.append(self.row(by_policy, by_reference, spots))
-        terms = {"forget": self.forget_term(forget, args)}
+        seen = {role: [] for role in self.roles}
+        for role, found in seen.items():
+            for pair in pairs:
+                by_policy, by_reference = (log_probabilities(model, pair[role]) for model in (policy, entered))
+                spots = labelled(pair[role])
+                found.append(self.row(by_policy, by_reference, spots))
+        terms = {self.roles[0]: self.forget_term(*seen.values(), args)}
         if args.retain_loss == "none":
             return terms
         tokens = []
@@ -168,6 +184,23 @@ def rmu(pairs, policy, entered, args) -> dict[str, float]:
     return {role: distance.square().mean().item() for role, distance in terms.items()}
 
 
+def jensun(pairs, policy, entered, args) -> dict[str, float]:
+    """Divergences from the mixture, entry by entry; the forget rows' targets from the tokenizer."""
+
+    def js(p, q) -> float:
+        mixed = (p + q) / 2
+        return sum((each * (each / mixed).log()).nan_to_num().sum().item() for each in (p, q)) / 2
+
+    target, forget, retain = make_tokenizer()(args.target_text, add_special_tokens=False)["input_ids"], [], []
+    for pair in pairs:
+        p, q = log_probabilities(policy, pair["forget"]).exp(), log_probabilities(entered, pair["retain"]).exp()
+        for number, (t, _) in enumerate(labelled(pair["forget"])):
+            forget.append(js(p[t], torch.eye(p.shape[-1], dtype=p.dtype)[target[number % len(target)]]))
+        kept, spots = log_probabilities(policy, pair["retain"]).exp(), labelled(pair["retain"])
+        retain.append(sum(js(kept[t], q[t]) for t, _ in spots) / len(spots))
+    return {"forget": sum(forget) / len(forget), "retain": sum(retain) / len(retain)}
+
+
 @dataclass
 class Case:
     """A method.
@@ -181,6 +214,7 @@ class Case:
         trains (`str`): regular expression of what trains in a model of two layers.
         sinking (`str`): what is logged of the forget rows and sinks.
         of_batches (`set[str]`): what is logged and is no mean over rows.
+        roles (`tuple[str, ...]`): whose rows it trains on beside retain rows.
     """
 
     terms: object
@@ -191,6 +225,7 @@ class Case:
     of_batches: set[str] = field(default_factory=set)
     adapters: tuple[bool, ...] = (False, True)
     knows: bool = False
+    roles: tuple[str, ...] = ("forget",)
 
     def start(self):
         """The model to unlearn from."""
@@ -202,6 +237,7 @@ class Case:
 
 # Of a method whose forget term alone is its own: the rest is the base's, and seen with GA and NPO.
 OWN = {"retain_losses": ("none",), "adapters": (False,)}
+PAIR = ("forget", "alternate")
 RMU = {"layer_id": 1, "layer_ids": [1], "steering_coeffs": [200.0], "retain_weight": 10.0}
 CASES = {
     "ga": Case(OfLogProbabilities(ascent)),
@@ -227,6 +263,22 @@ CASES = {
         of_batches={"forget/p_max_p99"},
     ),
     "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
+    "dpo": Case(OfLogProbabilities(dpo, *PAIR), {"beta": 0.3}, ("kl",), roles=PAIR),
+    "idk_nll": Case(
+        OfLogProbabilities(lambda rows, args: -ascent(rows, args), "alternate"),
+        retain_losses=("nll",),
+        sinking="alternate/nll",
+        roles=("alternate",),
+    ),
+    # Terms of probabilities, which an untrained model has next to none of.
+    "flat": Case(
+        OfLogProbabilities(flat, *PAIR),
+        {"divergence": "kl", "forget_weight": 30.0},
+        ("none",),
+        sinking="forget/loss",
+        roles=PAIR,
+    ),
+    "jensun": Case(jensun, {"forget_weight": 30.0}, ("js",), sinking="forget/nll"),
 }
 
 # Of these a step is not always the model's, or not of both roles; the same is tested there.
@@ -271,6 +323,11 @@ def knowing() -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
+def halved(row):
+    """A text as a prompt and its completion."""
+    return {"prompt": row["text"][:9], "completion": row["text"][9:]} if "text" in row else row
+
+
 @pytest.fixture
 def build(tmp_path, method, retain_loss, adapter):
     """Makes a trainer of the grid's method; keyword arguments are the config's."""
@@ -280,11 +337,20 @@ def build(tmp_path, method, retain_loss, adapter):
 
         config_class, trainer_class = METHODS[method]
         settings = {"output_dir": tmp_path / "out", "retain_loss": retain_loss} | CASES[method].settings | kwargs
+        alternate = None
+        if "alternate" in CASES[method].roles:
+            forget = [halved(row) for row in forget]
+            # Of any length where the forget rows are.
+            alternate = [
+                {**row, "completion": " No" + "." * (i % 3 * (forget == RAGGED_FORGET))}
+                for i, row in enumerate(forget)
+            ]
         return trainer_class(
             model=model or CASES[method].start(),
             args=make_args(config_class, **settings),
             forget_dataset=forget,
             retain_dataset=retain,
+            alternate_dataset=alternate,
             eval_dataset=eval_dataset,
             processing_class=make_tokenizer(),
             peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None,
@@ -340,8 +406,10 @@ def test_objective_equals_the_formula_on_rows_of_any_length(build, method, retai
     pairs = [trainer.train_dataset[position] for position in range(3)]
 
     terms = CASES[method].terms(pairs, policy, entered, trainer.args)
-    assert list(terms) == list(pairs[0]) == ["forget"] + ["retain"] * (retain_loss != "none")
-    expected = 0.7 * terms["forget"] + 2.5 * terms.get("retain", 0)
+    kept = set() if retain_loss == "none" else {"retain"}
+    assert {*pairs[0]} == {*CASES[method].roles, *kept}
+    assert {*terms} == {CASES[method].roles[0], *kept}
+    expected = sum((2.5 if role == "retain" else 0.7) * term for role, term in terms.items())
     loss = trainer.compute_loss(policy, train_batch(trainer, range(3)))
     assert loss.item() == pytest.approx(expected, rel=2e-5, abs=2e-5)
     assert abs(expected) > 0.05

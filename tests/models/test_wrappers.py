@@ -195,9 +195,8 @@ def test_a_folder_that_is_not_whole_is_refused(shift_path, damage, told):
 
 def test_a_wrapper_of_another_architecture_is_refused(tmp_path):
     make_model().save_pretrained(tmp_path / "base")
-    wrap(load_unlearned(tmp_path / "base"), Shift("model.layers.1", torch.ones(32))).save_pretrained(
-        tmp_path / "shift"
-    )
+    model = wrap(load_unlearned(tmp_path / "base"), Shift("model.layers.1", torch.ones(32)))
+    model.save_pretrained(tmp_path / "shift")
     make_model(layers=1).save_pretrained(tmp_path / "base")
     with pytest.raises(ValueError, match=r"wrapper in .*shift' does not fit its base .*has no attribute") as error:
         load_unlearned(tmp_path / "shift")

@@ -87,10 +87,16 @@ class ScanArguments(ModelArguments):
         """The candidates, read from a file if one is named.
 
         Raises:
-            `ValueError`: for a file without any.
+            `ValueError`: for a file that is not there, or without any.
         """
-        given = self.candidates or []
+        # A recipe gives one word or file as text.
+        given = [self.candidates] if isinstance(self.candidates, str) else self.candidates or []
         if len(given) != 1 or not Path(given[0]).expanduser().is_file():
+            # Tried as a prefix, the name of a missing file would be found to do nothing.
+            if missing := [name for name in given if name.endswith(".txt")]:
+                raise ValueError(
+                    f"candidates={missing[0]!r} is no file, or not the only one. Give one file, or words."
+                )
             return given
         try:
             lines = Path(given[0]).expanduser().read_text(encoding="utf-8").splitlines()

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from ...checks import check_choice, check_left_out
 from ...data.pairing import RolePairs
 from ...data.role_table import FORGET, RETAIN
-from ...data.roles import data_seed
+from ...data.seeds import data_seed
 from ...families.base import CLASSIFIER
 from ...forward.rows import RoleRows
 from ...processes import shards_weights

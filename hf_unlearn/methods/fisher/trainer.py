@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from ...data.pairing import RolePairs
 from ...data.role_table import FORGET, RETAIN
-from ...data.roles import data_seed
+from ...data.seeds import data_seed
 from ...families.base import CLASSIFIER
 from ...families.classifier.forward import classifier_of
 from ...families.classifier.predictions import BernoulliRows

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import DefaultFlowCallback, TrainerCallback
 
 from ...data.role_table import FORGET, RETAIN
-from ...data.roles import data_seed
+from ...data.seeds import data_seed
 from ...forward.needs import REFERENCE, Need
 from ...forward.rows import RoleRows
 from ...fused import TileRows

@@ -7,6 +7,6 @@ from ...lazy import lazy
 
 
 if TYPE_CHECKING:
-    from .write import write_sweep_report
+    from .write import load_sweep, print_sweep, write_sweep_report
 
 __all__, __getattr__, __dir__ = lazy(__name__)
