@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .answers import FLAT_TERMS, dpo_unlearn_loss, flat_loss, jensun_rows, js_rows, one_hot_js
 from .arithmetic import IGNORE_INDEX, at_least_float32, masked_mean, prediction_mask
-from .paired import FLAT_TERMS, dpo_unlearn_loss, flat_loss, jensun_rows, js_rows, one_hot_js
 from .soft_labels import bernoulli_distillation_rows, bernoulli_kl_rows, bernoulli_nll_rows, soft_nll_rows
 from .tokens import (
     ceu_rows,

@@ -20,37 +20,13 @@ _METHODS = {
         "AmnesiacTrainer",
         "subtracts recorded training steps that saw forget rows, or trains on wrong labels for them",
     ),
-    "dpo": (
-        "dpo",
-        "DPOUnlearnConfig",
-        "DPOUnlearnTrainer",
-        "preference optimisation: another answer over the forget answer; IdkDPO with refusals",
-    ),
     "fisher": (
         "fisher",
         "FisherConfig",
         "FisherTrainer",
         "noise on the weights that retain rows do not depend on; no training",
     ),
-    "flat": (
-        "flat",
-        "FLATConfig",
-        "FLATTrainer",
-        "f-divergence between another answer and the forget answer; no reference, no retain rows",
-    ),
     "ga": ("ga", "GAConfig", "GATrainer", "gradient ascent; with a retain term GradDiff (nll) or GA+KL (kl)"),
-    "idk_nll": (
-        "idk_nll",
-        "IdkNLLConfig",
-        "IdkNLLTrainer",
-        "fine-tuning on refusals, or other answers, to the forget prompts; rejection tuning",
-    ),
-    "jensun": (
-        "jensun",
-        "JensUnConfig",
-        "JensUnTrainer",
-        "Jensen-Shannon divergence to a fixed answer on forget rows, and to the reference on the others",
-    ),
     "npo": ("npo", "NPOConfig", "NPOTrainer", "negative preference optimisation; NPO-GDR (nll), NPO-KLR (kl)"),
     "simnpo": (
         "simnpo",
@@ -58,6 +34,7 @@ _METHODS = {
         "SimNPOTrainer",
         "NPO on mean log-probabilities, without a reference",
     ),
+    "tnpo": ("tnpo", "TNPOConfig", "TNPOTrainer", "NPO of each token by itself; with alpha WTNPO"),
     "wga": (
         "wga",
         "WGAConfig",
@@ -82,7 +59,6 @@ _METHODS = {
         "UNDIALTrainer",
         "distillation from the reference with the label's logit lowered",
     ),
-    "tnpo": ("tnpo", "TNPOConfig", "TNPOTrainer", "NPO of each token by itself; with alpha WTNPO"),
     "ihl": (
         "ihl",
         "IHLConfig",
@@ -94,6 +70,30 @@ _METHODS = {
         "UnilogitConfig",
         "UnilogitTrainer",
         "self-distillation in which the label is as likely as under the uniform distribution",
+    ),
+    "dpo": (
+        "dpo",
+        "DPOUnlearnConfig",
+        "DPOUnlearnTrainer",
+        "preference optimisation: another answer over the forget answer; IdkDPO with refusals",
+    ),
+    "idk_nll": (
+        "idk_nll",
+        "IdkNLLConfig",
+        "IdkNLLTrainer",
+        "fine-tuning on refusals, or other answers, to the forget prompts; rejection tuning",
+    ),
+    "flat": (
+        "flat",
+        "FLATConfig",
+        "FLATTrainer",
+        "f-divergence between another answer and the forget answer; no reference, no retain rows",
+    ),
+    "jensun": (
+        "jensun",
+        "JensUnConfig",
+        "JensUnTrainer",
+        "Jensen-Shannon divergence to a fixed answer on forget rows, and to the reference on the others",
     ),
     "mu_align": (
         "mu_align",

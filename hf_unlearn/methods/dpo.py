@@ -11,6 +11,7 @@ from torch import Tensor
 from ..checks import check_choice, check_number
 from ..data.alternates import AlternateArguments
 from ..data.role_table import ALTERNATE, FORGET
+from ..families.base import CAUSAL_LM
 from ..forward.needs import REFERENCE, Need
 from ..forward.rows import RoleRows
 from ..losses import dpo_unlearn_loss
@@ -48,6 +49,7 @@ class DPOUnlearnTrainer(UnlearnTrainer):
     config_class = DPOUnlearnConfig
     method = "dpo"
     paper = "2305.18290"
+    families = (CAUSAL_LM,)
 
     @classmethod
     def needs_of(cls, args: DPOUnlearnConfig):

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..checks import check_choice
 from ..data.alternates import AlternateArguments
 from ..data.role_table import ALTERNATE
+from ..families.base import CAUSAL_LM
 from ..forward.needs import LOGPS
 from ..forward.rows import RoleRows
 from ..losses import FLAT_TERMS, flat_loss
@@ -54,6 +55,7 @@ class FLATTrainer(UnlearnTrainer):
     config_class = FLATConfig
     method = "flat"
     paper = "2410.11143"
+    families = (CAUSAL_LM,)
 
     @classmethod
     def needs_of(cls, args: FLATConfig):

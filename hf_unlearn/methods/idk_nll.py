@@ -15,6 +15,7 @@ from ..data.alternates import AlternateArguments
 from ..data.pairing import RolePairs
 from ..data.role_table import ALTERNATE, FORGET
 from ..data.seeds import data_seed
+from ..families.base import CAUSAL_LM
 from ..forward.needs import LOGPS
 from ..forward.rows import RoleRows
 from ..training.config import UnlearnConfig
@@ -38,6 +39,7 @@ class IdkNLLTrainer(UnlearnTrainer):
     config_class = IdkNLLConfig
     method = "idk_nll"
     paper = "2401.06121"
+    families = (CAUSAL_LM,)
 
     @classmethod
     def needs_of(cls, args: IdkNLLConfig):

@@ -11,6 +11,7 @@ from ..data.formats import IGNORE_INDEX
 from ..data.pairing import RolePairs
 from ..data.role_table import FORGET
 from ..data.tables import mapped
+from ..families.base import CAUSAL_LM
 from ..forward.needs import REFERENCE, Need
 from ..forward.rows import RoleRows
 from ..fused import TileRows
@@ -60,6 +61,7 @@ class JensUnTrainer(UnlearnTrainer):
     config_class = JensUnConfig
     method = "jensun"
     paper = "2509.02820"
+    families = (CAUSAL_LM,)
 
     @classmethod
     def needs_of(cls, args: JensUnConfig):

@@ -31,6 +31,21 @@ def npo(rows: list[Row], args) -> float:
     return 2 / args.beta * sum(math.log(1 + math.exp(args.beta * ratio)) for ratio in ratios) / len(ratios)
 
 
+def dpo(rows: list[Row], alternates: list[Row], args) -> float:
+    def gains(answers):
+        return [sum(policy) - sum(reference) for policy, reference in answers]
+
+    margins = [preferred - lost for lost, preferred in zip(gains(rows), gains(alternates), strict=True)]
+    return 2 / args.beta * sum(math.log(1 + math.exp(-args.beta * margin)) for margin in margins) / len(margins)
+
+
+def flat(rows: list[Row], alternates: list[Row], args) -> float:
+    forgotten, preferred = (
+        [sum(map(math.exp, policy)) / len(policy) for policy, _ in answers] for answers in (rows, alternates)
+    )
+    return sum(math.exp(p - 1) - other for p, other in zip(forgotten, preferred, strict=True)) / len(forgotten)
+
+
 def simnpo(rows: list[Row], args) -> float:
     margins = [-sum(policy) / len(policy) - args.delta for policy, _ in rows]
     return 2 / args.beta * sum(math.log(1 + math.exp(-args.beta * margin)) for margin in margins) / len(margins)
@@ -85,21 +100,6 @@ def unilogit(policy, reference, label: int, args):
     target = p / (1 - p[label]) * (1 - 1 / entries)
     target[label] = 1 / entries
     return (p * (policy - target.log())).sum()
-
-
-def dpo(rows: list[Row], alternates: list[Row], args) -> float:
-    def gains(answers):
-        return [sum(policy) - sum(reference) for policy, reference in answers]
-
-    margins = [preferred - lost for lost, preferred in zip(gains(rows), gains(alternates), strict=True)]
-    return 2 / args.beta * sum(math.log(1 + math.exp(-args.beta * margin)) for margin in margins) / len(margins)
-
-
-def flat(rows: list[Row], alternates: list[Row], args) -> float:
-    forgotten, preferred = (
-        [sum(map(math.exp, policy)) / len(policy) for policy, _ in answers] for answers in (rows, alternates)
-    )
-    return sum(math.exp(p - 1) - other for p, other in zip(forgotten, preferred, strict=True)) / len(forgotten)
 
 
 class OfLogProbabilities:
@@ -223,9 +223,9 @@ class Case:
     trains: str = ""
     sinking: str = "forget/logps"
     of_batches: set[str] = field(default_factory=set)
+    roles: tuple[str, ...] = ("forget",)
     adapters: tuple[bool, ...] = (False, True)
     knows: bool = False
-    roles: tuple[str, ...] = ("forget",)
 
     def start(self):
         """The model to unlearn from."""
@@ -269,6 +269,7 @@ CASES = {
         retain_losses=("nll",),
         sinking="alternate/nll",
         roles=("alternate",),
+        adapters=(False,),
     ),
     # Terms of probabilities, which an untrained model has next to none of.
     "flat": Case(
@@ -277,6 +278,7 @@ CASES = {
         ("none",),
         sinking="forget/loss",
         roles=PAIR,
+        adapters=(False,),
     ),
     "jensun": Case(jensun, {"forget_weight": 30.0}, ("js",), sinking="forget/nll"),
 }
@@ -308,6 +310,11 @@ RAGGED_FORGET = [{"prompt": "Who?", "completion": " Ada" + "!" * i} for i in ran
 RAGGED_RETAIN = [{"text": "cup " * (i + 1)} for i in range(6)]
 
 
+def halved(row):
+    """A text as a prompt and its completion."""
+    return {"prompt": row["text"][:9], "completion": row["text"][9:]} if "text" in row else row
+
+
 @functools.cache
 def knowing() -> dict[str, torch.Tensor]:
     """Weights of a model that was trained on the forget rows."""
@@ -321,11 +328,6 @@ def knowing() -> dict[str, torch.Tensor]:
         optimizer.step()
         optimizer.zero_grad()
     return model.state_dict()
-
-
-def halved(row):
-    """A text as a prompt and its completion."""
-    return {"prompt": row["text"][:9], "completion": row["text"][9:]} if "text" in row else row
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forget terms that compare a row with another answer, or with a target distribution."""
+"""Forget terms that prefer another answer: one to the same prompt, a fixed one, or the reference's own predictions."""
 
 import math
 
