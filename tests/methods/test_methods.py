@@ -242,7 +242,7 @@ RMU = {"layer_id": 1, "layer_ids": [1], "steering_coeffs": [200.0], "retain_weig
 CASES = {
     "ga": Case(OfLogProbabilities(ascent)),
     "npo": Case(OfLogProbabilities(npo), {"beta": 0.3}),
-    "simnpo": Case(OfLogProbabilities(simnpo), {"beta": 0.7, "delta": 0.5}, **OWN),
+    "simnpo": Case(OfLogProbabilities(simnpo), {"beta": 0.7, "delta": 3.5}, **OWN),
     # A random model's probabilities to the power of 5 are nothing.
     "wga": Case(OfLogProbabilities(weighted_ascent(lambda p, args: p**args.beta)), {"beta": 0.1}, **OWN),
     "satimp": Case(
