@@ -282,9 +282,20 @@ def test_engines_that_shard_are_refused(tmp_path):
         check_engine(args, addons_of(args))
 
 
-@pytest.mark.parametrize("other", [{"mask_share": 0.3}, {"by": "random"}, {"trainable_modules": ["q_proj"]}])
+@pytest.mark.parametrize(
+    "other", [{"mask_share": 0.3}, {"mask_rows": 1}, {"by": "random"}, {"trainable_modules": ["q_proj"]}]
+)
 def test_a_checkpoint_of_another_mask_is_refused(masked, other):
     first = masked(save_strategy="steps", save_steps=1, save_only_model=True)
     first.train()
     with pytest.raises(ValueError, match="The checkpoint"):
         masked(**other).train(resume_from_checkpoint=f"{first.args.output_dir}/checkpoint-1")
+
+
+def test_a_checkpoint_of_another_file_is_refused(masked, written):
+    first = masked("file", mask_file=written(), save_strategy="steps", save_steps=1)
+    first.train()
+    changed_path = written(**{"model.norm.weight": torch.zeros(32, dtype=torch.bool)})
+    again = masked("file", mask_file=changed_path)
+    with pytest.raises(ValueError, match="made with another mask than mask_file"):
+        again.train(resume_from_checkpoint=f"{first.args.output_dir}/checkpoint-1")

@@ -213,3 +213,11 @@ def test_a_run_without_forget_rows_is_smoothed_whole(trained):
 
 def test_gradient_ascent_with_classic_sam(trained):
     assert trained(GATrainer, sam_rho=0.05, sam_terms="all").state.global_step == 2
+
+
+def test_steps_without_the_smoothed_term_are_plain(trained):
+    # SCRUB's steps are for forget or for retain rows.
+    from hf_unlearn import ScrubTrainer
+
+    trainer = trained(ScrubTrainer, sam_rho=0.05, max_steps=-1, num_train_epochs=2, msteps=1)
+    assert trainer.state.global_step > 4

@@ -73,6 +73,12 @@ class WeightMask(AddOn):
                     "The checkpoint's mask is of other weights than train now. Give its trainable_modules."
                 )
             self.masks = {name: unpacked(self.bits.pop(name), weight) for name, weight in parameters.items()}
+            if self.by == FILE and any(
+                not torch.equal(mask, self.masks[name]) for name, mask in self._choose(start, parameters).items()
+            ):
+                raise ValueError(
+                    f"The checkpoint was made with another mask than mask_file={self.args.mask_file!r} has."
+                )
         elif not self.masks:
             self.masks = self._choose(start, parameters)
             train, of = (sum(int(f(mask)) for mask in self.masks.values()) for f in (torch.count_nonzero, torch.numel))
@@ -95,7 +101,7 @@ class WeightMask(AddOn):
     def state(self) -> dict[str, Any]:
         """What decided the mask, and one bit a weight."""
         bits = {f"{BITS}{name}": packed(mask) for name, mask in self.masks.items()}
-        return {"by": self.by, "share": self.args.mask_share} | bits
+        return dict(zip(("by", "share", "rows"), self._settings, strict=True)) | bits
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes the mask of a checkpoint.
@@ -103,13 +109,17 @@ class WeightMask(AddOn):
         Raises:
             `ValueError`: if it was chosen in another way than this run's settings say.
         """
-        made, now = (state["by"], state["share"]), (self.by, self.args.mask_share)
-        if made != now:
+        made = state["by"], state["share"], state["rows"]
+        if made != self._settings:
             raise ValueError(
-                "The checkpoint was made with mask_by={!r}, mask_share={}, and this run has {!r}, {}. Give the same, "
-                "or start anew.".format(*made, *now)
+                "The checkpoint was made with mask_by={!r}, mask_share={}, mask_rows={}, and this run has {!r}, {}, "
+                "{}. Give the same, or start anew.".format(*made, *self._settings)
             )
         self.bits = {name.removeprefix(BITS): bits for name, bits in state.items() if name.startswith(BITS)}
+
+    @property
+    def _settings(self) -> tuple:
+        return self.by, self.args.mask_share, self.args.mask_rows
 
     def _choose(self, start, parameters: Mapping) -> dict[str, Tensor]:
         if self.by == FILE:

@@ -52,6 +52,9 @@ class Neighbours(AddOn):
     def before_optimizer(self, step: Step) -> None:
         weights = list(step.parameters.values())
         smoothed = [name for name in step.terms if self.of == "all" or FORGET in (name, tied_to(name))]
+        if not smoothed:
+            # A method may take steps for the others alone.
+            return
         others = [name for name in step.terms if name not in smoothed]
         gradients, kept = _taken(weights), [None] * len(weights)
         if others:
