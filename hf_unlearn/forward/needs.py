@@ -19,7 +19,8 @@ class Need:
 
     Args:
         function (`Callable`, *optional*): of every predicted token's logits, a [`~hf_unlearn.fused.tile_rows.RowFn`];
-            mean over a row's tokens, then over rows. Among its statistics are `logps`, the log-probabilities of the labels.
+            mean over a row's tokens, then over rows. Among its statistics are `logps`, the log-probabilities of the
+            labels.
         reference (`tuple[str, ...]`): names of the frozen models that the rows are compared with. Each gives what the
             role's own rows give: log-probabilities, predictions, a layer's output.
         compares (`bool`): whether `function` reads their logits; without, the method reads their states alone.
