@@ -112,14 +112,14 @@ class AddOn:
         """Sees the model before it trains, not wrapped.
 
         Args:
-            entry ([`~hf_unlearn.stored.rows.Entry`]): model, rows, tokenizer, settings.
+            entry ([`~hf_unlearn.stored.row_cache.Entry`]): model, rows, tokenizer, settings.
         """
 
     def prepare(self, start) -> None:
         """Computes what takes the wrapped model, before the first step; called by all processes, also on resume.
 
         Args:
-            start ([`~hf_unlearn.stored.rows.RunStart`]): model, accelerator, the step that the run goes on from.
+            start ([`~hf_unlearn.stored.row_cache.RunStart`]): model, accelerator, the step that the run goes on from.
         """
 
     def before_step(self, step: Step) -> None:

@@ -11,7 +11,7 @@ from ..data.pairing import RolePairs
 from ..forward.frozen import FrozenPrefix
 from ..forward.needs import Needs
 from ..forward.path import Forward
-from ..stored.rows import Entry
+from ..stored.row_cache import Entry
 
 
 logger = logging.getLogger(__name__)

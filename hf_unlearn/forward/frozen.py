@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..fused.head import unwrapped
 from ..fused.predicted import Predicted
 from ..models.activations import captured, decoder_layers, stopped_after
-from ..stored.rows import CachedRows, Entry, RunStart
+from ..stored.row_cache import CachedRows, Entry, RunStart
 from .passes import Pass, one_pass
 from .path import Forward
 from .trial import as_in_training, logits_of, relative_difference, tolerance
@@ -31,7 +31,7 @@ class FrozenPrefix(CachedRows):
     """The layers below the first that trains, as states on disk.
 
     Args:
-        entry ([`~hf_unlearn.stored.rows.Entry`]):
+        entry ([`~hf_unlearn.stored.row_cache.Entry`]):
             The run.
         forward ([`Forward`]):
             The path that rows take; from now on without these layers.

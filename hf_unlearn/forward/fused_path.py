@@ -8,7 +8,7 @@ from ..fused import Head
 from ..fused.predicted import Predicted
 from .needs import REFERENCE
 from .path import Forward, Values, function_values, picked_rows
-from .rows import ReferenceRows
+from .role_rows import ReferenceRows
 
 
 class FusedForward(Forward):

@@ -16,7 +16,7 @@ from ..modeling import evaluating
 from ..models.activations import captured, layers_of, stopped_after
 from .needs import REFERENCE, STATES, Needs
 from .path import Forward, Values, picked_rows
-from .rows import ReferenceRows
+from .role_rows import ReferenceRows
 
 
 @dataclass

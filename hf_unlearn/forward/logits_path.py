@@ -13,7 +13,7 @@ from .head_input import inputs_of
 from .needs import REFERENCE
 from .passes import Pass
 from .path import Forward, Values, function_values, picked_rows
-from .rows import ReferenceRows
+from .role_rows import ReferenceRows
 
 
 class LogitsForward(Forward):

@@ -18,8 +18,9 @@ class Need:
     """What a method reads of one role's rows. Without any argument: the log-probabilities of their labels.
 
     Args:
-        function (`Callable`, *optional*): of every predicted token's logits, a [`~hf_unlearn.fused.rows.RowFn`]; mean
-            over a row's tokens, then over rows. Among its statistics are `logps`, the log-probabilities of the labels.
+        function (`Callable`, *optional*): of every predicted token's logits, a [`~hf_unlearn.fused.tile_rows.RowFn`];
+            mean over a row's tokens, then over rows. Among its statistics are `logps`, the log-probabilities of the
+            labels.
         reference (`tuple[str, ...]`): names of the frozen models that the rows are compared with. Each gives what the
             role's own rows give: log-probabilities, predictions, a layer's output.
         compares (`bool`): whether `function` reads their logits; without, the method reads their states alone.
@@ -71,7 +72,7 @@ class Need:
     @property
     def kept(self) -> tuple[str, ...]:
         """What a frozen model has to give of the role's rows: fields of
-        [`~hf_unlearn.forward.rows.ReferenceRows`]. Whole predictions follow from hidden states."""
+        [`~hf_unlearn.forward.role_rows.ReferenceRows`]. Whole predictions follow from hidden states."""
         if self.layer:
             return ("states", "hidden") if self.whole else ("states",)
         return ("hidden",) if self.whole else ("token_logps",)

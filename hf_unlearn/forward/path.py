@@ -13,7 +13,7 @@ from ..fused.predicted import Predicted
 from .head_input import changed_inputs
 from .needs import LOGPS, REFERENCE, Need, Needs
 from .passes import SHAPES, Parts, Pass
-from .rows import ReferenceRows, References, RoleRows
+from .role_rows import ReferenceRows, References, RoleRows
 
 
 # What a pass gives: by role and name, or, for statistics of a role's function, by role, `STATS` and name.

@@ -30,6 +30,6 @@ if TYPE_CHECKING:
         sequence_logps,
         uniform_kl,
     )
-    from .rows import TileRows, row_values
+    from .tile_rows import TileRows, row_values
 
 __all__, __getattr__, __dir__ = lazy(__name__)

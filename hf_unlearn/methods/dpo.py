@@ -13,7 +13,7 @@ from ..data.alternates import AlternateArguments
 from ..data.role_table import ALTERNATE, FORGET
 from ..families.base import CAUSAL_LM
 from ..forward.needs import REFERENCE, Need
-from ..forward.rows import RoleRows
+from ..forward.role_rows import RoleRows
 from ..losses import dpo_unlearn_loss
 from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer

@@ -11,7 +11,7 @@ from ..data.alternates import AlternateArguments
 from ..data.role_table import ALTERNATE
 from ..families.base import CAUSAL_LM
 from ..forward.needs import LOGPS
-from ..forward.rows import RoleRows
+from ..forward.role_rows import RoleRows
 from ..losses import FLAT_TERMS, flat_loss
 from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..forward.rows import RoleRows
+from ..forward.role_rows import RoleRows
 from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer
 

@@ -17,7 +17,7 @@ from ..data.role_table import ALTERNATE, FORGET
 from ..data.seeds import data_seed
 from ..families.base import CAUSAL_LM
 from ..forward.needs import LOGPS
-from ..forward.rows import RoleRows
+from ..forward.role_rows import RoleRows
 from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer
 

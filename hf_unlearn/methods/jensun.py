@@ -13,7 +13,7 @@ from ..data.role_table import FORGET
 from ..data.tables import mapped
 from ..families.base import CAUSAL_LM
 from ..forward.needs import REFERENCE, Need
-from ..forward.rows import RoleRows
+from ..forward.role_rows import RoleRows
 from ..fused import TileRows
 from ..losses import js_rows, one_hot_js
 from ..training.config import UnlearnConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..families.base import CAUSAL_LM
-from ..forward.rows import RoleRows
+from ..forward.role_rows import RoleRows
 from ..fused import TileRows
 from ..training.trainer import UnlearnTrainer
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..checks import check_number
-from ..forward.rows import RoleRows
+from ..forward.role_rows import RoleRows
 from ..losses import satimp_loss
 from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import check_number
 from ..data.role_table import FORGET
 from ..forward.needs import REFERENCE, Need
-from ..forward.rows import RoleRows
+from ..forward.role_rows import RoleRows
 from ..losses import tnpo_loss, wtnpo_loss
 from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer

@@ -17,8 +17,8 @@ from torch import nn
 
 from ..forward.passes import Parts
 from ..forward.path import Forward
-from ..forward.rows import ReferenceRows
-from ..stored.rows import RunStart
+from ..forward.role_rows import ReferenceRows
+from ..stored.row_cache import RunStart
 
 
 class Reference:

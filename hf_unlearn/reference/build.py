@@ -11,7 +11,7 @@ from ..forward.path import Forward
 from ..models.adapters import AddedAdapter, adapter_off, is_peft_model
 from ..models.weight_checks import some_of
 from ..processes import asks_fsdp
-from ..stored.rows import Entry
+from ..stored.row_cache import Entry
 from .base import Reference
 from .cached import CachedReference
 from .live import LiveReference, frozen_copy
@@ -23,7 +23,7 @@ class ReferenceRequest:
     """What decides which form the frozen models of a run take.
 
     Args:
-        entry ([`~hf_unlearn.stored.rows.Entry`]):
+        entry ([`~hf_unlearn.stored.row_cache.Entry`]):
             The run, with the policy before training.
         needs (`Needs`):
             Role to what the method reads of it.

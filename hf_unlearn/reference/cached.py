@@ -15,9 +15,9 @@ from torch import Tensor
 from ..data.formats import IGNORE_INDEX
 from ..forward.needs import Needs
 from ..forward.path import Forward
-from ..forward.rows import ReferenceRows
+from ..forward.role_rows import ReferenceRows
 from ..fused import gathered_head, head_of
-from ..stored.rows import CachedRows, Entry, RunStart
+from ..stored.row_cache import CachedRows, Entry, RunStart
 from ..stored.store import Layout, Rows
 from .base import Reference
 from .live import LiveReference
@@ -32,7 +32,7 @@ class CachedReference(CachedRows, Reference):
     go of afterwards.
 
     Args:
-        entry ([`~hf_unlearn.stored.rows.Entry`]):
+        entry ([`~hf_unlearn.stored.row_cache.Entry`]):
             The run, of the model whose predictions are kept.
         needs (`Needs`):
             Role to what is kept of its rows.

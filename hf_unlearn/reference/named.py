@@ -10,11 +10,11 @@ from torch import nn
 from ..forward.needs import REFERENCE, Needs, names_of, roles_comparing
 from ..forward.passes import Parts
 from ..forward.path import Forward
-from ..forward.rows import References as Said
+from ..forward.role_rows import References as Said
 from ..modeling import load_checkpoint
 from ..models.checkpoint_paths import adapter_folder, check_model_path
 from ..models.wrappers import check_logits
-from ..stored.rows import RunStart
+from ..stored.row_cache import RunStart
 from .base import Reference
 from .build import ReferenceRequest, build_reference
 from .cached import CachedReference

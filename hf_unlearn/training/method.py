@@ -12,8 +12,8 @@ from ..data.seeds import data_seed
 from ..families.base import CAUSAL_LM, CLASSIFIER
 from ..forward.needs import KL, LOGPS, REFERENCE, Needs, roles_comparing
 from ..forward.path import Forward
-from ..forward.rows import RoleRows
-from ..stored.rows import Entry
+from ..forward.role_rows import RoleRows
+from ..stored.row_cache import Entry
 from .config import UnlearnConfig
 
 

@@ -6,7 +6,7 @@ import logging
 from transformers import TrainerCallback
 
 from ..forward.trial import check_packing
-from ..stored.rows import RunStart
+from ..stored.row_cache import RunStart
 from .launch_check import tell_launch
 
 

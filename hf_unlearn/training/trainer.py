@@ -19,7 +19,7 @@ from ..data.role_table import tie
 from ..families.choose import family_of
 from ..forward.needs import REFERENCE, names_of
 from ..forward.planning import needed_rows
-from ..forward.rows import RoleRows
+from ..forward.role_rows import RoleRows
 from ..hub.card import CardFacts, hub_id, render_model_card, write_model_card
 from ..hub.hub_trainer import HubTrainer
 from ..models.adapters import AddedAdapter, weights_as_entered
@@ -27,7 +27,7 @@ from ..models.tied import untie_as_asked
 from ..models.wrappers import check_not_wrapped
 from ..reference import Reference, ReferenceRequest
 from ..reference.named import References, given_models, loaded
-from ..stored.rows import Entry
+from ..stored.row_cache import Entry
 from .addon_steps import AddOnTrainer
 from .arguments_check import check_steps
 from .arithmetic import Arithmetic

@@ -16,7 +16,7 @@ from vqa_world import SMALL
 from hf_unlearn.data.vqa import VQAWorldConfig, build_vqa_world
 from hf_unlearn.data.vqa.targets import target_weights
 from hf_unlearn.data.worlds.pictures.pictures import COLOURS, PLACES, SIZE
-from hf_unlearn.data.worlds.pictures.rows import SETS, plan_rows
+from hf_unlearn.data.worlds.pictures.splits import SETS, plan_rows
 
 
 @pytest.fixture(scope="module")

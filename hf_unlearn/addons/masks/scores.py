@@ -31,8 +31,8 @@ class Scorer:
     """Scores of the weights that train; called by all processes, which share the rows and get the same scores.
 
     Args:
-        entry ([`~hf_unlearn.stored.rows.Entry`]): rows and settings.
-        start ([`~hf_unlearn.stored.rows.RunStart`]): the model, not trained.
+        entry ([`~hf_unlearn.stored.row_cache.Entry`]): rows and settings.
+        start ([`~hf_unlearn.stored.row_cache.RunStart`]): the model, not trained.
         parameters (`Mapping[str, nn.Parameter]`): the weights that train, by name.
     """
 

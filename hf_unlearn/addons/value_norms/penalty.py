@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...losses import masked_mean
-from ...stored.rows import Entry
+from ...stored.row_cache import Entry
 from ..addon import FORWARD, INSIDE, AddOn, Step
 from .prefix import Prefix
 from .tables import ReferenceValues, unlearned_norms

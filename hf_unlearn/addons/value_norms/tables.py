@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ... import modeling
-from ...stored.rows import CachedRows
+from ...stored.row_cache import CachedRows
 from .prefix import Prefix
 from .terms import COSINE, UNLEARNED
 
@@ -49,7 +49,7 @@ class ReferenceValues(CachedRows):
     """The reference's values, norms or (to take cosines) vectors, on disk.
 
     Args:
-        entry ([`~hf_unlearn.stored.rows.Entry`]): the run.
+        entry ([`~hf_unlearn.stored.row_cache.Entry`]): the run.
         prefix ([`Prefix`]): what is looked at.
         terms (`Mapping[str, Term]`): of the roles that are matched to the reference.
     """

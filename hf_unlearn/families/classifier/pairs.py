@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...forward.needs import REFERENCE
-from ...forward.rows import ReferenceRows, RoleRows
+from ...forward.role_rows import ReferenceRows, RoleRows
 from ...fused.head import unwrapped
 from .forward import ClassForward
 
@@ -19,7 +19,7 @@ TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclass
 class PairReference(ReferenceRows):
-    """[`~hf_unlearn.forward.rows.ReferenceRows`] and `image`, `text` as in [`PairRows`]."""
+    """[`~hf_unlearn.forward.role_rows.ReferenceRows`] and `image`, `text` as in [`PairRows`]."""
 
     image: Tensor | None = None
     text: Tensor | None = None
@@ -27,7 +27,7 @@ class PairReference(ReferenceRows):
 
 @dataclass
 class PairRows(RoleRows):
-    """[`~hf_unlearn.forward.rows.RoleRows`] and what stands for each modality alone.
+    """[`~hf_unlearn.forward.role_rows.RoleRows`] and what stands for each modality alone.
 
     Args:
         image, ref_image (`Tensor`): `[B, d, h, w]`, the patches as they are embedded.

@@ -13,7 +13,7 @@ from ...data.pairing import RolePairs
 from ...data.role_table import FORGET, RETAIN
 from ...data.seeds import data_seed
 from ...families.base import CLASSIFIER
-from ...forward.rows import RoleRows
+from ...forward.role_rows import RoleRows
 from ...processes import shards_weights
 from ...training.config import UnlearnConfig
 from ...training.trainer import UnlearnTrainer

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...families.classifier import modalities
 from ...forward.needs import KL, REFERENCE, Need
-from ...forward.rows import RoleRows
+from ...forward.role_rows import RoleRows
 from ...losses import second_moment_distance
 from ...training.trainer import UnlearnTrainer
 from ..gradient_conflict import GradientConflict

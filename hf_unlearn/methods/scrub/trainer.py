@@ -14,7 +14,7 @@ from transformers import DefaultFlowCallback, TrainerCallback
 from ...data.role_table import FORGET, RETAIN
 from ...data.seeds import data_seed
 from ...forward.needs import REFERENCE, Need
-from ...forward.rows import RoleRows
+from ...forward.role_rows import RoleRows
 from ...fused import TileRows
 from ...training.dropout import has_dropout
 from ...training.trainer import UnlearnTrainer

@@ -11,7 +11,7 @@ from ...vqa.targets import target_weights
 from .config import VQAWorldConfig
 from .pictures import SIZE
 from .processor import MAX_LENGTH, PATCH
-from .rows import WorldRows
+from .splits import WorldRows
 
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import KINDS, BuiltWorld, WorldBuilder
 from .config import VQAWorldConfig
-from .rows import SETS, WorldRows, plan_rows
+from .splits import SETS, WorldRows, plan_rows
 
 
 if TYPE_CHECKING:
