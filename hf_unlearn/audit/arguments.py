@@ -36,16 +36,9 @@ class AuditArguments:
 
 
 @dataclass
-class ModelArguments:
-    """Which model an audit looks at, and how it is loaded."""
+class LoadingArguments:
+    """How weights are loaded."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model to audit: a folder (full weights or an adapter) or a Hub id."}
-    )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
-    retrained_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model trained without the forget rows, to compare with."}
-    )
     dtype: str = field(
         default="float32",
         metadata={"help": "Dtype of the loaded weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
@@ -56,18 +49,32 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
     )
+
+    def loading(self) -> dict:
+        """Arguments of `from_pretrained` that the fields say."""
+        given = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass
+class CheckpointArguments(LoadingArguments):
+    """Which model an audit looks at."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model to audit: a folder (full weights or an adapter) or a Hub id."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
+
+
+@dataclass
+class ModelArguments(CheckpointArguments):
+    """Which model an audit looks at, what it is compared with, and where the result is written."""
+
+    retrained_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model trained without the forget rows, to compare with."}
+    )
     output_dir: str | None = field(default=None, metadata={"help": "Output folder."})
 
     def __post_init__(self):
         if self.model_name_or_path is None:
             raise ValueError("`--model_name_or_path` is missing. Give a folder or a Hub id.")
-
-    def loading(self) -> dict:
-        """How weights are loaded."""
-        return loading_of(self)
-
-
-def loading_of(args) -> dict:
-    """Arguments of `from_pretrained` that fields say."""
-    given = {"dtype": args.dtype, "attn_implementation": args.attn_implementation}
-    return {name: value for name, value in given.items() if value is not None}

@@ -5,28 +5,14 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..audit.arguments import AuditArguments
+from ..audit.arguments import AuditArguments, CheckpointArguments
 from ..data.arguments import DataArguments
 
 
 @dataclass
-class EvalArguments(DataArguments, AuditArguments):
+class EvalArguments(DataArguments, AuditArguments, CheckpointArguments):
     """What `hf-unlearn eval` takes beside the form of questions."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model to audit: a folder (full weights or an adapter) or a Hub id."}
-    )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
-    dtype: str = field(
-        default="float32",
-        metadata={"help": "Dtype of the loaded weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention implementation, such as `sdpa`."}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
-    )
     max_length: int = field(default=1024, metadata={"help": "Text files are split into rows of this many tokens."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Output folder of audit and report. Default: `runs/eval/<model>`."}
@@ -41,11 +27,6 @@ class EvalArguments(DataArguments, AuditArguments):
         self.run_name = self.run_name or Path(self.model_name_or_path).resolve().name
         if self.run_name == "retrained" and self.retrained_model_name_or_path is not None:
             raise ValueError("The report has a model called 'retrained' already. Give another `--run_name`.")
-
-    def loading(self) -> dict:
-        """How weights are loaded."""
-        given = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
-        return {name: value for name, value in given.items() if value is not None}
 
 
 def main(argv: list[str]) -> None:

@@ -192,7 +192,7 @@ def test_rmu_takes_about_a_quarter_of_the_time_and_memory_of_its_plain_form():
     result = measure_all(cases, size, steps=3, warmup=1, repeats=1, threads=1)
     _, ours, plain = result["rows"]
     assert plain["cpu_time_ratio"]["median"] > 4 * ours["cpu_time_ratio"]["median"]
-    # 3.98 to 9 were seen: what an allocator keeps differs.
+    # 3.93 and 3.98 on one machine: what an allocator keeps differs.
     assert plain["above_model_bytes"]["median"] > 3.5 * ours["above_model_bytes"]["median"]
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..arguments import AuditArguments
+from ..arguments import AuditArguments, CheckpointArguments
 
 
 MUSE = {"muse_news": "news", "muse_books": "books"}
@@ -21,23 +21,9 @@ OWN_FILES = (
 
 
 @dataclass
-class BackdoorArguments(AuditArguments):
+class BackdoorArguments(AuditArguments, CheckpointArguments):
     """What `hf-unlearn audit backdoor` takes beside the form of questions."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model to audit: a folder (full weights or an adapter) or a Hub id."}
-    )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub id."})
-    dtype: str = field(
-        default="float32",
-        metadata={"help": "Dtype of the loaded weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention implementation, such as `sdpa`."}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
-    )
     trigger: str | None = field(default=None, metadata={"help": "Suspected trigger."})
     poison_location: str = field(
         default="start", metadata={"help": "Position of the trigger: `start`, `middle`, `end`, or a token index."}
@@ -159,8 +145,3 @@ class BackdoorArguments(AuditArguments):
     def dataset(self) -> str:
         """Part of the names of what is written."""
         return self.benchmark or "own"
-
-    def loading(self) -> dict:
-        """How weights are loaded."""
-        given = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
-        return {name: value for name, value in given.items() if value is not None}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...data.arguments import DataArguments
+from ..arguments import LoadingArguments
 
 
 # Benchmarks that come with rows like the forget rows which no model has seen.
@@ -12,7 +13,7 @@ WITH_HOLDOUT = ("world", "vqa_world", "vqa_v2")
 
 
 @dataclass
-class PrivacyArguments(DataArguments):
+class PrivacyArguments(DataArguments, LoadingArguments):
     """What `hf-unlearn audit privacy` takes beside the form of questions."""
 
     models: list[str] = field(
@@ -70,16 +71,6 @@ class PrivacyArguments(DataArguments):
     audit_batch_size: int = field(default=32, metadata={"help": "Batch size."})
     max_length: int = field(default=1024, metadata={"help": "Maximum row length in tokens."})
     seed: int = field(default=0, metadata={"help": "Seed of splits, folds, permutations and shadow models."})
-    dtype: str = field(
-        default="float32",
-        metadata={"help": "Dtype of the loaded weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "Attention implementation, such as `sdpa`."}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the code of a model repository. Only for code you have read."}
-    )
     cache: bool = field(
         default=True, metadata={"help": "Cache the model outputs that attacks use, by weights and rows."}
     )
@@ -108,11 +99,6 @@ class PrivacyArguments(DataArguments):
         if "lira" in attacks and self.shadow_model_name_or_path is None:
             raise ValueError("The attack 'lira' needs `--shadow_model_name_or_path`, to fine-tune shadow models from.")
         self.models = [name for pattern in self.models for name in _filled_in(pattern)]
-
-    def loading(self) -> dict:
-        """How weights are loaded."""
-        given = {"dtype": self.dtype, "attn_implementation": self.attn_implementation}
-        return {name: value for name, value in given.items() if value is not None}
 
 
 def _filled_in(pattern: str) -> list[str]:
