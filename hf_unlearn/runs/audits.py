@@ -231,6 +231,12 @@ def block_fields(kind: AuditKind, recipe: Mapping[str, Any], asked: Mapping[str,
     """
     if refused := sorted({*kind.own} & asked.keys()):
         raise ValueError(f"{kind.name}: {', '.join(refused)} cannot be given: they are each run's own.")
+    known = {part.name for part in fields(kind.arguments)}
+    if recipe.get("forget_where") is not None and "forget_split" in known and "forget_where" not in known:
+        raise ValueError(
+            f"{kind.name}: reads all forget rows of a benchmark, and forget_where leaves some out. Write those that "
+            "are meant to a file and name it as forget_dataset."
+        )
     return {**kind.taken_over(recipe), **asked, **kind.of_run(recipe, str(folder))}
 
 
