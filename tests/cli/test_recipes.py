@@ -77,6 +77,7 @@ def test_every_recipe_is_the_method_of_its_name(path):
         "align_then_unlearn": ("align_then_unlearn", "kl"),
         "npo": ("npo", "none"),
         "npo_klr": ("npo", "kl"),
+        "npo_wagle": ("npo", "nll"),
         "rmu": ("rmu", "states"),
     }
     content = read_yaml(path)
