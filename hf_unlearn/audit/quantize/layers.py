@@ -33,7 +33,7 @@ def linear_layers(model: nn.Module, skip: Sequence[str] = ()) -> dict[str, nn.Mo
             found[name] = module
     if unknown:
         raise ValueError(
-            f"skip: no module of the model is called {sorted(unknown)[0]!r}. The head is left as it is anyway; others "
+            f"skip: no module of the model is called {min(unknown)!r}. The head is left as it is anyway; others "
             f"are called like {', '.join([*found][:3])}."
         )
     return found

@@ -43,8 +43,9 @@ def merged(model: nn.Module) -> nn.Module:
         return model
     if not hasattr(model.base_model, "merge_and_unload"):
         kind = next(iter(model.peft_config.values())).peft_type
+        kind = getattr(kind, "value", kind)
         raise ValueError(
-            f"The model's adapter ({getattr(kind, 'value', kind)}) is no change of its weights, so it cannot be merged "
+            f"The model's adapter ({kind}) is no change of its weights, so it cannot be merged "
             "into them. Audit its outputs by another kind."
         )
     return copy.deepcopy(model).merge_and_unload()
