@@ -8,8 +8,8 @@ from transformers import LogitsProcessor, TopPLogitsWarper
 
 
 class Drawing(LogitsProcessor):
-    """Makes the most likely token a draw: the largest of `log p_i - log q_i`, with `q_i` exponential, is token `i` with
-    probability `p_i`.
+    """Makes the most likely token a draw: the largest of `log p_i - log q_i`, with `q_i` exponential, is token `i`
+    with probability `p_i`.
 
     Greedy generation then samples, at exactly the temperature that is given: what `do_sample=True` adds (the 50 most
     likely tokens only) and what a checkpoint's own generation settings say have no part in it. A row's draw depends

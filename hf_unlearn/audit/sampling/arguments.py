@@ -53,8 +53,8 @@ class SamplingArguments(RobustnessArguments):
             raise ValueError(f"ks={self.ks}; give whole numbers of draws, at least 1.")
         if self.mode != "exact" and max(self.ks) > self.samples:
             raise ValueError(
-                f"ks={self.ks} asks for {max(self.ks)} draws, and samples={self.samples} are made. Raise `samples`, or "
-                "take mode='exact'."
+                f"ks={self.ks} asks for {max(self.ks)} draws, and samples={self.samples} are made. Raise `samples`, "
+                "or take mode='exact'."
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature}; give a number above 0.")

@@ -69,7 +69,7 @@ class SamplingAudit(RobustnessKind):
             )
         if args.mode != "exact" and max(args.ks) > args.samples / 2:
             told.append(
-                f"samples={args.samples}: leak@{max(args.ks)} of a single row is noisy; means over rows are not biased."
+                f"samples={args.samples}: leak@{max(args.ks)} of a single row is noisy; means over rows are unbiased."
             )
         return [*super().notes(args), *told]
 

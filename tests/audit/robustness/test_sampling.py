@@ -121,7 +121,8 @@ def test_a_draw_depends_on_its_seed_alone():
             model, tokenizer, [prompts[i] for i in chosen], max_new_tokens=6, batch_size=batch_size, progress=False,
             seeds=[seeds[i] for i in chosen],
         )  # fmt: skip
-        assert torch.equal(torch.get_rng_state(), state) and random.getstate() == kept
+        assert torch.equal(torch.get_rng_state(), state)
+        assert random.getstate() == kept
         return found
 
     together = draw(range(4), 4)
@@ -200,8 +201,10 @@ def test_it_leaves_the_model_and_all_random_states_as_they_were():
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     first = measured(model, mode="both", samples=3, ks=[1, 3], max_new_tokens=8)
     assert all(torch.equal(before[name], value) for name, value in weights(model).items())
-    assert model.training and model.generation_config.to_dict() == settings
-    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[2]
+    assert model.training
+    assert model.generation_config.to_dict() == settings
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[2]
     assert (np.random.get_state()[1] == states[1]).all()
     again = measured(model, mode="both", samples=3, ks=[1, 3], max_new_tokens=8)
     assert again.measured == first.measured
