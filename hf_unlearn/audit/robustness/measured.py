@@ -53,7 +53,7 @@ class RowScores:
         """
         if score in self.scores:
             return list(self.scores[score])
-        if self.logps is None:
+        if self.logps is None or score not in ("probability", "exact_match", "key_probability"):
             return [None] * len(self.rows)
         if score == "exact_match":
             return [float(all(row)) if row else None for row in self.correct]
