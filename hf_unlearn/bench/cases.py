@@ -66,6 +66,8 @@ CASES = {
     "tnpo": Case("tnpo", "tnpo", {"retain_loss": "nll"}),
     "ihl": Case("ihl", "ihl", {"retain_loss": "nll"}),
     "unilogit": Case("unilogit", "unilogit", {"retain_loss": "nll"}),
+    "unlikelihood": Case("unlikelihood", "unlikelihood", {"retain_loss": "nll"}),
+    "max_entropy": Case("max_entropy", "max_entropy", {"retain_loss": "nll"}),
     "ceu": Case("ceu", "ceu", {"retain_loss": "none"}, ("forget",)),
     "undial": Case("undial", "undial", {"retain_loss": "none"}, ("forget",)),
     "rmu": Case("rmu", "rmu"),

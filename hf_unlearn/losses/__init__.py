@@ -18,10 +18,12 @@ from .soft_labels import bernoulli_distillation_rows, bernoulli_kl_rows, bernoul
 from .tokens import (
     ceu_rows,
     ihl_rows,
+    negative_entropy_rows,
     satimp_loss,
     simnpo_loss,
     undial_rows,
     unilogit_rows,
+    unlikelihood_rows,
     wga_loss,
     wtnpo_loss,
 )

@@ -102,6 +102,14 @@ def unilogit(policy, reference, label: int, args):
     return (p * (policy - target.log())).sum()
 
 
+def unlikelihood(policy, reference, label: int, args):
+    return -(1 - policy[label].exp()).log()
+
+
+def negative_entropy(policy, reference, label: int, args):
+    return (policy.exp() * policy).sum()
+
+
 class OfLogProbabilities:
     """The objective of methods over log-probabilities: a forget term over rows, and a mean over retain tokens."""
 
@@ -255,6 +263,9 @@ CASES = {
     "undial": Case(OfTokens(token_means(undial)), {"beta": 4.0}, knows=True, **OWN),
     "ihl": Case(OfTokens(token_means(ihl)), {}, knows=True, **OWN),
     "unilogit": Case(OfTokens(token_means(unilogit)), {}, knows=True, **OWN),
+    "unlikelihood": Case(OfTokens(token_means(unlikelihood)), {}, knows=True, **OWN),
+    # Certain predictions have no gradient: of a random model they are not.
+    "max_entropy": Case(OfTokens(token_means(negative_entropy)), {}, sinking="forget/loss", knows=True, **OWN),
     "mu_align": Case(
         OfDistributions(mu_align),
         {"alpha": 50.0},

@@ -9,7 +9,7 @@ from ..arguments import ModelArguments
 
 
 COMPARATORS = ("auto", "retrained", "holdout", "none")
-SCORES = ("probability", "exact_match", "key_probability")
+SCORES = ("probability", "exact_match", "key_probability", "known")
 
 
 @dataclass
@@ -37,7 +37,7 @@ class RobustnessArguments(DataArguments, ModelArguments):
         },
     )
     scores: list[str] = field(
-        default_factory=lambda: list(SCORES),
+        default_factory=lambda: list(SCORES[:3]),
         metadata={"help": f"Scores of a row: {', '.join(SCORES)}."},
     )
     group_by: str | None = field(

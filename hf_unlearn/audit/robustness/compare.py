@@ -94,7 +94,8 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
     bound, resolution = (arms.unlearned.settings[key] for key in ("bound", "resolution"))
     details = {"before": mine.before, "seeds": mine.seeds, "comparator": arms.comparator}
     details |= {"provisional": True} if mine.seeded and mine.seeds < PROVISIONAL else {}
-    for reason, lacks in ((NO_ORIGINAL, arms.original is None), (NO_COMPARATOR, arms.comparator == "none")):
+    never_knew = arms.comparator == "holdout" or (arms.comparator == "retrained" and arms.retrained is not None)
+    for reason, lacks in ((NO_ORIGINAL, arms.original is None), (NO_COMPARATOR, not never_knew)):
         if lacks:
             chosen = mine.strongest(mine.settings)
             details |= {"after": mine.mean(chosen), "setting": _label(chosen)}
@@ -102,6 +103,8 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
     theirs = _Arm(arms.original, family, score, arms)
     other = mine if arms.comparator == "holdout" else _Arm(arms.retrained, family, score, arms)
     which = "holdout" if arms.comparator == "holdout" else "tested"
+    for one in (theirs, other):
+        mine.check_alike(one)
     refused = [key for key in theirs.settings if theirs.damaged(key)]
     settings = [key for key in mine.settings if key not in refused]
     details |= {"refused": [_label(key) for key in refused]} if refused else {}
@@ -109,8 +112,12 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
         return _unresolved(
             name, mine.n, "every setting of the attack damages the original model on the tested rows", **details
         )
-    if failed := [key for key in settings if mine.failed(key)]:
-        return _unresolved(name, mine.n, f"the attack had no effect: {mine.failed(failed[0])}", **details)
+    # An attack that did not take place, in whichever model, says nothing.
+    failed = {key: why for one in (mine, other, theirs) for key in settings if (why := one.failed(key))}
+    settings = [key for key in settings if key not in failed]
+    details |= {"failed": {_label(key): why for key, why in failed.items()}} if failed else {}
+    if not settings:
+        return _unresolved(name, mine.n, f"the attack had no effect: {next(iter(failed.values()))}", **details)
     u, o = mine.strongest(settings), theirs.strongest(settings)
     r = other.strongest(settings, which)
     details |= {
@@ -125,12 +132,11 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
     at = {"bound": bound, "resolution": resolution, "name": name}
     if which == "holdout":
         at["holdout_groups"] = mine.groups(r, which)
-        before = None
-    else:
-        before = remaining(mine.before_rows(u), other.before_rows(u), theirs.before_rows(u), mine.groups(u), **at)
-        details["remaining_before"] = before.value if before.value is not None else before.details.get("estimate")
+    never = other.before_rows(r, which)
+    before = remaining(mine.before_rows(u), never, theirs.before_rows(u), mine.groups(u), **at)
+    details["remaining_before"] = before.value if before.value is not None else before.details.get("estimate")
     result = remaining(mine.values(u), other.values(r, which), theirs.values(o), mine.groups(u), **at, **details)
-    if before is not None and result.value is not None and details["remaining_before"] is not None:
+    if result.value is not None and details["remaining_before"] is not None:
         result.details["recovery"] = result.value - max(0.0, details["remaining_before"])
     result.details["verdict"] = verdict([result], bound)
     return result
@@ -169,14 +175,32 @@ class _Arm:
         means = {key: self.mean(key, which) for key in settings}
         return max(settings, key=lambda key: -1.0 if means[key] is None else means[key])
 
-    def before_rows(self, key: tuple) -> list[float | None]:
+    def check_alike(self, other: "_Arm") -> None:
+        """Refuses results whose settings, or rows under a setting, are not the same: values are held against each
+        other by place.
+
+        Raises:
+            `ValueError`
+        """
+        mine, theirs = (
+            {key: [(one.seed, one.tested.rows) for one in found] for key, found in arm.settings.items()}
+            for arm in (self, other)
+        )
+        if mine != theirs:
+            differs = next(key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key))
+            raise ValueError(
+                f"Two models were not attacked alike: {_label(differs)} was measured on other rows, with other seeds, "
+                "or in one of them only. Audit both with the same settings."
+            )
+
+    def before_rows(self, key: tuple, which: str = "tested") -> list[float | None]:
         """The model as it is, on the rows that a setting tested."""
-        before: RowScores = self.result.before.tested
-        score = self.score if self.score in before.scores or before.logps is not None else None
-        if score is None:
-            return [None] * len(self.values(key))
-        rows = [row for one in self.settings[key] for row in one.tested.rows]
-        values = dict(zip(before.rows, before.values(score, self.arms.keys), strict=True))
+        before: RowScores | None = getattr(self.result.before, which)
+        if before is None or (self.score not in before.scores and before.logps is None):
+            return [None] * len(self.values(key, which))
+        rows = [row for one in self.settings[key] for row in getattr(one, which).rows]
+        keys = self.arms.keys if which == "tested" else None
+        values = dict(zip(before.rows, before.values(self.score, keys), strict=True))
         return [values.get(row) for row in rows]
 
     @property

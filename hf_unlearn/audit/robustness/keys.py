@@ -24,13 +24,11 @@ def key_tokens(original: RowScores, retrained: RowScores, threshold: float = THR
     found: list[list[int]] = [[] for _ in range(max(original.rows, default=-1) + 1)]
     other = retrained.some(original.rows)
     for row, mine, theirs in zip(original.rows, original.logps, other.logps, strict=True):
-        found[row] = [t for t, (o, r) in enumerate(zip(mine, theirs, strict=True)) if o - r > threshold]
+        # A row that one of them leaves undefined has no tokens there.
+        found[row] = [t for t, (o, r) in enumerate(zip(mine, theirs, strict=False)) if o - r > threshold]
     return found
 
 
 def known_share(scores: RowScores, keys: Sequence[Sequence[int]]) -> list[float | None]:
     """Whether all key tokens of a row are the most likely ones; `None` for a row without any."""
-    return [
-        float(all(correct[t] for t in keys[row])) if keys[row] else None
-        for row, correct in zip(scores.rows, scores.correct, strict=True)
-    ]
+    return scores.values("known", keys)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What kinds of audits of robustness have in common: rows, the model as it is, and then the attack."""
 
+import random
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from ...data.benchmarks import resolve_model
@@ -68,7 +71,7 @@ class RobustnessKind(AuditKind):
             before.retain = self.scored(model, args, prepared, context, "retain")
         if "holdout" in prepared.rows:
             before.holdout = self.scored(model, args, prepared, context, "holdout")
-        with torch.random.fork_rng():
+        with generators_kept():
             measured = list(self.attack(model, args, prepared, context))
         cost = {"seconds": round(time.perf_counter() - start, 2)}
         return self.result({}, self.settings(args, prepared), before, measured, cost)
@@ -116,6 +119,18 @@ class RobustnessKind(AuditKind):
             lacks.append("No retrained model was given. What an attack brings out of a model that never knew the rows "
                          "is seen in holdout rows only, if there are any.")  # fmt: skip
         return [*NOTES, *lacks]
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """The generators of torch, numpy and random are afterwards as they were, also after an exception."""
+    plain, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(numbers)
 
 
 NOTES = (

@@ -46,7 +46,8 @@ class RowScores:
         Args:
             score (`str`):
                 `probability` (`exp` of the mean log-probability a token), `exact_match` (1 if each token is the
-                most likely one), `key_probability` (the probability over key tokens alone), or a name in `scores`.
+                most likely one), `key_probability` (the probability over key tokens alone), `known` (1 if each key
+                token is the most likely one), or a name in `scores`. A row without key tokens has none of the two.
             keys (`Sequence[Collection[int]]`, *optional*):
                 Places of the key tokens in the answer, for every row of the set; see
                 [`~hf_unlearn.audit.robustness.keys.key_tokens`].
@@ -57,13 +58,14 @@ class RowScores:
             return [None] * len(self.rows)
         if score == "exact_match":
             return [float(all(row)) if row else None for row in self.correct]
-        found = self.logps
-        if score == "key_probability":
-            if keys is None:
-                return [None] * len(self.rows)
-            chosen = [keys[i] for i in self.rows]
-            found = [[row[t] for t in key if t < len(row)] for row, key in zip(found, chosen, strict=True)]
-        return [_probability(row) for row in found]
+        if score == "probability":
+            return [_probability(row) for row in self.logps]
+        if keys is None:
+            return [None] * len(self.rows)
+        found = self.correct if score == "known" else self.logps
+        chosen = [keys[i] for i in self.rows]
+        found = [[row[t] for t in key if t < len(row)] for row, key in zip(found, chosen, strict=True)]
+        return [(float(all(row)) if row else None) if score == "known" else _probability(row) for row in found]
 
     def some(self, rows: Collection[int]) -> "RowScores":
         """The same of these rows of the set, in their order."""

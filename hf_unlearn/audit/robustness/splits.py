@@ -22,7 +22,9 @@ def split_rows(
     Args:
         groups (`Sequence` `[n]`): the person or document of each row.
         shown (`float`): share of the rows for the attacker.
-        split (`str`): `"within"`: of every group some rows are shown; `"across"`: whole groups are.
+        split (`str`):
+            `"within"`: of every group some rows are shown, and of groups of one fact some groups; `"across"`: whole
+            groups are.
         seed (`int`): of the choice.
         facts (`Sequence` `[n]`, *optional*): rows of one fact, such as its paraphrases, go to one side.
 
@@ -41,11 +43,12 @@ def split_rows(
     units = defaultdict(list)
     for i, (group, fact) in enumerate(zip(groups, facts, strict=True)):
         units[group if split == "across" else fact].append(i)
-    pools = defaultdict(list)
+    whole, pools = [], defaultdict(list)
     for unit, rows in units.items():
-        pools["" if split == "across" else groups[rows[0]]].append(unit)
+        (whole if split == "across" else pools[groups[rows[0]]]).append(unit)
+    whole += [pool[0] for pool in pools.values() if len(pool) == 1]
     mine: list[int] = []
-    for pool in pools.values():
+    for pool in ([*whole], *(pool for pool in pools.values() if len(pool) > 1)):
         order = rng.permutation(len(pool))[: round(shown * len(pool))]
         mine += [row for i in sorted(order.tolist()) for row in units[pool[i]]]
     others = sorted({*range(len(groups))} - {*mine})
