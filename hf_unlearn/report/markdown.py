@@ -40,16 +40,22 @@ def render_markdown(report: dict, plots: dict[str, Path], folder: Path) -> str:
     Returns:
         `str`: markdown.
     """
-    images = [
-        f"![{text}]({plots[name].relative_to(folder).as_posix()})" for name, text in PLOTS.items() if name in plots
-    ]
+    texts = PLOTS | {
+        name: f"What is left, by {name.removeprefix('robustness_')}" for name in plots if name not in PLOTS
+    }
+    images = {
+        name: f"![{text}]({plots[name].relative_to(folder).as_posix()})"
+        for name, text in texts.items()
+        if name in plots
+    }
+    own = [images[name] for name in PLOTS if name in images]
     sections = [
         _head(report),
         _verdicts(report),
-        *images[:1],
+        *own[:1],
         _key_numbers(report),
-        _sections(report),
-        *images[1:],
+        _sections(report, images),
+        *own[1:],
         _answers(report),
         _all_metrics(report),
         _settings(report),
@@ -90,8 +96,12 @@ def _key_numbers(report: dict) -> str:
     return f"## Key numbers\n\n{hint}\n\n" + key_table(report, headings).markdown()
 
 
-def _sections(report: dict) -> str:
-    return "\n\n".join(section_markdown(section, table) for section, table in section_tables(report))
+def _sections(report: dict, images: dict[str, str]) -> str:
+    parts = []
+    for section, table in section_tables(report):
+        image = images.get(f"robustness_{section['audit']}")
+        parts += [section_markdown(section, table), *([image] if image else [])]
+    return "\n\n".join(parts)
 
 
 def _answers(report: dict) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from ..audit.arguments import AuditArguments
 from ..audit.registry import AUDITS
 from ..data.arguments import DataArguments
-from .blocks import attack_blocks, read_fields
+from ..yaml_file import read_fields
+from .blocks import attack_blocks
 
 
 @dataclass
@@ -84,7 +85,7 @@ class RunArguments(DataArguments, AuditArguments):
         AuditArguments.__post_init__(self)
         if self.audit_during_training and not self.audit:
             raise ValueError("audit_during_training needs `audit: true`.")
-        self.privacy = read_fields("privacy", self.privacy)
+        self.privacy = read_fields("privacy", self.privacy, "{attacks: [loss], fprs: [0.01]}")
         if self.privacy is not None and not self.audit:
             raise ValueError("privacy needs `audit: true`. `hf-unlearn audit privacy` attacks any checkpoint.")
         self.audits = read_fields("audits", self.audits, "{perplexity: {dataset_name: wiki.txt}}")

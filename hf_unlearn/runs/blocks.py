@@ -6,10 +6,9 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
-import yaml
-
 from ..audit.registry import AUDITS
 from ..data.qa import QAFormat
+from ..yaml_file import read_fields
 
 
 NAME = "robustness"
@@ -56,18 +55,3 @@ def attack_blocks(block: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             f"`{asked[0]}: {{{unknown[0]}: ...}}`, or leave it out."
         )
     return {name: {**shared, **own.get(name, {})} for name in dict.fromkeys(asked)}
-
-
-def read_fields(name: str, value: Any, example: str = "{attacks: [loss], fprs: [0.01]}") -> dict[str, Any] | None:
-    """Fields as a recipe or the command line gives them.
-
-    Raises:
-        `ValueError`: if they are none.
-    """
-    try:
-        fields = yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        fields = value
-    if fields is not None and not isinstance(fields, dict):
-        raise ValueError(f"{name}={value!r}; give fields, such as `{example}`.")
-    return fields

@@ -99,7 +99,8 @@ def test_models_are_made_once_and_found_by_name(files, base, tmp_path, monkeypat
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
     assert _prepare(files, base, "--retrained", "2") == 0
     told = capsys.readouterr().out
-    assert "tofu_mini/tiny-base/target" in told and "forget/probability" in told
+    assert "tofu_mini/tiny-base/target" in told
+    assert "forget/probability" in told
     made = {kind: resolve_model(f"tofu_mini/tiny-base/{kind}") for kind in ("target", "retrained", "retrained-1")}
     weights = {kind: (tmp_path / path / "model.safetensors").read_bytes() for kind, path in made.items()}
     assert len({*weights.values()}) == 3
@@ -107,7 +108,8 @@ def test_models_are_made_once_and_found_by_name(files, base, tmp_path, monkeypat
     monkeypatch.setattr("hf_unlearn.cli.unlearn.unlearn", None)
     assert _prepare(files, base, "--retrained", "2") == 0
     again = [line for line in told.splitlines() if line.startswith("tofu_mini/")]
-    assert capsys.readouterr().out.splitlines() == again and len(again) == 3
+    assert capsys.readouterr().out.splitlines() == again
+    assert len(again) == 3
 
 
 def test_other_rows_make_other_models(files, base, tmp_path, monkeypatch):

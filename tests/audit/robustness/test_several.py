@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several audits of robustness at once: the command, the recipe's block, what is said of them together, and refusals."""
+"""Several audits of robustness at once: the command, the recipe's block, what they say together, and refusals."""
 
 import json
 
@@ -169,8 +169,9 @@ def test_a_run_is_audited_and_its_line_says_so(place, tmp_path, capsys):
     for name in ("report.md", "report.html", "README.md"):
         assert verdict.line in (folder / name).read_text(encoding="utf-8")
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "- `quantize`: unresolved, " in card
-    assert " 1 setting, " in card
+    (line,) = [line for line in card.splitlines() if line.startswith("- `quantize`: unresolved: ")]
+    assert "too little was there to forget; 1 setting, " in line
+    assert line.endswith(" seconds.")
     recipe.write_text(yaml.safe_dump({**content, "audits": {"quantize": {}}}))
     capsys.readouterr()
     assert main(["run", str(recipe), "--output_dir", str(folder)]) == 2
