@@ -231,14 +231,15 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
     resolved = {name: result for name, result in resolved.items() if decides(result)} or resolved
     if not found:
         return {}
-    said = verdict([*found.values()], bound)
+    said, budget = verdict([*found.values()], bound), _budget(arms.unlearned)
     if not resolved:
         first = next(iter(found.items()))
         return {"worst/remaining": _unresolved("worst/remaining", first[1].n, first[1].details["reason"],
-                                               which=first[0], verdict=UNRESOLVED, **_shown(first[1]))}  # fmt: skip
+                                               which=first[0], verdict=UNRESOLVED, budget=budget,
+                                               **_shown(first[1]))}  # fmt: skip
     name = max(resolved, key=lambda key: (resolved[key].interval or (0, resolved[key].value))[1])
     worst = resolved[name]
-    details = {"which": name, "verdict": said, "status": "resolved", **_shown(worst)}
+    details = {"which": name, "verdict": said, "status": "resolved", "budget": budget, **_shown(worst)}
     return {
         "worst/remaining": MetricResult(
             "worst/remaining",
@@ -250,6 +251,13 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
             details=details,
         )
     }
+
+
+def _budget(result: Any) -> dict[str, Any]:
+    """What an attack tried, and what that took."""
+    seeds = {one.seed for one in result.measured} - {None}
+    tried = {"settings": len({one.key for one in result.measured}), "seeds": len(seeds)}
+    return {name: value for name, value in {**tried, **result.cost}.items() if value}
 
 
 def _shown(result: MetricResult) -> dict[str, Any]:
