@@ -18,6 +18,7 @@ _AUDITS = {
     "perplexity": ("perplexity.measure", "PerplexityAudit", "how well does the model predict general text?"),
     "quantize": ("quantize.measure", "QuantizeAudit", "does what was forgotten come back in quantised weights?"),
     "sampling": ("sampling.measure", "SamplingAudit", "does what was forgotten come out in one of many draws?"),
+    "prompts": ("prompt_attacks.measure", "PromptsAudit", "does what was forgotten come back in other words?"),
 }
 
 
