@@ -15,7 +15,7 @@ def read_audits(audits: dict) -> dict[str, dict[str, dict]]:
             were saved to.
 
     Returns:
-        `dict`: `target`, `unlearned`, `retrained` -> metric -> value, n, interval, direction, variant.
+        `dict`: `target`, `unlearned`, `retrained` -> metric -> value, n, interval, direction, variant, details.
 
     Raises:
         `ValueError`: for other names, or without `unlearned`.
@@ -31,8 +31,31 @@ def read_audits(audits: dict) -> dict[str, dict[str, dict]]:
     for name in COLUMNS:
         if name in audits:
             metrics = as_audit(audits[name]).metrics
-            read[name] = {metric: {k: result.to_dict()[k] for k in KEPT} for metric, result in metrics.items()}
+            kept = (*KEPT, "details")
+            read[name] = {metric: {k: result.to_dict()[k] for k in kept} for metric, result in metrics.items()}
     return read
+
+
+def verdict_line(audits: dict[str, dict[str, dict]]) -> str:
+    """What all metrics together say of this model, as its report says it.
+
+    Args:
+        audits (`dict`): of [`read_audits`].
+    """
+    from ..audit.registry import AUDITS
+    from ..report.sections import AUDITS_KEY
+    from ..report.verdict import verdicts
+
+    models = []
+    for name, metrics in audits.items():
+        own = {metric: result for metric, result in metrics.items() if metric.split("/")[0] not in AUDITS}
+        model = {"name": name, "kind": name, "metrics": own, AUDITS_KEY: {}}
+        for metric in metrics.keys() - own.keys():
+            kind, _, rest = metric.partition("/")
+            model[AUDITS_KEY].setdefault(kind, {"metrics": {}})["metrics"][rest] = metrics[metric]
+        models.append(model)
+    (found,) = verdicts({"models": models})
+    return found.line
 
 
 def shown(result: dict) -> dict:

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from .findings import Finding
 from .naming import format_interval, format_number, metric_in
 from .sections import section_markdown
 from .style import looks
@@ -71,9 +72,15 @@ def _verdicts(report: dict) -> str:
     rows = []
     for verdict in found:
         main = [f"{finding.word}<br>{finding.metric} {finding.value}" for finding in (verdict.forgot, verdict.kept)]
-        more = "<br>".join(f"{finding.sign} {finding.label}: {finding.value}" for finding in verdict.more)
+        more = "<br>".join(map(_check, verdict.more))
         rows.append((_name(report, verdict.model), f"{verdict.sign} {verdict.headline}", *main, more))
     return Table(["Model", "In words", "Forgot?", "Kept?", "More checks"], rows).markdown() + f"\n\n{RULE}"
+
+
+def _check(finding: Finding) -> str:
+    """A further check; in words too where it does not agree."""
+    told = [finding.value, *([] if finding.tone == "good" else [finding.word])]
+    return f"{finding.sign} " + ": ".join(filter(None, (finding.label, ", ".join(filter(None, told)))))
 
 
 def _key_numbers(report: dict) -> str:

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-import yaml
-
 from ..audit.arguments import AuditArguments
 from ..audit.registry import AUDITS
 from ..data.arguments import DataArguments
+from ..yaml_file import read_fields
 
 
 @dataclass
@@ -78,10 +77,10 @@ class RunArguments(DataArguments, AuditArguments):
         AuditArguments.__post_init__(self)
         if self.audit_during_training and not self.audit:
             raise ValueError("audit_during_training needs `audit: true`.")
-        self.privacy = _read_fields("privacy", self.privacy)
+        self.privacy = read_fields("privacy", self.privacy, "{attacks: [loss], fprs: [0.01]}")
         if self.privacy is not None and not self.audit:
             raise ValueError("privacy needs `audit: true`. `hf-unlearn audit privacy` attacks any checkpoint.")
-        self.audits = _read_fields("audits", self.audits, "{perplexity: {dataset_name: wiki.txt}}")
+        self.audits = read_fields("audits", self.audits, "{perplexity: {dataset_name: wiki.txt}}")
         blocks = self.blocks()
         if blocks and not self.audit:
             raise ValueError("audits needs `audit: true`. `hf-unlearn audit` measures any checkpoint.")
@@ -106,18 +105,3 @@ class RunArguments(DataArguments, AuditArguments):
                 raise ValueError(f"`{name}` and `audits: {{{name}: ...}}` are given. Leave one out.")
             blocks[name] = fields or {}
         return blocks
-
-
-def _read_fields(name: str, value: Any, example: str = "{attacks: [loss], fprs: [0.01]}") -> dict[str, Any] | None:
-    """Fields as a recipe or the command line gives them.
-
-    Raises:
-        `ValueError`: if they are none.
-    """
-    try:
-        fields = yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        fields = value
-    if fields is not None and not isinstance(fields, dict):
-        raise ValueError(f"{name}={value!r}; give fields, such as `{example}`.")
-    return fields

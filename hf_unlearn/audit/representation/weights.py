@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..quantize.formats import NF4, codes
+from ..quantize.formats import FORMATS
 
 
 # Larger matrices' largest singular value is estimated.
@@ -95,7 +95,7 @@ def _compared(weight: Tensor, original: Tensor) -> _Sums:
     weight, original = weight.float(), original.float()
     difference = weight - original
     change, norm = (float(held.square().sum(dtype=torch.float64)) for held in (difference, original))
-    mine, theirs = (codes(held, NF4)[0].flatten()[: held.numel()] for held in (weight, original))
+    mine, theirs = (FORMATS["nf4"].coded(held)[0] for held in (weight, original))
     ranks = [
         float(matrix.square().sum()) / _largest(matrix) ** 2
         for matrix in difference.reshape(-1, *difference.shape[-2:])

@@ -11,6 +11,8 @@ from ..scoring import TokenScores
 
 # Log-probabilities are kept with so many digits: what is told of them has two.
 DIGITS = 5
+# Scores that are made of the tokens' log-probabilities; see [`RowScores.values`].
+OF_TOKENS = ("probability", "exact_match", "key_probability", "known")
 
 
 @dataclass
@@ -54,7 +56,7 @@ class RowScores:
         """
         if score in self.scores:
             return list(self.scores[score])
-        if self.logps is None or score not in ("probability", "exact_match", "key_probability"):
+        if self.logps is None or score not in OF_TOKENS:
             return [None] * len(self.rows)
         if score == "exact_match":
             return [float(all(row)) if row else None for row in self.correct]

@@ -3,8 +3,8 @@
 
 from typing import TYPE_CHECKING
 
+from ..findings import SIGNS
 from ..table import Table
-from ..verdict import SIGNS
 
 
 if TYPE_CHECKING:
