@@ -89,6 +89,12 @@ _METHODS = {
         "DPOUnlearnTrainer",
         "preference optimisation: another answer over the forget answer; IdkDPO with refusals",
     ),
+    "altpo": (
+        "altpo",
+        "AltPOConfig",
+        "AltPOTrainer",
+        "DPO with answers that the model itself makes up, sampled before training",
+    ),
     "idk_nll": (
         "idk_nll",
         "IdkNLLConfig",

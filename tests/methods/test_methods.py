@@ -288,6 +288,10 @@ CASES = {
     "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
     "rr": Case(rr, {"layer_ids": [0, 1]}, ("none", "states"), r"layers\.", "forget/cosine"),
     "dpo": Case(OfLogProbabilities(dpo, *PAIR), {"beta": 0.3}, ("kl",), roles=PAIR),
+    # Its loss is DPO's; how its alternates come about is in tests/training/test_sampled.py.
+    "altpo": Case(
+        OfLogProbabilities(dpo, *PAIR), {"beta": 0.3, "num_alternates": 1}, ("none",), roles=PAIR, adapters=(False,)
+    ),
     "idk_nll": Case(
         OfLogProbabilities(lambda rows, args: -ascent(rows, args), "alternate"),
         retain_losses=("nll",),
