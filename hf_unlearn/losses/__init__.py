@@ -24,6 +24,8 @@ from .tokens import (
     undial_rows,
     unilogit_rows,
     wga_loss,
+    whp_rows,
+    whp_targets,
     wtnpo_loss,
 )
 
