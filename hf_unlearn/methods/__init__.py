@@ -59,6 +59,12 @@ _METHODS = {
         "UNDIALTrainer",
         "distillation from the reference with the label's logit lowered",
     ),
+    "whp": (
+        "whp",
+        "WHPConfig",
+        "WHPTrainer",
+        "fine-tuning on generic predictions, made with a model reinforced on the forget rows (Who's Harry Potter)",
+    ),
     "ihl": (
         "ihl",
         "IHLConfig",
