@@ -78,6 +78,7 @@ def test_every_recipe_is_the_method_of_its_name(path):
         "npo": ("npo", "none"),
         "npo_klr": ("npo", "kl"),
         "npo_wagle": ("npo", "nll"),
+        "loku": ("ihl", "nll"),
         "rmu": ("rmu", "states"),
     }
     content = read_yaml(path)
@@ -92,7 +93,7 @@ def test_every_recipe_is_the_method_of_its_name(path):
     assert content["method"] == method
     assert retain_loss in (None, content.get("retain_loss", "states"))
     kinds = (content.get("use_peft", False), content.get("load_in_4bit", False))
-    assert kinds == (path.stem.endswith("lora"), path.stem.endswith("qlora"))
+    assert kinds == (path.stem.endswith("lora") or path.stem == "loku", path.stem.endswith("qlora"))
 
 
 def test_the_benchmark_has_every_method_at_every_size():
