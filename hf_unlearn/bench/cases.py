@@ -75,6 +75,15 @@ CASES = {
     "flat": Case("flat", "flat", {}, ("forget", "alternate")),
     "jensun": Case("jensun", "jensun"),
 }
+# No ratio to one step of fine-tuning: why, and which passes there are.
+APART = {
+    "align_then_unlearn": "1 a step: a head trains on states, then the model through it; the encoder once",
+    "amnesiac": "1 a step, of rows with other labels and of retain rows; `subtract`: none, then 1 to repair",
+    "fisher": "1 a retain row, once; then 1 over held-out rows for each of `scales`",
+    "multidelete": "1 + 0: pairs of image and text, so a classifier's; forget rows twice",
+    "retrain": "1, of retain rows: it is fine-tuning",
+    "scrub": "1 a step, of forget rows or of retain rows, in turns; the teacher's from disk",
+}
 DEFAULT_METHODS = ("ga_kl", "npo", "npo_klr")
 # What peers do: logits of the whole vocabulary, and a second model for the reference.
 PLAIN = {"fused_losses": False, "reference": "live"}
@@ -84,17 +93,18 @@ def select(methods: Sequence[str], plain: bool) -> list[Case]:
     """The cases to run, each fine-tuning baseline before the first that needs it.
 
     Args:
-        methods (`Sequence[str]`): names in `CASES`; `sft` is allowed, and always there anyway.
+        methods (`Sequence[str]`): names in `CASES`, `all` of them; `sft` is allowed, and always there anyway.
         plain (`bool`): add the plain path of each.
     """
     cases: list[Case] = [SFT["forget", "retain"]] if "sft" in methods else []
-    for name in dict.fromkeys(methods):
+    asked = (one for given in methods for one in (CASES if given == "all" else [given]))
+    for name in dict.fromkeys(asked):
         if name == "sft":
             continue
         if name not in CASES:
             near = get_close_matches(name, CASES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown method {name!r}; allowed: sft, {', '.join(CASES)}.{hint}")
+            raise ValueError(f"Unknown method {name!r}; allowed: all, sft, {', '.join(CASES)}.{hint}")
         case = CASES[name]
         if SFT[case.roles] not in cases:
             cases.append(SFT[case.roles])
