@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that another is better than: beyond intervals, by distance from the retrained model, never by what is missing."""
+"""Rows that another is better than: beyond intervals, by distance from the retrained model, never by a gap."""
 
 import pytest
 import yaml
