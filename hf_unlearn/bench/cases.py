@@ -25,7 +25,10 @@ class Case:
     second_model: bool = False
 
     def settings_for(self, layers: int) -> dict:
-        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, else in proportion."""
+        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR reads 10 and 20, else
+        in proportion."""
+        if self.method == "rr":
+            return {"layer_ids": sorted({10 * layers // 32, 20 * layers // 32}), **self.settings}
         if self.method != "rmu":
             return self.settings
         layer = 7 * layers // 32
@@ -66,15 +69,20 @@ CASES = {
     "tnpo": Case("tnpo", "tnpo", {"retain_loss": "nll"}),
     "ihl": Case("ihl", "ihl", {"retain_loss": "nll"}),
     "unilogit": Case("unilogit", "unilogit", {"retain_loss": "nll"}),
+    "unlikelihood": Case("unlikelihood", "unlikelihood", {"retain_loss": "nll"}),
+    "max_entropy": Case("max_entropy", "max_entropy", {"retain_loss": "nll"}),
     "ceu": Case("ceu", "ceu", {"retain_loss": "none"}, ("forget",)),
     "undial": Case("undial", "undial", {"retain_loss": "none"}, ("forget",)),
     "rmu": Case("rmu", "rmu"),
+    "rr": Case("rr", "rr"),
     "mu_align": Case("mu_align", "mu_align"),
     "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
     "idk_nll": Case("idk_nll", "idk_nll", {"retain_loss": "none"}, ("alternate",)),
     "flat": Case("flat", "flat", {}, ("forget", "alternate")),
     "jensun": Case("jensun", "jensun"),
 }
+# Their pass ends at a layer: what they have to do is a part of the model's arithmetic.
+PARTIAL = ("rmu", "rr")
 # No ratio to one step of fine-tuning: why, and which passes there are.
 APART = {
     "align_then_unlearn": "1 a step: a head trains on states, then the model through it; the encoder once",

@@ -14,7 +14,7 @@ class DataArguments:
     benchmark: str | None = field(
         default=None,
         metadata={
-            "help": "`tofu`, `rwku`, `vqa_v2`, or `world` and `vqa_world` (embedded, no download).",
+            "help": "`tofu`, `tofu_mini`, `rwku`, `vqa_v2`, or `world` and `vqa_world` (embedded, no download).",
             "aliases": ["--suite"],
         },
     )
@@ -28,7 +28,10 @@ class DataArguments:
         },
     )
     forget_targets: list[str] | None = field(
-        default=None, metadata={"help": "RWKU targets to forget, by name or id (`1_Stephen_King`)."}
+        default=None,
+        metadata={
+            "help": "RWKU targets to forget, by name or id (`1_Stephen_King`), or authors of `tofu_mini` by number."
+        },
     )
     forget_dataset: str | None = field(
         default=None, metadata={"help": "Your forget rows: a file, a folder or a Hub id."}

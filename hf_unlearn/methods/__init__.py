@@ -71,6 +71,18 @@ _METHODS = {
         "UnilogitTrainer",
         "self-distillation in which the label is as likely as under the uniform distribution",
     ),
+    "unlikelihood": (
+        "unlikelihood",
+        "UnlikelihoodConfig",
+        "UnlikelihoodTrainer",
+        "minimises -log(1 - p) of each label: ascent that is bounded and fades",
+    ),
+    "max_entropy": (
+        "max_entropy",
+        "MaxEntropyConfig",
+        "MaxEntropyTrainer",
+        "predictions on forget rows as uncertain as they can be",
+    ),
     "dpo": (
         "dpo",
         "DPOUnlearnConfig",
@@ -112,6 +124,12 @@ _METHODS = {
         "RMUConfig",
         "RMUTrainer",
         "representation misdirection: steers one layer's activations",
+    ),
+    "rr": (
+        "rr",
+        "RRConfig",
+        "RRTrainer",
+        "representation rerouting (circuit breakers): activations turn away from the reference's",
     ),
     "retrain": (
         "retrain",

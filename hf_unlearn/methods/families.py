@@ -3,19 +3,19 @@
 
 # family -> what it does to forget rows, and its methods
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "ascent": ("raises the loss of the forget answers", ("ga", "wga", "satimp", "ihl")),
+    "ascent": ("raises the loss of the forget answers", ("ga", "wga", "satimp", "ihl", "unlikelihood")),
     "preference": (
         "prefers what is not the forget answer, until it is unlikely enough",
         ("npo", "simnpo", "tnpo", "dpo", "flat"),
     ),
     "distillation": (
         "gives the predictions at forget answers another target",
-        ("ceu", "undial", "unilogit", "jensun", "mu_align", "scrub"),
+        ("ceu", "undial", "unilogit", "max_entropy", "jensun", "mu_align", "scrub"),
     ),
     "other answers": ("trains on other answers to the forget prompts", ("idk_nll",)),
     "representation": (
         "moves the states inside the model, away from what they say of forget rows",
-        ("rmu", "align_then_unlearn", "multidelete"),
+        ("rmu", "rr", "align_then_unlearn", "multidelete"),
     ),
     "weights": ("changes weights without a forget term", ("fisher", "amnesiac")),
     "retraining": ("trains without the forget rows: what the others are judged against", ("retrain",)),

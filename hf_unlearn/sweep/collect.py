@@ -10,6 +10,7 @@ from ..bench.measured import costs_of
 from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
 from ..report.sections import audit_metrics
+from ..report.verdict import verdicts
 from .manifest import read_manifest
 from .progress import differences, privacy_folder
 
@@ -123,6 +124,7 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "points": [point for point in points if point["step"] < steps],
         "rounds": _rounds(resolved, [*points, {"step": steps, "values": values}]),
         "privacy": None if privacy is None else privacy["unlearned"],
+        "verdict": _verdict(report, privacy),
     }
 
 
@@ -133,6 +135,15 @@ def _cost(method: str, retain_loss: str | None) -> dict[str, float] | None:
     if not costs:
         return None
     return {"time": max(cost.time for cost in costs), "memory": max(cost.memory for cost in costs)}
+
+
+def _verdict(report: dict, privacy: dict | None) -> dict[str, str]:
+    """What a run's report says in one line, with the attacks that the sweep made beside it; and that line without
+    numbers, which several runs may share."""
+    models = [model | ({"privacy": privacy[model["kind"]]} if model["kind"] in (privacy or {}) else {})
+              for model in report["models"]]  # fmt: skip
+    found = verdicts({**report, "models": models})[0]
+    return {"line": found.line, "short": found.short}
 
 
 def _about(row: dict) -> dict[str, Any]:

@@ -102,6 +102,14 @@ def unilogit(policy, reference, label: int, args):
     return (p * (policy - target.log())).sum()
 
 
+def unlikelihood(policy, reference, label: int, args):
+    return -(1 - policy[label].exp()).log()
+
+
+def negative_entropy(policy, reference, label: int, args):
+    return (policy.exp() * policy).sum()
+
+
 class OfLogProbabilities:
     """The objective of methods over log-probabilities: a forget term over rows, and a mean over retain tokens."""
 
@@ -184,6 +192,18 @@ def rmu(pairs, policy, entered, args) -> dict[str, float]:
     return {role: distance.square().mean().item() for role, distance in terms.items()}
 
 
+def rr(pairs, policy, entered, args) -> dict[str, float]:
+    """Cosines of two layers' states, mean over tokens and layers, as a run begins: the retain term weighs 0."""
+    cosines = [
+        (h * h_ref).sum(-1) / (h.square().sum(-1) * h_ref.square().sum(-1)).sqrt()
+        for layer in args.layer_ids
+        for pair in pairs
+        for h, h_ref in [[states(model, pair["forget"], layer) for model in (policy, entered)]]
+    ]
+    terms = {"forget": torch.cat(cosines).clamp(min=0).mean().item()}
+    return terms | ({"retain": 0.0} if args.retain_loss == "states" else {})
+
+
 def jensun(pairs, policy, entered, args) -> dict[str, float]:
     """Divergences from the mixture, entry by entry; the forget rows' targets from the tokenizer."""
 
@@ -255,6 +275,9 @@ CASES = {
     "undial": Case(OfTokens(token_means(undial)), {"beta": 4.0}, knows=True, **OWN),
     "ihl": Case(OfTokens(token_means(ihl)), {}, knows=True, **OWN),
     "unilogit": Case(OfTokens(token_means(unilogit)), {}, knows=True, **OWN),
+    "unlikelihood": Case(OfTokens(token_means(unlikelihood)), {}, knows=True, **OWN),
+    # Certain predictions have no gradient: of a random model they are not.
+    "max_entropy": Case(OfTokens(token_means(negative_entropy)), {}, sinking="forget/loss", knows=True, **OWN),
     "mu_align": Case(
         OfDistributions(mu_align),
         {"alpha": 50.0},
@@ -263,6 +286,7 @@ CASES = {
         of_batches={"forget/p_max_p99"},
     ),
     "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
+    "rr": Case(rr, {"layer_ids": [0, 1]}, ("none", "states"), r"layers\.", "forget/cosine"),
     "dpo": Case(OfLogProbabilities(dpo, *PAIR), {"beta": 0.3}, ("kl",), roles=PAIR),
     "idk_nll": Case(
         OfLogProbabilities(lambda rows, args: -ascent(rows, args), "alternate"),
