@@ -62,7 +62,7 @@ def test_every_method_has_a_page_and_a_recipe_and_its_arguments_say_what_they_ar
 
 def test_the_command_line_page_has_every_command_and_audit(tables):
     page = tables.commands_page()
-    for heading in ("## `hf-unlearn run`", "## `hf-unlearn gates`", "### `hf-unlearn audit privacy`"):
+    for heading in ("## `hf-unlearn run`", "## `hf-unlearn gates`", "### `hf-unlearn audit privacy`", "audit robustness`"):
         assert heading in page
     assert "--fprs" in page
     assert "Exit status: 0" in page

@@ -39,13 +39,14 @@ def command(place, output, *words, model="mine", forget="forget.jsonl"):
 
 
 def test_one_command_makes_all_and_one_report(place, tmp_path, capsys):
-    words = ["--audits", "quantize", "--group_by", "person", "--quantize", "{formats: [int8], prune: [0.5]}"]
+    words = ["--audits", "quantize", "sampling", "--group_by", "person"]
+    words += ["--quantize", "{formats: [int8], prune: [0.5]}", "--sampling", "{ks: [1, 32]}"]
     words += ["--original_model_name_or_path", str(place / "target")]
     words += ["--retrained_model_name_or_path", str(place / "retrained")]
     assert command(place, tmp_path, *words) == 0
     said = capsys.readouterr().out
     found = json.loads((tmp_path / "robustness.json").read_text())
-    assert found["audits"] == ["quantize"]
+    assert found["audits"] == ["quantize", "sampling"]
     models = {model["name"]: model for model in found["models"]}
     assert list(models) == ["retrained", "original", "mine"]
     alone = json.loads((tmp_path / "quantize" / "quantize.json").read_text())
@@ -54,9 +55,11 @@ def test_one_command_makes_all_and_one_report(place, tmp_path, capsys):
     assert models["mine"]["audits"]["quantize"]["metrics"].keys() == own["metrics"].keys()
     # Models of random weights knew nothing.
     line = models["mine"]["verdict"]
-    assert line == "? unresolved whether it comes back by quantize"
+    assert line == "? unresolved whether it comes back by quantize, sampling"
+    assert "leak_exact@32/remaining" in models["mine"]["audits"]["sampling"]["metrics"]
     text = (tmp_path / "robustness.md").read_text()
-    for told in (line, "too little was there to forget", "quantize/quantize.md", "does not show that knowledge"):
+    files = ("quantize/quantize.md", "sampling/sampling.md")
+    for told in (line, "too little was there to forget", "does not show that knowledge", *files):
         assert told in text
     assert "unresolved whether it comes back" in " ".join(said.split())
     # Drawn again from the file alone.
