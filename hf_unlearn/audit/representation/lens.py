@@ -15,7 +15,7 @@ from .states import Rows, decoded
 
 
 # Nats by which the last layer, read so, may differ from what the model says.
-TOLERANCE = 0.05
+TOLERANCE = 0.1
 # An attacker who may try so many tokens (candidates of Patil et al., 2309.17410).
 TOP = 10
 
@@ -61,7 +61,7 @@ def check_decodes(model: nn.Module, rows: Rows, states: Sequence[Tensor]) -> Non
     row = rows.rows[longest]
     said = score_rows(model, [row], pad_token_id=rows.pad_token_id, progress=False)[0].logps
     read, _ = decoded(model, states[longest][-1], answer(row))
-    if not np.allclose(said, read, atol=TOLERANCE, rtol=TOLERANCE):
+    if not np.allclose(said, read, atol=TOLERANCE, rtol=TOLERANCE / 5):
         raise ValueError(
             f"{type(getattr(model, 'get_base_model', lambda: model)()).__name__}: what its head makes of its last "
             f"layer's states differs from what it predicts, by up to {np.abs(said - read).max():.2g} nats, so its "

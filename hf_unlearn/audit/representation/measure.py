@@ -20,7 +20,7 @@ from ..robustness.splits import split_rows
 from .arguments import PARTS, RepresentationArguments
 from .directions import prompt_means, random_units, units, without
 from .erasure import erasure
-from .lens import check_decodes, lens
+from .lens import TOP, answer, check_decodes, lens
 from .result import Representation
 from .similarity import similarity
 from .states import Rows, answer_states, patched_answers, restored_answers
@@ -33,10 +33,11 @@ SHAPE = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size")
 
 @dataclass
 class Anchor:
-    """What is kept of the original or the retrained model."""
+    """What is kept of the original or the retrained model: scores of the forget rows, and each row's mean state
+    `[n, layers, d]`."""
 
     scores: RowScores
-    states: list[Tensor]
+    means: np.ndarray
 
 
 @dataclass
@@ -95,13 +96,11 @@ class RepresentationAudit(RobustnessKind):
 
     def attack(self, model, args: RepresentationArguments, prepared, context) -> Iterator[Measured]:
         rows = self._rows(args, prepared, context)
-        places, forget = None, rows["forget"]
+        forget = rows["forget"]
         layers = list(range(len(layers_of(model)))) if args.layers is None else sorted(args.layers)
         reads = {part for part in PARTS if args.asked(part)}
-        original = None
-        if {"weights", "lens", "erasure", "restoration", "directions", "similarity"} & reads:
-            anchors, original = self._anchors(args, prepared, context, forget, layers, reads)
-            places = anchors.places
+        anchors, original = self._anchors(args, prepared, context, forget, layers, reads)
+        places = anchors.places
         if "weights" in reads:
             yield Measured("weights", RowScores([]), "weights", more=movement(model, original))
         mine = answer_states(model, forget)
@@ -120,7 +119,7 @@ class RepresentationAudit(RobustnessKind):
             for name in ("original", "retrained"):
                 anchor = getattr(anchors, name)
                 if anchor is not None:
-                    more[name] = similarity(_row_means(mine), _row_means(anchor.states))
+                    more[name] = similarity(_row_means(mine), anchor.means)
             yield Measured("similarity", RowScores([]), "similarity", more=more)
         if "directions" in reads:
             yield from self._directions(model, original, args, prepared, context, rows)
@@ -131,23 +130,23 @@ class RepresentationAudit(RobustnessKind):
 
     def _anchors(self, args, prepared, context, forget: Rows, layers, reads) -> tuple[Anchors, nn.Module | None]:
         """What is known of the other models, and the original one, loaded. The retrained one is gone by then."""
-        kept = prepared.more.get("anchors")
-        retrained = None
+        kept, retrained, states = prepared.more.get("anchors"), None, []
         if kept is None and context.retrained is not None:
             model = context.retrained()
-            retrained = Anchor(self.scored(model, args, prepared, context, desc="Retrained"), answer_states(model, forget))
+            states = answer_states(model, forget)
+            retrained = Anchor(self.scored(model, args, prepared, context, desc="Retrained"), _row_means(states))
             del model
         original = None if context.original is None else context.original()
         if kept is not None:
             return kept, original
-        kept = Anchors([list(range(_answer_length(row))) for row in forget.rows], retrained=retrained)
+        kept = Anchors(_every(forget), retrained=retrained)
         if original is not None:
             scores = self.scored(original, args, prepared, context, desc="Original")
-            kept.original = Anchor(scores, answer_states(original, forget))
+            kept.original = Anchor(scores, _row_means(answer_states(original, forget)))
             if retrained is not None and args.comparator != "holdout":
                 kept.places = key_tokens(scores, retrained.scores)
             if "erasure" in reads:
-                found = patched_answers(original, forget, retrained.states, kept.places, layers, "Patching (retrained)")
+                found = patched_answers(original, forget, states, kept.places, layers, "Patching (retrained)")
                 kept.gold = _costs(found)
         prepared.more["anchors"] = kept
         return kept, original
@@ -161,15 +160,16 @@ class RepresentationAudit(RobustnessKind):
             held = {"rows": rows["holdout"], "states": answer_states(model, rows["holdout"])}
         check_decodes(model, rows["forget"], states)
         for family, reader in (("lens", model), ("lens_original", original)):
-            if reader is None:
-                continue
-            for layer in layers:
+            for layer in layers if reader is not None else ():
                 if layer == last:
                     continue
                 found = Measured(f"layer {layer}", lens(reader, rows["forget"], states, layer, places), family)
                 if held:
-                    every = [list(range(_answer_length(row))) for row in held["rows"].rows]
-                    found.holdout = lens(reader, held["rows"], held["states"], layer, every)
+                    found.holdout = lens(reader, held["rows"], held["states"], layer, _every(held["rows"]))
+                if reader is not model:
+                    # What a model hides from its own head is asked of it alone.
+                    for read in filter(None, (found.tested, found.holdout)):
+                        del read.scores[f"top{TOP}"]
                 yield found
 
     def _restoration(self, model, original, anchors: Anchors, forget: Rows, layers) -> Measured:
@@ -231,8 +231,9 @@ def _costs(found: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [row[0] - row[1:] for row in found]
 
 
-def _answer_length(row) -> int:
-    return sum(label != -100 for label in list(row["labels"])[1:])
+def _every(rows: Rows) -> list[list[int]]:
+    """All tokens of each answer."""
+    return [list(range(len(answer(row)))) for row in rows.rows]
 
 
 def _row_means(states: Sequence[Tensor]) -> np.ndarray:

@@ -120,7 +120,9 @@ def decoded(
             part = states[start : start + batch_size, None].to(device)
             tokens = wanted[start : start + batch_size].to(device)
             with replaced({first: lambda h, part=part: part.to(h)}):
-                logits = model(input_ids=tokens[:, None], attention_mask=torch.ones_like(tokens)[:, None]).logits
+                # A cache of layers that are not there would be missed.
+                ids = {"input_ids": tokens[:, None], "attention_mask": torch.ones_like(tokens)[:, None]}
+                logits = model(**ids, use_cache=False).logits
             # One row of many tokens, as `map_labelled` reads it: labels stand one behind what predicts them.
             labels = torch.cat([torch.full_like(tokens[:1], IGNORE_INDEX), tokens])[None]
             found += map_labelled(compute, logits.transpose(0, 1), labels)
