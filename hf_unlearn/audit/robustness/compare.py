@@ -78,15 +78,26 @@ def compared(arms: Arms) -> dict[str, MetricResult]:
     found = {}
     families = dict.fromkeys(one.family for one in arms.unlearned.measured)
     for family in families:
+        refused = _damaging(arms, family)
         for score in _scores(arms.unlearned, family):
             name = "/".join(part for part in (family, score, "remaining") if part)
-            result = _family(arms, family, score, name)
+            result = _family(arms, family, score, name, refused)
             if result is not None:
                 found[name] = result
     return found | _worst(found, arms)
 
 
-def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | None:
+def _damaging(arms: Arms, family: str) -> list[tuple]:
+    """Settings that hurt the original model on the rows that are tested, by the first score that it has: the same for
+    all scores, of which a coarse one would leave out other settings."""
+    if arms.original is None:
+        return []
+    found = (_Arm(arms.original, family, score, arms) for score in _scores(arms.original, family))
+    first = next((arm for arm in found if not arm.empty), None)
+    return [] if first is None else [key for key in first.settings if first.damaged(key)]
+
+
+def _family(arms: Arms, family: str, score: str, name: str, refused: Sequence[tuple]) -> MetricResult | None:
     """`remaining` of one family and score; `None` where the score is not defined at all."""
     mine = _Arm(arms.unlearned, family, score, arms)
     if mine.empty:
@@ -105,7 +116,6 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
     which = "holdout" if arms.comparator == "holdout" else "tested"
     for one in (theirs, other):
         mine.check_alike(one)
-    refused = [key for key in theirs.settings if theirs.damaged(key)]
     settings = [key for key in mine.settings if key not in refused]
     details |= {"refused": [_label(key) for key in refused]} if refused else {}
     if not settings:
@@ -129,6 +139,7 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
         "settings": {"original": _label(o), arms.comparator: _label(r)},
         "curve": [_point(key, mine, theirs, other, which) for key in settings],
     }
+    details |= _race(details["curve"], u, taught=arms.unlearned.settings.get("data") == "teach")
     at = {"bound": bound, "resolution": resolution, "name": name}
     if which == "holdout":
         at["holdout_groups"] = mine.groups(r, which)
@@ -222,6 +233,21 @@ def _point(key: tuple, mine: _Arm, theirs: _Arm, other: _Arm, which: str) -> dic
     u, o, r = mine.mean(key), theirs.mean(key), other.mean(key, which)
     share = None if None in (u, o, r) or o - r <= 0 else (u - r) / (o - r)
     return {"setting": key[1], "step": key[2], "unlearned": u, "original": o, "never_knew": r, "remaining": share}
+
+
+def _race(curve: list[dict[str, Any]], chosen: tuple, taught: bool) -> dict[str, Any]:
+    """Of attacks that take steps: the first after which half is there (`steps_to_half`, `None` if it never is); and
+    where the tested rows themselves are taught, how many steps fewer the unlearned model needs for what it shows than
+    one that never knew them (`saved_steps`, `None` where that one does not get there)."""
+    if chosen[2] is None:
+        return {}
+    half = [point["step"] for point in curve if (point["remaining"] or 0) >= 0.5]
+    found = {"steps_to_half": min(half, default=None)}
+    if taught:
+        reached = next(p["unlearned"] for p in curve if (p["setting"], p["step"]) == chosen[1:])
+        there = [p["step"] for p in curve if None not in (reached, p["never_knew"]) and p["never_knew"] >= reached]
+        found["saved_steps"] = min(there) - chosen[2] if there else None
+    return found
 
 
 def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult]:

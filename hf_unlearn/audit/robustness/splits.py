@@ -71,8 +71,8 @@ def check_leaks(shown: Sequence[str], tested: Sequence[str], rows: Sequence[int]
     Raises:
         `ValueError`: that names the rows.
     """
-    texts = {f" {_plain(text)} " for text in shown}
-    found = [(row, f" {_plain(answer)} ") for row, answer in zip(rows, tested, strict=True)]
+    texts = {f" {plain_text(text)} " for text in shown}
+    found = [(row, f" {plain_text(answer)} ") for row, answer in zip(rows, tested, strict=True)]
     leaked = [row for row, answer in found if any(answer in text for text in texts)]
     if leaked:
         raise ValueError(
@@ -81,5 +81,6 @@ def check_leaks(shown: Sequence[str], tested: Sequence[str], rows: Sequence[int]
         )
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
+    """A text's words, without their case and what stands between them."""
     return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
