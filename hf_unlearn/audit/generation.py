@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model answers: batched greedy generation."""
+"""What a model answers: batched generation, greedy or drawn."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from hf_unlearn.data.collator import RoleCollator
 from ..modeling import evaluating
 from ..models.wrappers import reads_prompt
 from .batching import device_of, map_batches
+from .draws import Drawing
 from .model_checks import check_answered, check_language_model
 from .shared_prefix import for_rows, prefix_cache, shared_length
 
@@ -28,11 +29,15 @@ def generate_answers(
     accelerator: Any = None,
     progress: bool = True,
     desc: str = "Generating",
+    seeds: Sequence[int] | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[str]:
-    """Greedy continuations of tokenised prompts, without special tokens and surrounding white space.
+    """Continuations of tokenised prompts, without special tokens and surrounding white space.
 
-    The most likely token is taken at each step whatever the checkpoint's own generation settings are (sampling,
-    beams, repetition penalty), so that models are compared on the same terms. Generation of a row ends at the EOS
+    The most likely token is taken at each step (or one is drawn, with `seeds`) whatever the checkpoint's own
+    generation settings are (sampling, beams, repetition penalty), so that models are compared on the same terms.
+    Generation of a row ends at the EOS
     of the tokenizer or at one that the checkpoint names. What many prompts share (examples in context) goes through
     the model once.
 
@@ -53,6 +58,10 @@ def generate_answers(
             Shares the prompts among its processes; each gets all answers.
         progress (`bool`), desc (`str`):
             Progress bar.
+        seeds (`Sequence[int]`, *optional*):
+            One a prompt: answers are drawn, each by its seed alone; see [`~hf_unlearn.audit.draws.Drawing`].
+        temperature (`float`), top_p (`float`):
+            What is drawn from; unused without `seeds`.
 
     Returns:
         `list[str]`: one answer a prompt.
@@ -90,12 +99,13 @@ def generate_answers(
         if stop:
             given["stopping_criteria"] = [_Stop(tokenizer, stop, width)]
         watch = _Watch()
+        drawing = [] if seeds is None else [Drawing([seeds[i] for i in batch], temperature, top_p)]
         output = model.generate(
             input_ids=inputs["input_ids"].to(device),
             attention_mask=inputs["attention_mask"].to(device),
             generation_config=config,
             synced_gpus=synced,
-            logits_processor=[watch],
+            logits_processor=[watch, *drawing],
             **given,
         )
         texts = [_decode(row, eos, tokenizer, stop) for row in output[:, width:].tolist()]

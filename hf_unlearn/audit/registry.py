@@ -18,6 +18,9 @@ _AUDITS = {
     "perplexity": ("perplexity.measure", "PerplexityAudit", "how well does the model predict general text?"),
     "relearn": ("relearn.measure", "RelearnAudit", "does a little training bring back what was forgotten?"),
     "quantize": ("quantize.measure", "QuantizeAudit", "does what was forgotten come back in quantised weights?"),
+    "sampling": ("sampling.measure", "SamplingAudit", "does what was forgotten come out in one of many draws?"),
+    "representation": ("representation.measure", "RepresentationAudit", "in which layers can it still be read?"),
+    "prompts": ("prompt_attacks.measure", "PromptsAudit", "does what was forgotten come back in other words?"),
 }
 
 

@@ -130,14 +130,16 @@ class Measuring:
         })  # fmt: skip
 
 
-def audit(kind: AuditKind, args: Any, qa: QAFormat) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Audits the models that the arguments name.
+def audit(
+    kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Audits the models that the arguments name; `prepared` is what the kind prepared of them, if it did.
 
     Returns:
         `tuple`: the content of the kind's file, and the files that were written, by ending; none on all processes
         but the first.
     """
-    prepared = kind.prepare(args, qa)
+    prepared = prepared or kind.prepare(args, qa)
     accelerator = Accelerator() if kind.shares_work else None
     measuring = Measuring(kind, args, qa, prepared, accelerator=accelerator)
     gold, original = measuring.retrained(), measuring.original()
@@ -233,6 +235,12 @@ def block_fields(kind: AuditKind, recipe: Mapping[str, Any], asked: Mapping[str,
     """
     if refused := sorted({*kind.own} & asked.keys()):
         raise ValueError(f"{kind.name}: {', '.join(refused)} cannot be given: they are each run's own.")
+    known = {part.name for part in fields(kind.arguments)}
+    if recipe.get("forget_where") is not None and "forget_split" in known and "forget_where" not in known:
+        raise ValueError(
+            f"{kind.name}: reads all forget rows of a benchmark, and forget_where leaves some out. Write those that "
+            "are meant to a file and name it as forget_dataset."
+        )
     return {**kind.taken_over(recipe), **asked, **kind.of_run(recipe, str(folder))}
 
 

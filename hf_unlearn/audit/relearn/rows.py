@@ -9,7 +9,8 @@ import numpy as np
 
 from ...data.sources import load_rows
 from ..robustness.rows import RobustnessPrepared, encoded_rows
-from ..robustness.splits import check_leaks, plain_text, split_rows
+from ..robustness.splits import check_leaks, split_rows
+from ..robustness.words import words
 from ..sets import AuditSet, read_sets, rows_digest
 from .arguments import OWN_ROWS, RelearnArguments
 
@@ -97,7 +98,7 @@ _OTHERS = ("retain", "holdout")
 def _halves(args: RelearnArguments, prepared: RobustnessPrepared, name: str, seed: int):
     rows, groups = prepared.sets[name], prepared.groups[name]
     column = "answer" if rows.is_qa else "text"
-    facts = [plain_text(row[column]) for row in rows.rows]
+    facts = [words(row[column]) for row in rows.rows]
     if args.fact_by is not None and name == "forget":
         if missing := [i for i, row in zip(rows.index, rows.rows, strict=True) if row.get(args.fact_by) is None]:
             raise ValueError(

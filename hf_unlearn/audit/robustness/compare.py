@@ -11,6 +11,7 @@ import numpy as np
 
 from ..result import MetricResult, mean_result
 from .keys import key_tokens
+from .maximum import joining, row_maximum
 from .measured import Measured, RowScores
 from .recovery import NOT_RECOVERED, SUPPRESSED, UNRESOLVED, decides, remaining, verdict
 
@@ -75,29 +76,38 @@ def before_metrics(found) -> dict[str, MetricResult]:
 def compared(arms: Arms) -> dict[str, MetricResult]:
     """`<family>/<score>/remaining` of every family and score, and `worst/remaining`, the one whose interval reaches
     highest."""
-    found = {}
+    arms, found = _with_maximum(arms), {}
     families = dict.fromkeys(one.family for one in arms.unlearned.measured)
     for family in families:
-        refused = _damaging(arms, family)
         for score in _scores(arms.unlearned, family):
             name = "/".join(part for part in (family, score, "remaining") if part)
-            result = _family(arms, family, score, name, refused)
+            result = _family(arms, family, score, name)
             if result is not None:
                 found[name] = result
     return found | _worst(found, arms)
 
 
-def _damaging(arms: Arms, family: str) -> list[tuple]:
-    """Settings that hurt the original model on the rows that are tested, by the first score that it has: the same for
-    all scores, of which a coarse one would leave out other settings."""
-    if arms.original is None:
-        return []
-    found = (_Arm(arms.original, family, score, arms) for score in _scores(arms.original, family))
-    first = next((arm for arm in found if not arm.empty), None)
-    return [] if first is None else [key for key in first.settings if first.damaged(key)]
+def _with_maximum(arms: Arms) -> Arms:
+    """The arms with the best attack of each row as one more family, where attacks take part in it. Those that damage
+    the original model are left out of it."""
+    families = joining(arms.unlearned.measured)
+    if not families:
+        return arms
+    original = arms.original
+    left_out = [] if original is None else [name for name in families if _Arm(original, name, "", arms).all_damaged]
+    kept = [name for name in families if name not in left_out]
+    scores = list(dict.fromkeys(score for name in families for score in _scores(arms.unlearned, name)))
+
+    def joined(result):
+        if result is None:
+            return None
+        best = row_maximum(result, kept, scores, arms.keys, among=kept, left_out=left_out)
+        return replace(result, measured=[*result.measured, best])
+
+    return Arms(joined(arms.unlearned), joined(arms.retrained), joined(original))
 
 
-def _family(arms: Arms, family: str, score: str, name: str, refused: Sequence[tuple]) -> MetricResult | None:
+def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | None:
     """`remaining` of one family and score; `None` where the score is not defined at all."""
     mine = _Arm(arms.unlearned, family, score, arms)
     if mine.empty:
@@ -116,12 +126,13 @@ def _family(arms: Arms, family: str, score: str, name: str, refused: Sequence[tu
     which = "holdout" if arms.comparator == "holdout" else "tested"
     for one in (theirs, other):
         mine.check_alike(one)
+    refused = [key for key in theirs.settings if theirs.damaged(key)]
     settings = [key for key in mine.settings if key not in refused]
     details |= {"refused": [_label(key) for key in refused]} if refused else {}
+    details |= mine.told
     if not settings:
-        return _unresolved(
-            name, mine.n, "every setting of the attack damages the original model on the tested rows", **details
-        )
+        reason = f"every setting of the attack damages the original model on the {theirs.watched[0]} rows"
+        return _unresolved(name, mine.n, reason, idle=True, **details)
     # An attack that did not take place, in whichever model, says nothing.
     failed = {key: why for one in (mine, other, theirs) for key in settings if (why := one.failed(key))}
     settings = [key for key in settings if key not in failed]
@@ -157,7 +168,7 @@ class _Arm:
     """One model's values of a score, by setting; those of several seeds one after the other."""
 
     def __init__(self, result, family: str, score: str, arms: Arms):
-        self.result, self.score, self.arms = result, score, arms
+        self.result, self.family, self.score, self.arms = result, family, score, arms
         found = _by_setting(one for one in result.measured if one.family == family)
         self.settings = found
         self.seeds = max((len(seeds) for seeds in found.values()), default=0)
@@ -209,7 +220,8 @@ class _Arm:
         before: RowScores | None = getattr(self.result.before, which)
         if before is None or (self.score not in before.scores and before.logps is None):
             return [None] * len(self.values(key, which))
-        rows = [row for one in self.settings[key] for row in getattr(one, which).rows]
+        parts = [getattr(one, which) for one in self.settings[key]]
+        rows = [row for part in parts if part is not None for row in part.rows]
         keys = self.arms.keys if which == "tested" else None
         values = dict(zip(before.rows, before.values(self.score, keys), strict=True))
         return [values.get(row) for row in rows]
@@ -218,10 +230,39 @@ class _Arm:
     def before(self) -> float | None:
         return next((_mean(self.before_rows(key)) for key in self.settings), None)
 
+    @property
+    def watched(self) -> tuple[str, float]:
+        """The rows by which damage is seen, and the least share of what was known of them that must be left."""
+        which, share = self.result.settings.get("damaging", ("tested", DAMAGING))
+        return which, share
+
     def damaged(self, key: tuple) -> bool:
-        """Whether a setting hurts this (the original) model on the rows that are tested."""
-        before, after = _mean(self.before_rows(key)), self.mean(key)
-        return before is not None and after is not None and after < DAMAGING * before
+        """Whether a setting hurts this (the original) model, by one score for all: a coarse one would leave out other
+        settings, and other rows have no key tokens."""
+        which, share = self.watched
+        judge = self._of("probability") if which != "tested" else self._judge
+        before, after = _mean(judge.before_rows(key, which)), judge.mean(key, which)
+        return before is not None and after is not None and after < share * before
+
+    @cached_property
+    def _judge(self) -> "_Arm":
+        """The first score that there is."""
+        arms = (self._of(score) for score in _scores(self.result, self.family))
+        return next((arm for arm in arms if not arm.empty), self)
+
+    def _of(self, score: str) -> "_Arm":
+        return _Arm(self.result, self.family, score, self.arms)
+
+    @property
+    def all_damaged(self) -> bool:
+        """Whether every setting hurts this (the original) model."""
+        return all(self.damaged(key) for key in self.settings)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the family says of itself beside its scores."""
+        more = {} if not self.settings else next(iter(self.settings.values()))[0].more
+        return {name: more[name] for name in ("among", "left_out", "optional") if name in more}
 
     def failed(self, key: tuple) -> str | None:
         """Why a setting changed nothing at all, if it says so."""
@@ -258,13 +299,18 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
     if not found:
         return {}
     said = verdict([*found.values()], bound)
+    if said == UNRESOLVED:
+        # What the original model does not show either, and what only adds to other results, leaves nothing open.
+        said = verdict([result for result in found.values() if not _is_aside(result)], bound)
+    budget = _budget(arms.unlearned)
     if not resolved:
         first = next(iter(found.items()))
         return {"worst/remaining": _unresolved("worst/remaining", first[1].n, first[1].details["reason"],
-                                               which=first[0], verdict=UNRESOLVED, **_shown(first[1]))}  # fmt: skip
+                                               which=first[0], verdict=UNRESOLVED, budget=budget,
+                                               **_shown(first[1]))}  # fmt: skip
     name = max(resolved, key=lambda key: (resolved[key].interval or (0, resolved[key].value))[1])
     worst = resolved[name]
-    details = {"which": name, "verdict": said, "status": "resolved", **_shown(worst)}
+    details = {"which": name, "verdict": said, "status": "resolved", "budget": budget, **_shown(worst)}
     return {
         "worst/remaining": MetricResult(
             "worst/remaining",
@@ -278,10 +324,21 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
     }
 
 
+def _budget(result: Any) -> dict[str, Any]:
+    """What an attack tried, and what that took."""
+    seeds = {one.seed for one in result.measured} - {None}
+    tried = {"settings": len({one.key for one in result.measured}), "seeds": len(seeds)}
+    return {name: value for name, value in {**tried, **result.cost}.items() if value}
+
+
+def _is_aside(result: MetricResult) -> bool:
+    return bool(result.details.get("idle") or result.details.get("optional"))
+
+
 def _shown(result: MetricResult) -> dict[str, Any]:
     """What a table shows beside `remaining`."""
     names = ("before", "after", "original_after", "retrained_after", "holdout_after", "setting", "clusters")
-    return {name: result.details[name] for name in (*names, "provisional") if name in result.details}
+    return {name: result.details[name] for name in (*names, "provisional", "left_out") if name in result.details}
 
 
 def _unresolved(name: str, n: int, reason: str, **details) -> MetricResult:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..scoring import TokenScores
+from .arguments import SCORES
 
 
 # Log-probabilities are kept with so many digits: what is told of them has two.
@@ -54,7 +55,7 @@ class RowScores:
         """
         if score in self.scores:
             return list(self.scores[score])
-        if self.logps is None:
+        if self.logps is None or score not in SCORES:
             return [None] * len(self.rows)
         if score == "exact_match":
             return [float(all(row)) if row else None for row in self.correct]

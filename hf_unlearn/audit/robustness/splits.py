@@ -6,6 +6,8 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from .words import stands_in
+
 
 SPLITS = ("within", "across")
 
@@ -71,16 +73,11 @@ def check_leaks(shown: Sequence[str], tested: Sequence[str], rows: Sequence[int]
     Raises:
         `ValueError`: that names the rows.
     """
-    texts = {f" {plain_text(text)} " for text in shown}
-    found = [(row, f" {plain_text(answer)} ") for row, answer in zip(rows, tested, strict=True)]
-    leaked = [row for row, answer in found if any(answer in text for text in texts)]
+    leaked = [
+        row for row, answer in zip(rows, tested, strict=True) if any(stands_in(answer, text) for text in {*shown})
+    ]
     if leaked:
         raise ValueError(
             f"The answers of the tested rows {', '.join(map(str, leaked[:10]))} stand in what the attacker is shown, "
             "so the attack would teach them. Leave these texts out of the attack's rows."
         )
-
-
-def plain_text(text: str) -> str:
-    """A text's words, without their case and what stands between them."""
-    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
