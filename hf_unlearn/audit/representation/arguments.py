@@ -22,9 +22,7 @@ DEFAULT = ("weights", "lens", "erasure", "restoration", "directions")
 class RepresentationArguments(RobustnessArguments):
     """What is read in the model."""
 
-    parts: list[str] = field(
-        default_factory=lambda: list(DEFAULT), metadata={"help": f"Parts: {', '.join(PARTS)}."}
-    )
+    parts: list[str] = field(default_factory=lambda: list(DEFAULT), metadata={"help": f"Parts: {', '.join(PARTS)}."})
     layers: list[int] | None = field(
         default=None,
         metadata={
