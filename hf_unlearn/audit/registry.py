@@ -19,6 +19,11 @@ _AUDITS = {
     "quantize": ("quantize.measure", "QuantizeAudit", "does what was forgotten come back in quantised weights?"),
     "sampling": ("sampling.measure", "SamplingAudit", "does what was forgotten come out in one of many draws?"),
     "prompts": ("prompt_attacks.measure", "PromptsAudit", "does what was forgotten come back in other words?"),
+    "soft_prompt": (
+        "soft_prompt.measure",
+        "SoftPromptAudit",
+        "does a trained prompt bring back other forgotten rows?",
+    ),
 }
 
 
