@@ -16,7 +16,7 @@ from ..batching import device_of
 
 
 # Words behind a question: where the prompts with and without them part, the question ends.
-PROBES = (" x", " 7", "x", "\n1")
+PROBES = (" x", " 7", "x", "7")
 
 
 def reserved_id(rows: Sequence[Mapping[str, Sequence[int]]], size: int) -> int:
