@@ -23,7 +23,10 @@ OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 NOTEBOOK = "mu_align.ipynb"
 # What a method is written with.
 SEAMS = ["hf_unlearn.training.method.Method", "hf_unlearn.forward.needs.Need", "hf_unlearn.forward.role_rows.RoleRows"]
-LOSSES = ["hf_unlearn.losses", *(f"hf_unlearn.losses.{part}" for part in ("tokens", "soft_labels", "arithmetic"))]
+LOSSES = [
+    "hf_unlearn.losses",
+    *(f"hf_unlearn.losses.{part}" for part in ("tokens", "states", "soft_labels", "arithmetic")),
+]
 LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
 
 

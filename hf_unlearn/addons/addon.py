@@ -59,6 +59,8 @@ class Backward:
         share (`float`): what each micro-batch's loss is multiplied by, 1 over their number.
         last (`bool`): whether this is the step's last micro-batch.
         log (`Callable[[str, Tensor], None]`): see [`Step`].
+        mean (`Callable[[Tensor], Tensor]`, *optional*): of a tensor over processes, where there are several: nothing
+            else of this pass is.
     """
 
     run: Callable[..., None]
@@ -66,6 +68,7 @@ class Backward:
     share: float
     last: bool
     log: Callable[[str, Tensor], None]
+    mean: Callable[[Tensor], Tensor] | None = None
 
 
 class AddOn:
@@ -139,7 +142,8 @@ class AddOn:
         raise NotImplementedError
 
     def around_backward(self, terms: Mapping[str, Tensor], backward: Backward) -> Tensor:
-        """Takes the place of a micro-batch's one backward pass.
+        """Takes the place of a micro-batch's one backward pass. The gradients that it leaves after a step's last one
+        are averaged over processes.
 
         Args:
             terms (`Mapping[str, Tensor]`): weighted terms that make up the loss, by role; those of add-ons by name.

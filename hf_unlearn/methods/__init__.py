@@ -125,6 +125,12 @@ _METHODS = {
         "RMUTrainer",
         "representation misdirection: steers one layer's activations",
     ),
+    "rr": (
+        "rr",
+        "RRConfig",
+        "RRTrainer",
+        "representation rerouting (circuit breakers): activations turn away from the reference's",
+    ),
     "retrain": (
         "retrain",
         "RetrainConfig",

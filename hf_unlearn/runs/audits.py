@@ -43,6 +43,7 @@ class Measuring:
     ):
         self.kind, self.args, self.prepared, self.progress = kind, args, prepared, progress
         self.accelerator, self.device = accelerator, PartialState().device
+        self.original_revision: str | None = None
         self.cache = _cache(kind, args, qa, prepared, self.device.type) if kind.kept else None
 
     def load(self, name: str, revision: str | None = None) -> Any:
@@ -58,6 +59,7 @@ class Measuring:
 
     def original(self, revision: str | None = None) -> SavedResult | None:
         """The result of the model before unlearning; `None` where none is named, or the kind does not measure it."""
+        self.original_revision = revision
         name = getattr(self.args, ORIGINAL, None) if self.kind.original_is_measured else None
         return None if name is None else self._measured(name, revision)
 
@@ -90,7 +92,7 @@ class Measuring:
             if retrained is not None and (reads or not self.kind.retrained_is_measured):
                 context.retrained = partial(self.load, retrained)
             if before is not None and reads:
-                context.original = partial(self.load, before)
+                context.original = partial(self.load, before, self.original_revision)
             result = self.kind.measure(self.load(name, revision), self.args, self.prepared, context)
             if self.cache is not None:
                 self.cache.put(path, result)
@@ -128,14 +130,16 @@ class Measuring:
         })  # fmt: skip
 
 
-def audit(kind: AuditKind, args: Any, qa: QAFormat) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Audits the models that the arguments name.
+def audit(
+    kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Audits the models that the arguments name; `prepared` is what the kind prepared of them, if it did.
 
     Returns:
         `tuple`: the content of the kind's file, and the files that were written, by ending; none on all processes
         but the first.
     """
-    prepared = kind.prepare(args, qa)
+    prepared = prepared or kind.prepare(args, qa)
     accelerator = Accelerator() if kind.shares_work else None
     measuring = Measuring(kind, args, qa, prepared, accelerator=accelerator)
     gold, original = measuring.retrained(), measuring.original()
@@ -231,6 +235,12 @@ def block_fields(kind: AuditKind, recipe: Mapping[str, Any], asked: Mapping[str,
     """
     if refused := sorted({*kind.own} & asked.keys()):
         raise ValueError(f"{kind.name}: {', '.join(refused)} cannot be given: they are each run's own.")
+    known = {part.name for part in fields(kind.arguments)}
+    if recipe.get("forget_where") is not None and "forget_split" in known and "forget_where" not in known:
+        raise ValueError(
+            f"{kind.name}: reads all forget rows of a benchmark, and forget_where leaves some out. Write those that "
+            "are meant to a file and name it as forget_dataset."
+        )
     return {**kind.taken_over(recipe), **asked, **kind.of_run(recipe, str(folder))}
 
 
@@ -267,6 +277,6 @@ def _cache(kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared, device:
     about |= {f"rows of {name}": rows_digest(rows) for name, rows in prepared.rows.items()}
     if kind.reads_others:
         names = [getattr(args, name, None) for name in ("retrained_model_name_or_path", ORIGINAL)]
-        about["others"] = [name and weights_of(resolve_model(name)) for name in names]
+        about["others"] = [name and (weights_of(resolve_model(name)) or name) for name in names]
     about |= {f"version of {name}": value for name, value in versions().items()}
     return ResultCache(about, about, kind.result, f"{kind.name}_audits")

@@ -9,6 +9,7 @@ from typing import Any
 from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
 from ..report.sections import audit_metrics
+from ..report.verdict import verdicts
 from .manifest import read_manifest
 from .progress import differences, privacy_folder
 
@@ -121,7 +122,17 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "points": [point for point in points if point["step"] < steps],
         "rounds": _rounds(resolved, [*points, {"step": steps, "values": values}]),
         "privacy": None if privacy is None else privacy["unlearned"],
+        "verdict": _verdict(report, privacy),
     }
+
+
+def _verdict(report: dict, privacy: dict | None) -> dict[str, str]:
+    """What a run's report says in one line, with the attacks that the sweep made beside it; and that line without
+    numbers, which several runs may share."""
+    models = [model | ({"privacy": privacy[model["kind"]]} if model["kind"] in (privacy or {}) else {})
+              for model in report["models"]]  # fmt: skip
+    found = verdicts({**report, "models": models})[0]
+    return {"line": found.line, "short": found.short}
 
 
 def _about(row: dict) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..addons.average import AverageArguments
+from ..addons.gradient_conflict import GradientConflictArguments
 from ..addons.l1 import L1Arguments
 from ..addons.masks.arguments import MaskArguments
 from ..addons.poison import PoisonArguments
@@ -33,6 +34,7 @@ class UnlearnConfig(
     ClassifierArguments,
     PoisonArguments,
     ValueNormArguments,
+    GradientConflictArguments,
     SAMArguments,
     SmoothingArguments,
     L1Arguments,

@@ -100,7 +100,8 @@ def test_every_recipe_is_the_method_of_its_name(path):
     assert content["method"] == method
     assert retain_loss in (None, content.get("retain_loss", "states"))
     kinds = (content.get("use_peft", False), content.get("load_in_4bit", False))
-    assert kinds == (path.stem.endswith("lora"), path.stem.endswith("qlora"))
+    # Rerouting is published with an adapter, and has no other recipe.
+    assert kinds == (path.stem.endswith("lora") or method == "rr", path.stem.endswith("qlora"))
 
 
 def test_the_benchmark_has_every_method_at_every_size():
@@ -235,7 +236,7 @@ def test_tofu_recipes_have_the_settings_of_their_sources(path):
     # One epoch warms up; SCRUB has a schedule of its own.
     assert args.get_warmup_steps(100) == (0 if recipe.run.method == "scrub" else 100 / args.num_train_epochs)
     # Those of the method's own authors, where they publish some for TOFU.
-    weights = {"simnpo": (0.1375, 1.0), "satimp": (1.0, 0.1)}.get(recipe.run.method, (1.0, 1.0))
+    weights = {"simnpo": (0.1375, 1.0), "satimp": (1.0, 0.1), "rr": (10.0, 10.0)}.get(recipe.run.method, (1.0, 1.0))
     assert (args.forget_weight, args.retain_weight) == weights
     # NPO's; another method's beta is something else.
     assert recipe.run.method != "npo" or args.beta == 0.1

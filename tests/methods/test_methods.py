@@ -192,6 +192,18 @@ def rmu(pairs, policy, entered, args) -> dict[str, float]:
     return {role: distance.square().mean().item() for role, distance in terms.items()}
 
 
+def rr(pairs, policy, entered, args) -> dict[str, float]:
+    """Cosines of two layers' states, mean over tokens and layers, as a run begins: the retain term weighs 0."""
+    cosines = [
+        (h * h_ref).sum(-1) / (h.square().sum(-1) * h_ref.square().sum(-1)).sqrt()
+        for layer in args.layer_ids
+        for pair in pairs
+        for h, h_ref in [[states(model, pair["forget"], layer) for model in (policy, entered)]]
+    ]
+    terms = {"forget": torch.cat(cosines).clamp(min=0).mean().item()}
+    return terms | ({"retain": 0.0} if args.retain_loss == "states" else {})
+
+
 def jensun(pairs, policy, entered, args) -> dict[str, float]:
     """Divergences from the mixture, entry by entry; the forget rows' targets from the tokenizer."""
 
@@ -274,6 +286,7 @@ CASES = {
         of_batches={"forget/p_max_p99"},
     ),
     "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
+    "rr": Case(rr, {"layer_ids": [0, 1]}, ("none", "states"), r"layers\.", "forget/cosine"),
     "dpo": Case(OfLogProbabilities(dpo, *PAIR), {"beta": 0.3}, ("kl",), roles=PAIR),
     "idk_nll": Case(
         OfLogProbabilities(lambda rows, args: -ascent(rows, args), "alternate"),

@@ -2,9 +2,14 @@
 """What `hf-unlearn audit quantize` and a recipe's `audits: {quantize: ...}` take."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from ..robustness.arguments import RobustnessArguments
 from .formats import FORMATS
+
+
+BACKENDS = ("simulated", "bitsandbytes")
+REAL = ("nf4", "fp4", "int8")
 
 
 @dataclass
@@ -18,6 +23,18 @@ class QuantizeArguments(RobustnessArguments):
         default_factory=list,
         metadata={"help": "Shares of each matrix that magnitude pruning sets to 0, such as 0.1 0.3."},
     )
+    backend: str = field(
+        default="simulated",
+        metadata={
+            "help": "`simulated` rounds weights and computes in their own dtype; `bitsandbytes` puts its layers into "
+            f"the model, for {', '.join(REAL)}, and requires that package.",
+            "choices": list(BACKENDS),
+        },
+    )
+    skip: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of modules that are left as they are, such as `down_proj`; the head always is."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -27,3 +44,10 @@ class QuantizeArguments(RobustnessArguments):
             raise ValueError(f"prune: {wrong[0]}; give shares between 0 and 1.")
         if not self.formats and not self.prune:
             raise ValueError("Neither formats nor prune is given. Give at least one.")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend={self.backend!r}; allowed: {', '.join(BACKENDS)}.")
+        if self.backend == "bitsandbytes":
+            if other := [name for name in self.formats if name not in REAL]:
+                raise ValueError(f"bitsandbytes has no format {other[0]!r}, only {', '.join(REAL)}. Use `simulated`.")
+            if find_spec("bitsandbytes") is None:
+                raise ValueError("backend='bitsandbytes' requires that package: `pip install bitsandbytes`.")

@@ -278,13 +278,15 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
     if said == UNRESOLVED:
         # What the original model does not show either, and what only adds to other results, leaves nothing open.
         said = verdict([result for result in found.values() if not _is_aside(result)], bound)
+    budget = _budget(arms.unlearned)
     if not resolved:
         first = next(iter(found.items()))
         return {"worst/remaining": _unresolved("worst/remaining", first[1].n, first[1].details["reason"],
-                                               which=first[0], verdict=UNRESOLVED, **_shown(first[1]))}  # fmt: skip
+                                               which=first[0], verdict=UNRESOLVED, budget=budget,
+                                               **_shown(first[1]))}  # fmt: skip
     name = max(resolved, key=lambda key: (resolved[key].interval or (0, resolved[key].value))[1])
     worst = resolved[name]
-    details = {"which": name, "verdict": said, "status": "resolved", **_shown(worst)}
+    details = {"which": name, "verdict": said, "status": "resolved", "budget": budget, **_shown(worst)}
     return {
         "worst/remaining": MetricResult(
             "worst/remaining",
@@ -296,6 +298,13 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
             details=details,
         )
     }
+
+
+def _budget(result: Any) -> dict[str, Any]:
+    """What an attack tried, and what that took."""
+    seeds = {one.seed for one in result.measured} - {None}
+    tried = {"settings": len({one.key for one in result.measured}), "seeds": len(seeds)}
+    return {name: value for name, value in {**tried, **result.cost}.items() if value}
 
 
 def _is_aside(result: MetricResult) -> bool:

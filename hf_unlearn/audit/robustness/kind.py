@@ -74,7 +74,7 @@ class RobustnessKind(AuditKind):
         with generators_kept():
             measured = list(self.attack(model, args, prepared, context))
         cost = {"seconds": round(time.perf_counter() - start, 2)}
-        return Robustness({}, self.settings(args, prepared), before, measured, cost)
+        return self.result({}, self.settings(args, prepared), before, measured, cost)
 
     def settings(self, args: RobustnessArguments, prepared: RobustnessPrepared) -> dict[str, Any]:
         """What must be alike in results that are compared."""

@@ -2,9 +2,13 @@
 """How audits of robustness read: before, after, and what is left beside a model that never knew."""
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from ...report.sections import cell_of, section_cell
+from ...report.drawing import save_figures
+from ...report.robustness import panels, robustness_figure
+from ...report.sections import AUDITS_KEY, cell_of, section_cell
 from ...report.table import Cell
 from ..view import AuditView
 
@@ -27,6 +31,27 @@ class RobustnessView(AuditView):
 
     def __init__(self, name: str, title: str, text: str):
         super().__init__(name, title=title, text=f"{text} {TEXT}", columns={WORST: "Remaining ↓"})
+
+    def write(self, found: Mapping[str, Any], output_dir: str | Path) -> dict[str, Path]:
+        """Writes `plots/robustness_<name>.png` too, where there is something to draw."""
+        figure = {self._figure: partial(robustness_figure, self._report(found), self.name, self.title)}
+        save_figures(figure, Path(output_dir) / "plots")
+        return super().write(found, output_dir)
+
+    def render(self, found: Mapping[str, Any]) -> str:
+        text = super().render(found)
+        if not panels(self._report(found)["models"], self.name):
+            return text
+        head, line, rest = text.partition("\n## ")
+        return f"{head}\n![{self.title}](plots/{self._figure}.png)\n{line}{rest}"
+
+    @property
+    def _figure(self) -> str:
+        return f"robustness_{self.name}"
+
+    def _report(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """A file's models as a report has them."""
+        return {"models": [{**model, AUDITS_KEY: {self.name: self.summary(model)}} for model in found["models"]]}
 
     def section(self, models):
         section = super().section(models)

@@ -2,6 +2,7 @@
 """The tables of a sweep: `table.csv`, `targets.csv`, and `table.md` for reading."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +28,21 @@ def write_table(table: Table, path: Path) -> None:
     and number of runs. What is missing is an empty cell."""
     numbers = [f"{name}{part}" for name in (*table.metrics, SECONDS) for part in PARTS]
     heads = ["kind", "recipe", "method", "variant", "step", "tags", "n_runs", "n_seeds", "n_targets", *numbers]
-    heads += ["share_of_retraining", "selection"]
-    write_csv(path, heads, ({**_about(row), **_numbers(row, table), "selection": table.rule} for row in table.rows))
+    heads += ["share_of_retraining", "selection", "verdict"]
+    told = ({"selection": table.rule, "verdict": verdict_of(row)} for row in table.rows)
+    rows = zip(table.rows, told, strict=True)
+    write_csv(path, heads, ({**_about(row), **_numbers(row, table), **more} for row, more in rows))
+
+
+def verdict_of(row: Row, joint: str = "; also ") -> str:
+    """What the reports of a row's runs say, each once and with the number of runs where they differ; nothing where a
+    rule chose an evaluation on the way, which is no end."""
+    said = Counter(
+        point.run["verdict"]["short"] for point in row.points if point.step is None and point.run.get("verdict")
+    )
+    if len(said) < 2:
+        return next(iter(said), "")
+    return joint.join(f"{text} ({count} of {said.total()} runs)" for text, count in said.most_common())
 
 
 def write_targets(table: Table, path: Path) -> None:
@@ -133,6 +147,8 @@ def _main_table(sweep: dict[str, Any], table: Table, rows: list[Row]) -> str:
     heads = ["", *(["setting"] if varied else []), "seeds", *(["targets"] if targets_of(rows) else [])]
     heads += [heading_of(sweep, name) for name in table.metrics] + ["seconds"]
     heads += ["of retraining"] if table.retrained_seconds else []
+    judged = any(verdict_of(row) for row in rows)
+    heads += ["in words"] if judged else []
     lines = []
     for row in rows:
         about = [escape(row.label)]
@@ -142,7 +158,7 @@ def _main_table(sweep: dict[str, Any], table: Table, rows: list[Row]) -> str:
         cells = [text_of(name, row.cells[name]) for name in (*table.metrics, SECONDS)]
         share = share_of_retraining(row, table)
         cells += [UNDEFINED if share is None else f"{share:.2f}"] if table.retrained_seconds else []
-        lines.append([*about, *cells])
+        lines.append([*about, *cells, *([verdict_of(row, "<br>")] if judged else [])])
     return Shown(heads, lines, numbers=True).markdown()
 
 

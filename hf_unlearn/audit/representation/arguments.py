@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `hf-unlearn audit representation` and a recipe's `audits: {representation: ...}` take."""
+
+from dataclasses import dataclass, field
+
+from ..robustness.arguments import RobustnessArguments
+
+
+# part -> what it requires besides the audited model
+PARTS = {
+    "weights": ("original",),
+    "lens": (),
+    "erasure": ("original", "retrained"),
+    "restoration": ("original",),
+    "directions": (),
+    "similarity": ("original",),
+}
+DEFAULT = ("weights", "lens", "erasure", "restoration", "directions")
+
+
+@dataclass
+class RepresentationArguments(RobustnessArguments):
+    """What is read in the model."""
+
+    parts: list[str] = field(
+        default_factory=lambda: list(DEFAULT), metadata={"help": f"Parts: {', '.join(PARTS)}."}
+    )
+    layers: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Layers that `lens`, `erasure` and `restoration` read, counted from 0; all by default. Erasure and "
+            "restoration take a pass through the model for each."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if unknown := [name for name in self.parts if name not in PARTS]:
+            raise ValueError(f"parts: {unknown[0]!r} is unknown; allowed: {', '.join(PARTS)}.")
+        if not self.parts:
+            raise ValueError(f"parts is empty; give some of {', '.join(PARTS)}.")
+        if self.layers is not None and (not self.layers or len({*self.layers}) < len(self.layers)):
+            raise ValueError(f"layers={self.layers}; give each layer once, at least one, or leave it out.")
+
+    @property
+    def given(self) -> set[str]:
+        """Which models there are to compare with."""
+        names = {"original": self.original_model_name_or_path, "retrained": self.retrained_model_name_or_path}
+        return {name for name, path in names.items() if path is not None}
+
+    def asked(self, part: str) -> bool:
+        """Whether a part is asked for and can be had."""
+        return part in self.parts and {*PARTS[part]} <= self.given
