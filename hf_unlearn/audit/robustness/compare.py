@@ -262,7 +262,7 @@ class _Arm:
     def told(self) -> dict[str, Any]:
         """What the family says of itself beside its scores."""
         more = {} if not self.settings else next(iter(self.settings.values()))[0].more
-        return {name: more[name] for name in ("among", "left_out", "optional") if name in more}
+        return {name: more[name] for name in ("among", "left_out", "optional", "says") if name in more}
 
     def failed(self, key: tuple) -> str | None:
         """Why a setting changed nothing at all, if it says so."""
@@ -338,7 +338,9 @@ def _is_aside(result: MetricResult) -> bool:
 def _shown(result: MetricResult) -> dict[str, Any]:
     """What a table shows beside `remaining`."""
     names = ("before", "after", "original_after", "retrained_after", "holdout_after", "setting", "clusters")
-    return {name: result.details[name] for name in (*names, "provisional", "left_out") if name in result.details}
+    return {
+        name: result.details[name] for name in (*names, "provisional", "left_out", "says") if name in result.details
+    }
 
 
 def _unresolved(name: str, n: int, reason: str, **details) -> MetricResult:
