@@ -40,9 +40,13 @@ def render_markdown(report: dict, plots: dict[str, Path], folder: Path) -> str:
     Returns:
         `str`: markdown.
     """
-    texts = PLOTS | {name: f"What is left, by {name.removeprefix('robustness_')}" for name in plots if name not in PLOTS}
+    texts = PLOTS | {
+        name: f"What is left, by {name.removeprefix('robustness_')}" for name in plots if name not in PLOTS
+    }
     images = {
-        name: f"![{text}]({plots[name].relative_to(folder).as_posix()})" for name, text in texts.items() if name in plots
+        name: f"![{text}]({plots[name].relative_to(folder).as_posix()})"
+        for name, text in texts.items()
+        if name in plots
     }
     own = [images[name] for name in PLOTS if name in images]
     sections = [

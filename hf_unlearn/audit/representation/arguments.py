@@ -22,14 +22,12 @@ DEFAULT = ("weights", "lens", "erasure", "restoration", "directions")
 class RepresentationArguments(RobustnessArguments):
     """What is read in the model."""
 
-    parts: list[str] = field(
-        default_factory=lambda: list(DEFAULT), metadata={"help": f"Parts: {', '.join(PARTS)}."}
-    )
+    parts: list[str] = field(default_factory=lambda: list(DEFAULT), metadata={"help": f"Parts: {', '.join(PARTS)}."})
     layers: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Layers that `lens`, `erasure` and `restoration` read, counted from 0; all by default. Erasure and "
-            "restoration take a pass through the model for each."
+            "help": "Layers that are read, counted from 0; all by default. `erasure` and `restoration` take a pass "
+            "through the model for each."
         },
     )
 

@@ -109,4 +109,6 @@ def _similarity(one: Measured, settings) -> dict[str, MetricResult]:
 
 
 def _curve(layers, values) -> list[dict]:
-    return [{"setting": f"layer {layer}", "step": None, "unlearned": v} for layer, v in zip(layers, values, strict=True)]
+    return [
+        {"setting": f"layer {layer}", "step": None, "unlearned": v} for layer, v in zip(layers, values, strict=True)
+    ]
