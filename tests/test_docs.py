@@ -101,8 +101,9 @@ def run_lines() -> list[str]:
 @pytest.mark.parametrize("line", run_lines())
 def test_a_documented_run_is_one_that_the_parser_takes(line, tmp_path, monkeypatch):
     from hf_unlearn.cli.run import recipe_path
-    from hf_unlearn.runs.launch import take_launch_options
+    from hf_unlearn.runs.launch import take_launch_options, take_option
     from hf_unlearn.runs.recipe import parse_recipe
+    from hf_unlearn.sweep.requests import read_requests
 
     monkeypatch.chdir(tmp_path)
     for name in ("forget", "retain"):
@@ -110,6 +111,9 @@ def test_a_documented_run_is_one_that_the_parser_takes(line, tmp_path, monkeypat
     recipe, *rest = shlex.split(line)
     argv = ["--config", recipe_path(recipe), *rest]
     take_launch_options(argv)
+    requests = take_option(argv, "requests")
+    take_option(argv, "requests_from")
+    assert requests is None or read_requests(recipe_path(requests))
     assert parse_recipe(argv).run.method
 
 

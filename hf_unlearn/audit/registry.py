@@ -19,6 +19,7 @@ _AUDITS = {
     "quantize": ("quantize.measure", "QuantizeAudit", "does what was forgotten come back in quantised weights?"),
     "sampling": ("sampling.measure", "SamplingAudit", "does what was forgotten come out in one of many draws?"),
     "representation": ("representation.measure", "RepresentationAudit", "in which layers can it still be read?"),
+    "prompts": ("prompt_attacks.measure", "PromptsAudit", "does what was forgotten come back in other words?"),
 }
 
 

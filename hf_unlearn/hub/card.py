@@ -11,7 +11,7 @@ from ..files import write_text
 from ..models.adapters import is_peft_model, trained_adapter
 from ..stored.key import hash_table
 from ..versions import versions
-from .card_audit import audit_table, eval_results, read_audits, shown, verdict_line
+from .card_audit import attack_lines, audit_table, eval_results, read_audits, shown, verdict_line
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -128,6 +128,7 @@ def render_model_card(trainer):
         "classifier": trainer.family.architecture,
         "audit": audit_table(facts.audits) if facts.audits else None,
         "verdict": facts.verdict if facts.audits else None,
+        "attacks": attack_lines(facts.audits) if facts.audits else [],
         "has_retrained": "retrained" in facts.audits,
         **{key: record.get(key) for key in RECORD},
     }

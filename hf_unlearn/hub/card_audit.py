@@ -58,6 +58,34 @@ def verdict_line(audits: dict[str, dict[str, dict]]) -> str:
     return found.line
 
 
+def attack_lines(audits: dict[str, dict[str, dict]]) -> list[str]:
+    """One line an audit of robustness of this model: what it says, how much is left, and what was tried.
+
+    Args:
+        audits (`dict`): of [`read_audits`].
+    """
+    from ..report.findings import WORST
+    from ..report.naming import format_metric
+
+    lines = []
+    for name, result in audits["unlearned"].items():
+        kind, _, rest = name.partition("/")
+        if rest != WORST:
+            continue
+        details = result["details"]
+        which = str(details.get("which", "")).removesuffix("/remaining")
+        said = details.get("verdict", "unresolved")
+        left = f"{format_metric(WORST, result)} of what was known is left at most ({which})"
+        said += f", {left}" if result["value"] is not None else f": {details.get('reason', 'undefined')}"
+        tried = [_counted(count, what) for what, count in details.get("budget", {}).items()]
+        lines.append(f"`{kind}`: {said}; {', '.join(tried)}." if tried else f"`{kind}`: {said}.")
+    return lines
+
+
+def _counted(count: float, what: str) -> str:
+    return f"{count:,g} {what.removesuffix('s') if count == 1 else what}"
+
+
 def shown(result: dict) -> dict:
     """A result as metadata holds it: what says nothing is left out, but for a value that is undefined."""
     return {key: result[key] for key in KEPT if key in ("value", "n") or result[key] not in (None, 0)}

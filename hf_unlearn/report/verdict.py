@@ -6,8 +6,9 @@ did it keep the rest (like the target, the model before), and, where that was au
 that can tell has a say; docs/verdict.md has the rule.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .findings import (
     DIRECTED,
@@ -134,6 +135,16 @@ def verdicts(report: dict) -> list[Verdict]:
     return [_verdict(report, model) for model in of_kind(report, "unlearned")]
 
 
+def returns_line(model: Mapping[str, Any]) -> str | None:
+    """What audits of robustness of a model say together, without other audits; `None` without any."""
+    back = came_back(model)
+    if not back:
+        return None
+    said = [one.status for one in back.values()]
+    tone = "bad" if "no" in said else "good" if "yes" in said else "unknown"
+    return f"{SIGNS[tone]} {'; '.join(_returns(back))}"
+
+
 def _verdict(report: dict, model: dict) -> Verdict:
     forget, keep = forget_metric(report), keep_metric(report)
     first, rest = forgot(report, model, forget, "Forgot?"), kept(report, model, keep, "Kept?")
@@ -239,10 +250,13 @@ def _headline(
         phrase += f": up to {100 * most.left:.0f} % is left ({most.metric})"
     if _is_found(found) and forgetting != "no":
         phrase = FOUND_PHRASES.get(forgetting, f"{phrase}, and {FOUND}")
+    return "; ".join([phrase, KEEP_PHRASES[keeping], *_returns(back)])
+
+
+def _returns(back: dict[str, Finding]) -> list[str]:
     kinds = {said: [kind for kind, one in back.items() if one.status == said] for said in BACK_PHRASES}
     kinds = {said: names for said, names in kinds.items() if names and (said == "no" or not kinds["no"])}
-    returns = [f"{BACK_PHRASES[said]} {', '.join(names)}" for said, names in kinds.items()]
-    return "; ".join([phrase, KEEP_PHRASES[keeping], *returns])
+    return [f"{BACK_PHRASES[said]} {', '.join(names)}" for said, names in kinds.items()]
 
 
 def _tone(forgetting: str, found: Finding | None, keeping: str, back: dict[str, Finding]) -> str:

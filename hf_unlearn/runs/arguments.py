@@ -9,6 +9,7 @@ from ..audit.arguments import AuditArguments
 from ..audit.registry import AUDITS
 from ..data.arguments import DataArguments
 from ..yaml_file import read_fields
+from .blocks import attack_blocks
 
 
 @dataclass
@@ -67,6 +68,13 @@ class RunArguments(DataArguments, AuditArguments):
             "`{perplexity: {dataset_name: wiki.txt}}`; `hf-unlearn audit --help` lists them."
         },
     )
+    robustness: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Attacks that ask whether what was forgotten comes back: `audits` names them, fields of one stand "
+            "under its name, all others are of each: `{audits: [quantize], group_by: person}`."
+        },
+    )
     overwrite_output: bool = field(
         default=False,
         metadata={"help": "Continue although `output_dir` contains another run; its files are replaced."},
@@ -81,6 +89,7 @@ class RunArguments(DataArguments, AuditArguments):
         if self.privacy is not None and not self.audit:
             raise ValueError("privacy needs `audit: true`. `hf-unlearn audit privacy` attacks any checkpoint.")
         self.audits = read_fields("audits", self.audits, "{perplexity: {dataset_name: wiki.txt}}")
+        self.robustness = read_fields("robustness", self.robustness, "{audits: [quantize]}")
         blocks = self.blocks()
         if blocks and not self.audit:
             raise ValueError("audits needs `audit: true`. `hf-unlearn audit` measures any checkpoint.")
@@ -88,7 +97,7 @@ class RunArguments(DataArguments, AuditArguments):
             raise ValueError("backdoor_benchmark_path is of no use without `backdoor_benchmark`. Give both or none.")
 
     def blocks(self) -> dict[str, dict[str, Any]]:
-        """Kind of audit to its fields, `privacy` among them.
+        """Kind of audit to its fields, those of `privacy` and `robustness` among them.
 
         Raises:
             `ValueError`: for an unknown kind, what are no fields, or one that is given twice.
@@ -104,4 +113,9 @@ class RunArguments(DataArguments, AuditArguments):
             if name in blocks:
                 raise ValueError(f"`{name}` and `audits: {{{name}: ...}}` are given. Leave one out.")
             blocks[name] = fields or {}
+        if self.robustness is not None:
+            attacks = attack_blocks(self.robustness)
+            if twice := [name for name in attacks if name in blocks]:
+                raise ValueError(f"`robustness` and `audits` both ask for {twice[0]}. Leave one out.")
+            blocks |= attacks
         return blocks

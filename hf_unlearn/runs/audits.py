@@ -130,14 +130,16 @@ class Measuring:
         })  # fmt: skip
 
 
-def audit(kind: AuditKind, args: Any, qa: QAFormat) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Audits the models that the arguments name.
+def audit(
+    kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Audits the models that the arguments name; `prepared` is what the kind prepared of them, if it did.
 
     Returns:
         `tuple`: the content of the kind's file, and the files that were written, by ending; none on all processes
         but the first.
     """
-    prepared = kind.prepare(args, qa)
+    prepared = prepared or kind.prepare(args, qa)
     accelerator = Accelerator() if kind.shares_work else None
     measuring = Measuring(kind, args, qa, prepared, accelerator=accelerator)
     gold, original = measuring.retrained(), measuring.original()

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..result import MetricResult, mean_result
 from .keys import key_tokens
+from .maximum import joining, row_maximum
 from .measured import Measured, RowScores
 from .recovery import NOT_RECOVERED, SUPPRESSED, UNRESOLVED, decides, remaining, verdict
 
@@ -75,7 +76,7 @@ def before_metrics(found) -> dict[str, MetricResult]:
 def compared(arms: Arms) -> dict[str, MetricResult]:
     """`<family>/<score>/remaining` of every family and score, and `worst/remaining`, the one whose interval reaches
     highest."""
-    found = {}
+    arms, found = _with_maximum(arms), {}
     families = dict.fromkeys(one.family for one in arms.unlearned.measured)
     for family in families:
         for score in _scores(arms.unlearned, family):
@@ -84,6 +85,26 @@ def compared(arms: Arms) -> dict[str, MetricResult]:
             if result is not None:
                 found[name] = result
     return found | _worst(found, arms)
+
+
+def _with_maximum(arms: Arms) -> Arms:
+    """The arms with the best attack of each row as one more family, where attacks take part in it. Those that damage
+    the original model are left out of it."""
+    families = joining(arms.unlearned.measured)
+    if not families:
+        return arms
+    original = arms.original
+    left_out = [] if original is None else [name for name in families if _Arm(original, name, "", arms).all_damaged]
+    kept = [name for name in families if name not in left_out]
+    scores = list(dict.fromkeys(score for name in families for score in _scores(arms.unlearned, name)))
+
+    def joined(result):
+        if result is None:
+            return None
+        best = row_maximum(result, kept, scores, arms.keys, among=kept, left_out=left_out)
+        return replace(result, measured=[*result.measured, best])
+
+    return Arms(joined(arms.unlearned), joined(arms.retrained), joined(original))
 
 
 def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | None:
@@ -109,10 +130,10 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
     refused = [key for key in theirs.settings if theirs.damaged(key)]
     settings = [key for key in mine.settings if key not in refused]
     details |= {"refused": [_label(key) for key in refused]} if refused else {}
+    details |= mine.told
     if not settings:
-        return _unresolved(
-            name, mine.n, "every setting of the attack damages the original model on the tested rows", **details
-        )
+        reason = f"every setting of the attack damages the original model on the {theirs.watched[0]} rows"
+        return _unresolved(name, mine.n, reason, idle=True, **details)
     # An attack that did not take place, in whichever model, says nothing.
     failed = {key: why for one in (mine, other, theirs) for key in settings if (why := one.failed(key))}
     settings = [key for key in settings if key not in failed]
@@ -204,7 +225,8 @@ class _Arm:
         before: RowScores | None = getattr(self.result.before, which)
         if before is None or (self.score not in before.scores and before.logps is None):
             return [None] * len(self.values(key, which))
-        rows = [row for one in self.settings[key] for row in getattr(one, which).rows]
+        parts = [getattr(one, which) for one in self.settings[key]]
+        rows = [row for part in parts if part is not None for row in part.rows]
         keys = self.arms.keys if which == "tested" else None
         values = dict(zip(before.rows, before.values(self.score, keys), strict=True))
         return [values.get(row) for row in rows]
@@ -213,10 +235,31 @@ class _Arm:
     def before(self) -> float | None:
         return next((_mean(self.before_rows(key)) for key in self.settings), None)
 
+    @property
+    def watched(self) -> tuple[str, float]:
+        """The rows by which damage is seen, and the least share of what was known of them that must be left."""
+        which, share = self.result.settings.get("damaging", ("tested", DAMAGING))
+        return which, share
+
     def damaged(self, key: tuple) -> bool:
-        """Whether a setting hurts this (the original) model on the rows that are tested."""
-        before, after = _mean(self.before_rows(key)), self.mean(key)
-        return before is not None and after is not None and after < DAMAGING * before
+        """Whether a setting hurts this (the original) model."""
+        which, share = self.watched
+        if which != "tested" and self.score != "probability":
+            # One answer for all scores; other rows have no key tokens.
+            return _Arm(self.result, key[0], "probability", self.arms).damaged(key)
+        before, after = _mean(self.before_rows(key, which)), self.mean(key, which)
+        return before is not None and after is not None and after < share * before
+
+    @property
+    def all_damaged(self) -> bool:
+        """Whether every setting hurts this (the original) model."""
+        return all(self.damaged(key) for key in self.settings)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the family says of itself beside its scores."""
+        more = {} if not self.settings else next(iter(self.settings.values()))[0].more
+        return {name: more[name] for name in ("among", "left_out", "optional") if name in more}
 
     def failed(self, key: tuple) -> str | None:
         """Why a setting changed nothing at all, if it says so."""
@@ -238,13 +281,18 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
     if not found:
         return {}
     said = verdict([*found.values()], bound)
+    if said == UNRESOLVED:
+        # What the original model does not show either, and what only adds to other results, leaves nothing open.
+        said = verdict([result for result in found.values() if not _is_aside(result)], bound)
+    budget = _budget(arms.unlearned)
     if not resolved:
         first = next(iter(found.items()))
         return {"worst/remaining": _unresolved("worst/remaining", first[1].n, first[1].details["reason"],
-                                               which=first[0], verdict=UNRESOLVED, **_shown(first[1]))}  # fmt: skip
+                                               which=first[0], verdict=UNRESOLVED, budget=budget,
+                                               **_shown(first[1]))}  # fmt: skip
     name = max(resolved, key=lambda key: (resolved[key].interval or (0, resolved[key].value))[1])
     worst = resolved[name]
-    details = {"which": name, "verdict": said, "status": "resolved", **_shown(worst)}
+    details = {"which": name, "verdict": said, "status": "resolved", "budget": budget, **_shown(worst)}
     return {
         "worst/remaining": MetricResult(
             "worst/remaining",
@@ -258,10 +306,21 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
     }
 
 
+def _budget(result: Any) -> dict[str, Any]:
+    """What an attack tried, and what that took."""
+    seeds = {one.seed for one in result.measured} - {None}
+    tried = {"settings": len({one.key for one in result.measured}), "seeds": len(seeds)}
+    return {name: value for name, value in {**tried, **result.cost}.items() if value}
+
+
+def _is_aside(result: MetricResult) -> bool:
+    return bool(result.details.get("idle") or result.details.get("optional"))
+
+
 def _shown(result: MetricResult) -> dict[str, Any]:
     """What a table shows beside `remaining`."""
     names = ("before", "after", "original_after", "retrained_after", "holdout_after", "setting", "clusters")
-    return {name: result.details[name] for name in (*names, "provisional") if name in result.details}
+    return {name: result.details[name] for name in (*names, "provisional", "left_out") if name in result.details}
 
 
 def _unresolved(name: str, n: int, reason: str, **details) -> MetricResult:

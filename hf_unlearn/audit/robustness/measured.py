@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..scoring import TokenScores
+from .arguments import SCORES
 
 
 # Log-probabilities are kept with so many digits: what is told of them has two.
 DIGITS = 5
-# Scores that are made of the tokens' log-probabilities; see [`RowScores.values`].
-OF_TOKENS = ("probability", "exact_match", "key_probability", "known")
 
 
 @dataclass
@@ -56,7 +55,7 @@ class RowScores:
         """
         if score in self.scores:
             return list(self.scores[score])
-        if self.logps is None or score not in OF_TOKENS:
+        if self.logps is None or score not in SCORES:
             return [None] * len(self.rows)
         if score == "exact_match":
             return [float(all(row)) if row else None for row in self.correct]

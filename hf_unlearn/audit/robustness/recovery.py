@@ -86,6 +86,7 @@ def remaining(
             f"the original model knows {known:+.2f} more than one that never knew the rows: too little was there to "
             "forget",
             known=known,
+            idle=True,
         )
     value = float((u - r).mean()) / known
     if found < FEWEST_GROUPS:
