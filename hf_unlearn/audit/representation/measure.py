@@ -97,7 +97,7 @@ class RepresentationAudit(RobustnessKind):
     def attack(self, model, args: RepresentationArguments, prepared, context) -> Iterator[Measured]:
         rows = self._rows(args, prepared, context)
         forget = rows["forget"]
-        layers = list(range(len(layers_of(model)))) if args.layers is None else sorted(args.layers)
+        layers = args.layers_of(len(layers_of(model)))
         reads = {part for part in PARTS if args.asked(part)}
         anchors, original = self._anchors(args, prepared, context, forget, layers, reads)
         places = anchors.places

@@ -272,3 +272,16 @@ def test_a_model_that_was_damaged_overshoots(place, tmp_path):
     report = found(place, tmp_path, "garbled", "--parts", "erasure", "--layers", "2")
     assert metrics(report, "garbled")["erasure"]["details"]["overshoot"] > 0.5
     assert len(metrics(report, "garbled")["erasure"]["details"]["curve"]) == 1
+
+
+def test_the_quick_preset_reads_some_layers_from_the_first_to_the_last():
+    kind = AUDITS["representation"].arguments
+    quick = kind(model_name_or_path="m", forget_dataset="f", preset="quick")
+    assert quick.layers_of(30) == [0, 4, 8, 12, 17, 21, 25, 29]
+    assert quick.layers_of(3) == [0, 1, 2]
+    assert (quick.seeds, quick.max_items) == ([0], 48)
+    given = kind(model_name_or_path="m", forget_dataset="f", preset="quick", layers=[5, 2], seeds=[4, 5], max_items=7)
+    assert (given.layers_of(30), given.seeds, given.max_items) == ([2, 5], [4, 5], 7)
+    assert kind(model_name_or_path="m", forget_dataset="f").layers_of(30) == list(range(30))
+    with pytest.raises(ValueError, match=r"preset='fast'; allowed: full, quick\."):
+        kind(model_name_or_path="m", forget_dataset="f", preset="fast")
