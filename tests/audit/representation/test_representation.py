@@ -17,6 +17,7 @@ from hf_unlearn.audit.base import Context
 from hf_unlearn.audit.registry import AUDITS
 from hf_unlearn.audit.representation.erasure import erasure
 from hf_unlearn.audit.representation.result import Representation
+from hf_unlearn.audit.robustness.measured import Measured, RowScores
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.qa import QAFormat
 
@@ -268,9 +269,24 @@ def test_erasure_is_the_clipped_share_of_what_a_model_that_never_knew_loses():
     assert erasure([], []).overshoot is None
 
 
-def test_a_model_that_was_damaged_overshoots(place, tmp_path):
+def test_a_model_that_is_worse_than_one_that_never_knew_is_noted():
+    rows = list(range(8))
+    for times, noted in ((1.0, False), (1.9, True)):
+        gold = [np.array([2.0, 3.0]) for _ in rows]
+        one = erasure([times * row for row in gold], gold)
+        assert one.intact == [0.0] * 8
+        more = {"layers": [0, 1], "by_layer": one.by_layer, "overshoot": one.overshoot}
+        measured = Measured("all layers", RowScores(rows, scores={"intact": one.intact}), "erasure", more=more)
+        about = {"scores": ["probability"], "groups": rows, "bound": 0.2, "resolution": 0.15, "comparator": "auto"}
+        found = Representation({}, about, Measured("before", RowScores(rows)), [measured]).metrics["erasure"]
+        assert found.value == 1
+        assert found.interval[1] == 1
+        assert found.details["overshoot"] == pytest.approx(times)
+        assert ("note" in found.details) == noted
+
+
+def test_a_layer_can_be_read_alone(place, tmp_path):
     report = found(place, tmp_path, "garbled", "--parts", "erasure", "--layers", "2")
-    assert metrics(report, "garbled")["erasure"]["details"]["overshoot"] > 0.5
     assert len(metrics(report, "garbled")["erasure"]["details"]["curve"]) == 1
 
 
