@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model answers: batched greedy generation."""
+"""What a model answers: batched generation, greedy or drawn."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from hf_unlearn.data.collator import RoleCollator
 from ..modeling import evaluating
 from ..models.wrappers import reads_prompt
 from .batching import device_of, map_batches
+from .draws import Drawing
 from .model_checks import check_answered, check_language_model
 from .shared_prefix import for_rows, prefix_cache, shared_length
 
@@ -28,13 +29,16 @@ def generate_answers(
     accelerator: Any = None,
     progress: bool = True,
     desc: str = "Generating",
+    seeds: Sequence[int] | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[str]:
-    """Greedy continuations of tokenised prompts, without special tokens and surrounding white space.
+    """Continuations of tokenised prompts, without special tokens and surrounding white space.
 
-    The most likely token is taken at each step whatever the checkpoint's own generation settings are (sampling,
-    beams, repetition penalty), so that models are compared on the same terms. Generation of a row ends at the EOS
-    of the tokenizer or at one that the checkpoint names. What many prompts share (examples in context) goes through
-    the model once.
+    The most likely token is taken at each step (or one is drawn, with `seeds`) whatever the checkpoint's own
+    generation settings are (sampling, beams, repetition penalty), so that models are compared on the same terms.
+    Generation of a row ends at the EOS of the tokenizer or at one that the checkpoint names. What many prompts share
+    (examples in context) goes through the model once.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -53,6 +57,10 @@ def generate_answers(
             Shares the prompts among its processes; each gets all answers.
         progress (`bool`), desc (`str`):
             Progress bar.
+        seeds (`Sequence[int]`, *optional*):
+            One a prompt: answers are drawn, each by its seed alone; see [`~hf_unlearn.audit.draws.Drawing`].
+        temperature (`float`), top_p (`float`):
+            What is drawn from; unused without `seeds`.
 
     Returns:
         `list[str]`: one answer a prompt.
@@ -71,6 +79,9 @@ def generate_answers(
         accelerator=accelerator,
         progress=progress,
         desc=desc,
+        seeds=seeds,
+        temperature=temperature,
+        top_p=top_p,
     )
     eos = eos_token_ids(model if accelerator is None else accelerator.unwrap_model(model), tokenizer)
     return [_decode(ids, eos, tokenizer, stop) for ids in found]
@@ -87,16 +98,12 @@ def generate_tokens(
     accelerator: Any = None,
     progress: bool = True,
     desc: str = "Generating",
-    chooser: Callable[[list[int], int], LogitsProcessor] | None = None,
+    seeds: Sequence[int] | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[list[int]]:
     """As [`generate_answers`], the tokens of each continuation: up to its end-of-text token, which is the last one
-    where there is one.
-
-    Args:
-        chooser (`Callable`, *optional*):
-            From the numbers of a batch's prompts and their padded width to a processor that leaves one token possible
-            at each step; by default the most likely one is taken.
-    """
+    where there is one."""
     check_language_model(model)
     model = model if accelerator is None else accelerator.unwrap_model(model)
     eos = eos_token_ids(model, tokenizer)
@@ -126,12 +133,15 @@ def generate_tokens(
         if stop:
             given["stopping_criteria"] = [_Stop(tokenizer, stop, width)]
         watch = _Watch()
+        drawing = []
+        if seeds is not None:
+            drawing.append(Drawing([seeds[i] for i in batch], temperature, top_p, tokens=len(tokenizer)))
         output = model.generate(
             input_ids=inputs["input_ids"].to(device),
             attention_mask=inputs["attention_mask"].to(device),
             generation_config=config,
             synced_gpus=synced,
-            logits_processor=[watch, *([] if chooser is None else [chooser(batch, width)])],
+            logits_processor=[watch, *drawing],
             **given,
         )
         answers = [_ended(row, eos) for row in output[:, width:].tolist()]

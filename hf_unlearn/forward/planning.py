@@ -15,10 +15,16 @@ logger = logging.getLogger(__name__)
 SAMPLED_BATCHES = 32
 
 
+# In passes of their own the two sides of `grad_ortho` share nothing: two backward passes then cost what one does.
+APART = "split"
+
+
 def shape_of(pairs: RolePairs, args) -> str:
     """How a step's rows go through the model: as asked, or, for `auto`, what fewer tokens speak for."""
     if args.forward_passes != "auto":
         return args.forward_passes
+    if args.grad_ortho != "off":
+        return APART
     sample = range(min(len(pairs), SAMPLED_BATCHES * args.per_device_train_batch_size))
     lengths = [
         {

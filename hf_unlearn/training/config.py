@@ -9,9 +9,13 @@ import torch
 from transformers import TrainingArguments
 
 from ..addons.average import AverageArguments
+from ..addons.fila import LoraInitArguments
+from ..addons.gradient_conflict import GradientConflictArguments
 from ..addons.l1 import L1Arguments
 from ..addons.masks.arguments import MaskArguments
+from ..addons.orthogonal import OrthogonalArguments
 from ..addons.poison import PoisonArguments
+from ..addons.repulsion import RepulsionArguments
 from ..addons.settings import addons_of, check_settings, kept_roles_of
 from ..addons.steps.arguments import SAMArguments, SmoothingArguments
 from ..addons.value_norms.arguments import ValueNormArguments
@@ -33,6 +37,10 @@ class UnlearnConfig(
     ClassifierArguments,
     PoisonArguments,
     ValueNormArguments,
+    LoraInitArguments,
+    OrthogonalArguments,
+    RepulsionArguments,
+    GradientConflictArguments,
     SAMArguments,
     SmoothingArguments,
     L1Arguments,

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
-from transformers import LogitsProcessor
+from torch import nn
 
 from .. import modeling
 from ..audit.generation import generate_tokens
@@ -135,13 +134,7 @@ def sample_answers(model: nn.Module, forget, tokenizer, args) -> list[list[int]]
         left = [draw for draw in range(count * len(asked)) if draw not in found]
         if not left:
             break
-        drawn = {draw: np.random.default_rng([seed, *divmod(draw, count), attempt]) for draw in left}
-        numbers = {draw: rng.random(args.sample_max_tokens) for draw, rng in drawn.items()}
-
-        def chooser(batch: list[int], width: int, left=left, numbers=numbers) -> LogitsProcessor:
-            uniforms = torch.tensor(np.stack([numbers[left[i]] for i in batch]), dtype=torch.float32)
-            return Drawn(uniforms, width, args.sample_temperature, len(tokenizer))
-
+        keys = [[seed, *divmod(draw, count), attempt] for draw in left]
         answers = generate_tokens(
             model,
             tokenizer,
@@ -150,7 +143,8 @@ def sample_answers(model: nn.Module, forget, tokenizer, args) -> list[list[int]]
             batch_size=args.per_device_eval_batch_size,
             progress=not args.disable_tqdm,
             desc="Sampling alternates",
-            chooser=chooser,
+            seeds=[int(np.random.default_rng(key).integers(2**62)) for key in keys],
+            temperature=args.sample_temperature,
         )
         for draw, ids in zip(left, answers, strict=True):
             text = _normal(tokenizer.decode(ids, skip_special_tokens=True))
@@ -163,29 +157,6 @@ def sample_answers(model: nn.Module, forget, tokenizer, args) -> list[list[int]]
             "Raise it, give another `sample_instruction`, or take another source."
         )
     return [found[draw] for draw in sorted(found)]
-
-
-class Drawn(LogitsProcessor):
-    r"""Leaves the one token possible that a uniform number chooses: the first whose cumulated probability exceeds it.
-
-    Nothing is cut off (`top_k`, `top_p`): all tokens of the tokenizer may come.
-
-    Args:
-        uniforms (`Tensor`): `[B, T]`, between 0 and 1: a number for each row and step.
-        width (`int`): tokens before the first step.
-        temperature (`float`): divides the logits.
-        tokens (`int`): leading entries of the vocabulary that are tokens.
-    """
-
-    def __init__(self, uniforms: Tensor, width: int, temperature: float, tokens: int):
-        self.uniforms, self.width, self.temperature, self.tokens = uniforms, width, temperature, tokens
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        shares = (scores[:, : self.tokens].float() / self.temperature).softmax(-1).cumsum(-1)
-        at = self.uniforms[:, input_ids.shape[1] - self.width].to(shares)
-        # Sums of many numbers end near 1; past the last of them there is no token.
-        chosen = torch.searchsorted(shares, (at * shares[:, -1])[:, None], right=True).clamp(max=shares.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(-1, chosen, 0.0)
 
 
 def _normal(text: str) -> str:

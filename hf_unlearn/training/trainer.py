@@ -152,6 +152,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         self.entered = weights_as_entered(first, with_adapter=bool(self.reference_roles_of(args)))
         model, added = with_adapter(model, args, peft_config and family.adapter_config(peft_config))
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
+        added = self.addons.start_adapter(entry, added)
         self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, named, reload)
         self.addons.setup(entry)
         self._begin_counts()

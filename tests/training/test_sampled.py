@@ -9,8 +9,8 @@ from conftest import changed, make_args, make_model, make_tokenizer, weights
 from processes import run
 
 from hf_unlearn import METHODS
+from hf_unlearn.audit.draws import Drawing
 from hf_unlearn.training import sampled
-from hf_unlearn.training.sampled import Drawn
 
 
 NAMES = ("Ada", "Bob", "Cyd", "Dan")
@@ -53,23 +53,17 @@ def alternates(trainer) -> list[list[int]]:
 
 
 def test_what_is_drawn_has_the_models_probabilities_and_nothing_is_cut_off():
+    draws = 8000
     scores = torch.randn(1, 100, generator=torch.Generator().manual_seed(0)) * 2
-    even = (torch.arange(20_000) + 0.5) / 20_000
     for temperature in (0.5, 1.0):
-        draw = Drawn(even[:, None], 3, temperature, tokens=90)
-        left = draw(torch.zeros(20_000, 3), scores.expand(20_000, -1))
-        assert (left.isfinite().sum(-1) == 1).all()
-        shares = torch.bincount(left.argmax(-1), minlength=100) / 20_000
+        draw = Drawing(range(draws), temperature, tokens=90)
+        shares = torch.bincount(draw(None, scores.repeat(draws, 1)).argmax(-1), minlength=100) / draws
         wanted = (scores[0, :90] / temperature).softmax(-1)
-        torch.testing.assert_close(shares[:90], wanted, rtol=0, atol=2e-4)
+        torch.testing.assert_close(shares[:90], wanted, rtol=0, atol=5 * (0.25 / draws) ** 0.5)
         # What only pads the head is no token.
         assert shares[90:].sum() == 0
     # transformers keeps the 50 likeliest unless it is told otherwise.
     assert (shares > 0).sum() > 60
-    # The ends of the interval, and a token that is impossible at the beginning.
-    scores = torch.tensor([[-torch.inf, 0.0, 0.0]])
-    for uniform, token in ((0.0, 1), (0.499, 1), (0.501, 2), (1.0, 2)):
-        assert Drawn(torch.tensor([[uniform]]), 0, 1.0, 3)(torch.zeros(1, 0), scores).argmax(-1).item() == token
 
 
 def test_a_row_gets_so_many_answers_to_its_prompt_none_of_them_its_own(build):
@@ -280,6 +274,7 @@ import json, os, sys
 sys.path.insert(0, {tests!r})
 from conftest import make_args, make_model, make_tokenizer
 from hf_unlearn import METHODS
+from hf_unlearn.audit.draws import Drawing
 from hf_unlearn.training import sampled
 keep, asked = sampled.sample_answers, []
 sampled.sample_answers = lambda *args: asked.append(0) or keep(*args)
