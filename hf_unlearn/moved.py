@@ -71,6 +71,7 @@ MOVED = {
     "methods.scrub_config": "methods.scrub.config",
     "methods.scrub_phases": "methods.scrub.phases",
     "methods.scrub_rewind": "methods.scrub.rewind",
+    "methods.gradient_conflict": "addons.gradient_conflict",
     "methods.scrub_warmup": "methods.scrub.warmup",
     "methods.sensitive_rows": "methods.amnesiac.sensitive_rows",
     "methods.step_deltas": "methods.amnesiac.step_deltas",

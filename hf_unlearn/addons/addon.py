@@ -59,6 +59,8 @@ class Backward:
         share (`float`): what each micro-batch's loss is multiplied by, 1 over their number.
         last (`bool`): whether this is the step's last micro-batch.
         log (`Callable[[str, Tensor], None]`): see [`Step`].
+        mean (`Callable[[Tensor], Tensor]`, *optional*): of a tensor over processes, where there are several: nothing
+            else of this pass is.
     """
 
     run: Callable[..., None]
@@ -66,13 +68,15 @@ class Backward:
     share: float
     last: bool
     log: Callable[[str, Tensor], None]
+    mean: Callable[[Tensor], Tensor] | None = None
 
 
 class AddOn:
     """Base of all add-ons. A subclass overrides the hooks that it requires, and no others: what a run cannot do
     (DeepSpeed, FSDP, fp16, ...) is refused by the hooks that are overridden.
 
-    The order in a run: `refuse`, `load` (the model is not there yet), `setup` (it is, and has not trained),
+    The order in a run: `refuse`, `load` (the model is not there yet), `start_adapter` (there is no reference yet),
+    `setup` (there is, and nothing has trained),
     `load_state` (on resume), `wrap_optimizer`, `prepare` (all processes, the model is wrapped); in every step
     `before_step`, `loss` or `around_backward` for each micro-batch, `before_optimizer`, `after_optimizer`; `state` at
     every checkpoint; `finish` after the last step.
@@ -108,6 +112,15 @@ class AddOn:
             collator ([`RoleCollator`]): pads them.
         """
 
+    def start_adapter(self, entry, added) -> None:
+        """Changes where a fresh adapter starts, and what is below it, so that the model says what it said; called
+        before there is a reference.
+
+        Args:
+            entry ([`~hf_unlearn.stored.row_cache.Entry`]): model, rows, tokenizer, settings.
+            added ([`~hf_unlearn.models.adapters.AddedAdapter`], *optional*): `None` if the run added no adapter.
+        """
+
     def setup(self, entry) -> None:
         """Sees the model before it trains, not wrapped.
 
@@ -139,7 +152,8 @@ class AddOn:
         raise NotImplementedError
 
     def around_backward(self, terms: Mapping[str, Tensor], backward: Backward) -> Tensor:
-        """Takes the place of a micro-batch's one backward pass.
+        """Takes the place of a micro-batch's one backward pass. The gradients that it leaves after a step's last one
+        are averaged over processes.
 
         Args:
             terms (`Mapping[str, Tensor]`): weighted terms that make up the loss, by role; those of add-ons by name.

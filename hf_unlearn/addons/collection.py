@@ -3,9 +3,11 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
@@ -42,6 +44,13 @@ class AddOns(dict):
     def load(self, roles, collator) -> None:
         for addon in self.values():
             addon.load(roles, collator)
+
+    def start_adapter(self, entry, added):
+        """What adding an adapter did, with what add-ons did to it."""
+        for addon in self.having("start_adapter"):
+            addon.start_adapter(entry, added)
+            added = replace(added, moved=True)
+        return added
 
     def setup(self, entry) -> None:
         for addon in self.values():
@@ -102,12 +111,20 @@ class AddOns(dict):
         # Schedule-free optimizers have a mode of their own.
         if callable(getattr(trainer.optimizer, "train", None)):
             trainer.optimizer.train()
-        inputs = trainer._prepare_inputs(inputs)
-        with trainer.compute_loss_context_manager():
-            terms = trainer.weighted_terms(model, inputs)
+        inputs, accelerator = trainer._prepare_inputs(inputs), trainer.accelerator
         share = 1 / trainer.current_gradient_accumulation_steps
-        backward = Backward(trainer.accelerator.backward, model, share, last, trainer.meters.add)
-        return owner.around_backward(terms, backward)
+        mean = partial(accelerator.reduce, reduction="mean") if accelerator.num_processes > 1 else None
+        # DDP averages gradients in one backward pass a forward.
+        with accelerator.no_sync(model):
+            with trainer.compute_loss_context_manager():
+                terms = trainer.weighted_terms(model, inputs)
+            backward = Backward(accelerator.backward, model, share, last, trainer.meters.add, mean)
+            loss = owner.around_backward(terms, backward)
+        if last and mean is not None:
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight.grad = mean(torch.zeros_like(weight) if weight.grad is None else weight.grad)
+        return loss
 
     def _repeat(self, plain, model, batches: list, num_items, only: Collection[str] | None = None) -> None:
         trainer = self.trainer

@@ -4,6 +4,7 @@
 import logging
 import math
 
+from ..data.collator import rows_of
 from ..data.pairing import RolePairs
 from .passes import cheaper_shape
 
@@ -14,12 +15,25 @@ logger = logging.getLogger(__name__)
 SAMPLED_BATCHES = 32
 
 
+# In passes of their own the two sides of `grad_ortho` share nothing: two backward passes then cost what one does.
+APART = "split"
+
+
 def shape_of(pairs: RolePairs, args) -> str:
     """How a step's rows go through the model: as asked, or, for `auto`, what fewer tokens speak for."""
     if args.forward_passes != "auto":
         return args.forward_passes
+    if args.grad_ortho != "off":
+        return APART
     sample = range(min(len(pairs), SAMPLED_BATCHES * args.per_device_train_batch_size))
-    lengths = [{role: len(row["input_ids"]) for role, row in pairs[position].items()} for position in sample]
+    lengths = [
+        {
+            (role, number): len(row["input_ids"])
+            for role, found in pair.items()
+            for number, row in enumerate(rows_of(found))
+        }
+        for pair in (pairs[position] for position in sample)
+    ]
     shape, share = cheaper_shape(lengths, args.per_device_train_batch_size)
     if shape == "split":
         logger.info(

@@ -19,10 +19,12 @@ from .states import distance_loss, rerouting_loss
 from .tokens import (
     ceu_rows,
     ihl_rows,
+    negative_entropy_rows,
     satimp_loss,
     simnpo_loss,
     undial_rows,
     unilogit_rows,
+    unlikelihood_rows,
     wga_loss,
     whp_rows,
     whp_targets,

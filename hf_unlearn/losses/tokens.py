@@ -201,6 +201,40 @@ def unilogit_rows(logits: Tensor, labels: Tensor) -> Tensor:
     return _expected(log_p.exp(), log_p - target)
 
 
+def unlikelihood_rows(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Unlikelihood (https://huggingface.co/papers/1908.04319, equation 3) of each token.
+
+    \\( -\log(1 - p_y) \\), from logits alone, so that it is exact where \\( p_y \\) rounds to 1. Its gradient at the
+    label's logit is \\( p_y \\), and at another's \\( -p_y p_v / (1 - p_y) \\).
+
+    Args:
+        logits (`Tensor`): `[N, V]`, V of at least 2.
+        labels (`Tensor`): `[N]`, \\( y \\).
+
+    Returns:
+        `Tensor`: `[N]`, nats, 0 or more.
+    """
+    logits = at_least_float32(logits)
+    others = logits.scatter(-1, labels[:, None], -math.inf).logsumexp(-1)
+    return logits.logsumexp(-1) - others
+
+
+def negative_entropy_rows(logits: Tensor) -> Tensor:
+    r"""Negative entropy of each prediction, natural logarithm (the "max entropy" baseline of
+    https://huggingface.co/papers/2408.00761).
+
+    \\( \sum_v p_v \log p_v \\), between \\( -\ln V \\) and 0. Its gradient vanishes where a prediction is certain.
+
+    Args:
+        logits (`Tensor`): `[N, V]`.
+
+    Returns:
+        `Tensor`: `[N]`, nats.
+    """
+    log_p = at_least_float32(logits).log_softmax(-1)
+    return _expected(log_p.exp(), log_p)
+
+
 def _expected(p: Tensor, values: Tensor) -> Tensor:
     """\\( \\sum_v p_v x_v \\) of each row, `[N]`; entries that are impossible count 0, whatever their value."""
     return (p * values.masked_fill(p == 0, 0.0)).sum(-1)

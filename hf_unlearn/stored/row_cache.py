@@ -75,6 +75,7 @@ class RunStart:
         accelerator (`Accelerator`): the run's.
         step (`int`): optimizer steps done, above 0 after a resume.
         states_like (`Tensor`, *optional*): any `[N, d]` of a token's states, where some are read.
+        trainer (`UnlearnTrainer`, *optional*): the run, for what takes the method's own terms.
     """
 
     model: nn.Module
@@ -82,6 +83,7 @@ class RunStart:
     accelerator: object
     step: int
     states_like: Tensor | None
+    trainer: object = None
 
 
 class CachedRows:

@@ -63,8 +63,6 @@ def _missing(args, need: str) -> str | None:
             "DeepSpeed and FSDP hold gradients, weights and optimizer states in parts. Take one process or DDP "
             "(`--accelerate_config multi_gpu`), or leave the add-on out."
         )
-    if need == BACKWARD and args.world_size > 1:
-        return "DDP averages gradients in one backward pass a forward. Start one process, or leave the add-on out."
     if need == GRADIENTS and args.fp16:
         return "fp16 scales them. Take bf16=True, or leave the add-on out."
     optimizer = str(getattr(args.optim, "value", args.optim))

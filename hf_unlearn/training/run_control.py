@@ -36,6 +36,7 @@ class RunControl(TrainerCallback):
             accelerator=self.trainer.accelerator,
             step=state.global_step,
             states_like=self.trainer.states_like,
+            trainer=self.trainer,
         )
         for kept in (self.trainer.forward_path.prefix, self.trainer.references, *self.trainer.addons.values()):
             if kept is not None:

@@ -123,6 +123,14 @@ def unilogit(policy, reference, label: int, args):
     return (p * (policy - target.log())).sum()
 
 
+def unlikelihood(policy, reference, label: int, args):
+    return -(1 - policy[label].exp()).log()
+
+
+def negative_entropy(policy, reference, label: int, args):
+    return (policy.exp() * policy).sum()
+
+
 class OfLogProbabilities:
     """The objective of methods over log-probabilities: a forget term over rows, and a mean over retain tokens."""
 
@@ -318,6 +326,9 @@ CASES = {
     "whp": Case(whp, {"alpha": 1.0}, others=reinforced, knows=True, **OWN),
     "ihl": Case(OfTokens(token_means(ihl)), {}, knows=True, **OWN),
     "unilogit": Case(OfTokens(token_means(unilogit)), {}, knows=True, **OWN),
+    "unlikelihood": Case(OfTokens(token_means(unlikelihood)), {}, knows=True, **OWN),
+    # Certain predictions have no gradient: of a random model they are not.
+    "max_entropy": Case(OfTokens(token_means(negative_entropy)), {}, sinking="forget/loss", knows=True, **OWN),
     "mu_align": Case(
         OfDistributions(mu_align),
         {"alpha": 50.0},
@@ -336,6 +347,10 @@ CASES = {
         prompts=True,
     ),
     "dpo": Case(OfLogProbabilities(dpo, *PAIR), {"beta": 0.3}, ("kl",), roles=PAIR),
+    # Its loss is DPO's; how its alternates come about is in tests/training/test_sampled.py.
+    "altpo": Case(
+        OfLogProbabilities(dpo, *PAIR), {"beta": 0.3, "num_alternates": 1}, ("none",), roles=PAIR, adapters=(False,)
+    ),
     "idk_nll": Case(
         OfLogProbabilities(lambda rows, args: -ascent(rows, args), "alternate"),
         retain_losses=("nll",),

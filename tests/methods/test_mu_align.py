@@ -12,16 +12,18 @@ from conftest import ROOT, changed, lora, make_args, make_model, make_tokenizer,
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_unlearn import MUAlign, MUAlignConfig, MUAlignTrainer, fused, losses
+from hf_unlearn.addons.gradient_conflict import TwoGradients
+from hf_unlearn.addons.settings import addons_of
 from hf_unlearn.cli.main import main
 from hf_unlearn.data.formats import encode
 from hf_unlearn.fused import Head, tiles
 from hf_unlearn.fused.predicted import Predicted
-from hf_unlearn.methods.gradient_conflict import TwoGradients
 from hf_unlearn.methods.mu_align import tails
 from hf_unlearn.methods.mu_align.tails import Tail, WorstShare
 from hf_unlearn.reference import LiveReference
 from hf_unlearn.reference.cached import CachedReference
 from hf_unlearn.report import load_report
+from hf_unlearn.training.addon_checks import check_engine
 
 
 RECIPE = ROOT / "recipes" / "demo" / "mu_align.yaml"
@@ -589,7 +591,7 @@ def test_defaults_are_the_readmes_and_presets_fill_what_is_left_out():
         ({"retain_loss": "kl"}, "retain_loss='kl'; allowed: 'none', 'nll'"),
         ({"retain_loss": "none", "lambda_kd": 0.5}, "lambda_kd: for retain rows"),
         ({"retain_loss": "none", "grad_ortho": "project"}, "grad_ortho: for retain rows"),
-        ({"grad_ortho": "project", "optim": "lomo"}, "LOMO"),
+        ({"grad_ortho": "project", "optim": "lomo"}, "grad_ortho takes several backward passes, and optim='lomo'"),
         (
             {"grad_ortho": "project", "activation_checkpointing": True,
              "activation_checkpointing_kwargs": {"use_reentrant": True}},
@@ -602,10 +604,11 @@ def test_bad_settings_say_what_is_allowed(settings, message):
         config(**settings)
 
 
-def test_several_processes_cannot_project(monkeypatch):
-    monkeypatch.setattr(MUAlignConfig, "world_size", 2)
-    with pytest.raises(ValueError, match="grad_ortho takes two backward passes .* one process"):
-        config(grad_ortho="pcgrad")
+def test_sharded_gradients_are_not_projected():
+    args = config(grad_ortho="pcgrad")
+    args.fsdp = "full_shard"
+    with pytest.raises(ValueError, match="grad_ortho takes several backward passes, and DeepSpeed and FSDP hold"):
+        check_engine(args, addons_of(args))
 
 
 def test_more_of_the_largest_than_there_are_tokens(build):

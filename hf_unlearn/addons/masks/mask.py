@@ -15,7 +15,7 @@ from torch import Tensor
 from ..addon import AddOn, Step
 from .choice import highest
 from .files import check_mask_fits, packed, read_mask, unpacked
-from .kinds import FILE, SCORES
+from .kinds import FILE, SCORES, WAGLE
 from .scores import Scorer
 
 
@@ -101,7 +101,7 @@ class WeightMask(AddOn):
     def state(self) -> dict[str, Any]:
         """What decided the mask, and one bit a weight."""
         bits = {f"{BITS}{name}": packed(mask) for name, mask in self.masks.items()}
-        return dict(zip(("by", "share", "rows"), self._settings, strict=True)) | bits
+        return self._settings | bits
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes the mask of a checkpoint.
@@ -109,22 +109,26 @@ class WeightMask(AddOn):
         Raises:
             `ValueError`: if it was chosen in another way than this run's settings say.
         """
-        made = state["by"], state["share"], state["rows"]
-        if made != self._settings:
+        now = self._settings
+        # Checkpoints of before do not say what had one value alone.
+        made = {name: state.get(name) for name in now}
+        if made != now:
+            told, asked = (", ".join(f"mask_{n}={v!r}" for n, v in found.items()) for found in (made, now))
             raise ValueError(
-                "The checkpoint was made with mask_by={!r}, mask_share={}, mask_rows={}, and this run has {!r}, {}, "
-                "{}. Give the same, or start anew.".format(*made, *self._settings)
+                f"The checkpoint was made with {told}, and this run has {asked}. Give the same, or start anew."
             )
         self.bits = {name.removeprefix(BITS): bits for name, bits in state.items() if name.startswith(BITS)}
 
     @property
-    def _settings(self) -> tuple:
-        return self.by, self.args.mask_share, self.args.mask_rows
+    def _settings(self) -> dict[str, Any]:
+        mu = {"mu": self.args.mask_mu} if self.by == WAGLE else {}
+        return {"by": self.by, "share": self.args.mask_share, "rows": self.args.mask_rows} | mu
 
     def _choose(self, start, parameters: Mapping) -> dict[str, Tensor]:
         if self.by == FILE:
             return read_mask(self.args.mask_file, parameters)
-        return highest(Scorer(self.entry, start, parameters).scores(self.by), self.args.mask_share)
+        scorer = Scorer(self.entry, start, parameters, self.args.mask_rows)
+        return highest(scorer.scores(self.by), self.args.mask_share)
 
     def _release(self) -> None:
         while self.handles:

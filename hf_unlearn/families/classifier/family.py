@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from ...addons.settings import addons_of
 from ...data.role_table import ALTERNATE
+from ...forward.planning import APART
 from ...processes import asks_fsdp
 from ..base import CLASSIFIER, Family
 from .collator import ClassCollator
@@ -101,7 +102,9 @@ class Classifier(Family):
         return text + height * width
 
     def shape_of(self, pairs, args) -> str:
-        return "one" if args.forward_passes == "auto" else args.forward_passes
+        if args.forward_passes != "auto":
+            return args.forward_passes
+        return "one" if args.grad_ortho == "off" else APART
 
     def build_forward(self, model, args, needs, shape):
         return ClassForward(needs, shape, self.likelihood)

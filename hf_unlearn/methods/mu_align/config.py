@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...checks import check_choice, check_number, check_whole
-from ...processes import asks_fsdp
 from ...training.config import UnlearnConfig
-from ..gradient_conflict import GRAD_ORTHO
 from ..teacher import TeacherArguments
 from .tails import CAPS, TAILS
 
@@ -167,7 +165,6 @@ class MUAlignConfig(TeacherArguments, UnlearnConfig):
         check_choice("kl_direction", self.kl_direction, DIRECTIONS)
         check_choice("tail", self.tail, (*TAILS, "emb_norm"))
         check_choice("forget_target", self.forget_target, FORGET_TARGETS)
-        check_choice("grad_ortho", self.grad_ortho, GRAD_ORTHO)
         self._check_cap()
         super().__post_init__()
         self._check_retain_terms()
@@ -185,7 +182,6 @@ class MUAlignConfig(TeacherArguments, UnlearnConfig):
     def _check_retain_terms(self) -> None:
         asked = [name for name in ("label_smoothing", "forget_shrink", *KEPT_TERMS) if getattr(self, name)]
         asked += ["forget_target"] * (self.forget_target == "bernoulli_prior")
-        asked += ["grad_ortho"] * (self.grad_ortho != "off")
         if asked and self.retain_loss == "none":
             raise ValueError(
                 f"{', '.join(asked)}: for retain rows, and retain_loss='none'. Take 'nll', or set them off."
@@ -194,16 +190,4 @@ class MUAlignConfig(TeacherArguments, UnlearnConfig):
             raise ValueError(
                 "forget_shrink moves forget rows towards the retain rows of their pass, and forward_passes='split' "
                 "gives each role its own. Take 'auto', 'one' or 'packed'."
-            )
-        if self.grad_ortho == "off":
-            return
-        if self.world_size > 1 or self.deepspeed or asks_fsdp(self):
-            raise ValueError(
-                "grad_ortho takes two backward passes a step and compares whole gradients, which works on one process "
-                "without DeepSpeed and FSDP only. Start one process, or take grad_ortho='off'."
-            )
-        if self.reentrant or "lomo" in str(getattr(self.optim, "value", self.optim)):
-            raise ValueError(
-                "grad_ortho takes two backward passes a step, which reentrant checkpointing and LOMO do not allow. "
-                "Pass activation_checkpointing_kwargs={'use_reentrant': False}, or another `optim`."
             )

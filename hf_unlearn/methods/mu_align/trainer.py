@@ -12,7 +12,6 @@ from ...forward.needs import KL, REFERENCE, Need
 from ...forward.role_rows import RoleRows
 from ...losses import second_moment_distance
 from ...training.trainer import UnlearnTrainer
-from ..gradient_conflict import GradientConflict
 from ..teacher import Taught
 from .config import DEFAULTS, MUAlignConfig
 from .noise import ForgetNoise
@@ -89,11 +88,6 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
     # What the method says of itself
 
     @classmethod
-    def addons_of(cls, args: MUAlignConfig):
-        own = [] if args.grad_ortho == "off" else [GradientConflict(args.grad_ortho)]
-        return [*own, *super().addons_of(args)]
-
-    @classmethod
     def needs_of(cls, args: MUAlignConfig):
         clip, noise, shrink = args.forget_clip, args.forget_noise, args.forget_shrink
         of_logits = None if args.tail == "emb_norm" else Tail(args.tail, args.top_k, args.tail_cap)
@@ -122,9 +116,6 @@ class MUAlignTrainer(Taught, UnlearnTrainer):
         if args.forward_passes == "auto" and args.forget_shrink:
             # Forget rows go towards retain rows, which must then be in their pass.
             shape = "one"
-        elif args.forward_passes == "auto" and args.grad_ortho != "off":
-            # In passes of their own the two sides share nothing, so that two backward passes cost what one does.
-            shape = "split"
         return super().build_forward(model, args, bound, shape)
 
     # The objective
