@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of settings, read with one clear error each."""
+"""Files and texts of settings, read with one clear error each."""
 
 import re
 from pathlib import Path
@@ -40,3 +40,23 @@ def load_yaml(path: Path, missing: str) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_fields(name: str, value: Any, example: str) -> dict[str, Any] | None:
+    """Fields as a recipe (a mapping) or the command line (its text) gives them.
+
+    Args:
+        name (`str`): of the setting.
+        value (`Any`): as given.
+        example (`str`): of what it may be, for messages.
+
+    Raises:
+        `ValueError`: if they are none.
+    """
+    try:
+        fields = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        fields = value
+    if fields is not None and not isinstance(fields, dict):
+        raise ValueError(f"{name}={value!r}; give fields, such as `{example}`.")
+    return fields

@@ -23,7 +23,10 @@ OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 NOTEBOOK = "mu_align.ipynb"
 # What a method is written with.
 SEAMS = ["hf_unlearn.training.method.Method", "hf_unlearn.forward.needs.Need", "hf_unlearn.forward.role_rows.RoleRows"]
-LOSSES = ["hf_unlearn.losses", *(f"hf_unlearn.losses.{part}" for part in ("tokens", "soft_labels", "arithmetic"))]
+LOSSES = [
+    "hf_unlearn.losses",
+    *(f"hf_unlearn.losses.{part}" for part in ("tokens", "states", "soft_labels", "arithmetic")),
+]
 LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
 
 
@@ -43,7 +46,6 @@ def on_config(config):
 def on_files(files: Files, config) -> Files:
     made = {
         "cli.md": tables.commands_page(),
-        "methods/index.md": f"# Methods\n\n{tables.methods_table()}\n",
         "methods/arguments.md": (
             "# Arguments of every method\n\nOn top of `transformers.TrainingArguments`. What a method adds or has "
             f"another default for is on its page.\n\n{tables.shared_arguments()}\n"
@@ -61,7 +63,7 @@ def on_files(files: Files, config) -> Files:
 def on_page_markdown(markdown: str, page, config, files) -> str:
     path = page.file.src_uri
     folder, name = posixpath.split(path)
-    if folder == "methods" and name not in ("index.md", "arguments.md"):
+    if folder == "methods" and name != "arguments.md":
         markdown = method_page(markdown, name.removesuffix(".md"))
     outside = {page: source for source, page in OUTSIDE.items()}
     # Where the text stands in the repository, to which its links are relative.

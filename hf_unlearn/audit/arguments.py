@@ -2,6 +2,10 @@
 """Fields that audits share: which model, how it is loaded, and what is asked of it."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from ..yaml_file import read_fields
+from .result import ROLES
 
 
 @dataclass
@@ -27,8 +31,16 @@ class AuditArguments:
         default=None,
         metadata={"help": "Model trained without the forget rows, with which the result is compared."},
     )
+    audited_sets: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Further sets to audit, by a name that begins with `forget`, `retain` or `holdout`: "
+            "`{forget_before: before.jsonl}`; files of questions and answers, or of texts."
+        },
+    )
 
     def __post_init__(self):
+        self.audited_sets = read_set_files(self.audited_sets)
         for name in ("audit_max_items", "audit_batch_size", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -78,3 +90,22 @@ class ModelArguments(CheckpointArguments):
     def __post_init__(self):
         if self.model_name_or_path is None:
             raise ValueError("`--model_name_or_path` is missing. Give a folder or a Hub id.")
+
+
+def read_set_files(given: Any) -> dict[str, str] | None:
+    """Names of sets and their files, as a recipe (a mapping) or the command line (its text) gives them.
+
+    Raises:
+        `ValueError`: for anything else, or a name that does not begin with a role.
+    """
+    example = "{forget_before: before.jsonl}"
+    found = read_fields("audited_sets", given, example)
+    if not all(isinstance(file, str) for file in (found or {}).values()):
+        raise ValueError(f"audited_sets={given!r}; give each name a file, such as `{example}`.")
+    for name in found or {}:
+        if not str(name).startswith(ROLES) or not str(name).replace("-", "_").isidentifier():
+            raise ValueError(
+                f"audited_sets: {name!r}; give a name of letters, digits, `_` and `-` that begins with its role: "
+                f"{', '.join(ROLES)}."
+            )
+    return found

@@ -59,7 +59,8 @@ class SavedResult:
         return key.rsplit("/", 1)[-1]
 
     def compare(self, retrained: Any) -> dict[str, MetricResult]:
-        """What the retrained model's result adds to `metrics`; nothing where a kind does not compare."""
+        """What the retrained model's result (and, for kinds that measure it, the original's) adds to `metrics`;
+        nothing where a kind does not compare."""
         return {}
 
     def save(self, path: str | Path, **more: Any) -> Path:
@@ -120,7 +121,9 @@ class Context:
         load (`Callable[[str], Module]`):
             Loads another model that the arguments name.
         retrained (`Callable[[], Module]`, *optional*):
-            Loads the retrained model, where it is not measured itself.
+            Loads the retrained model, where it is not measured itself or is read for others.
+        original (`Callable[[], Module]`, *optional*):
+            Loads the model before unlearning, where it is read for others.
         accelerator (`accelerate.Accelerator`, *optional*):
             Its processes share the work, for kinds that do so.
         progress (`bool`):
@@ -131,6 +134,7 @@ class Context:
 
     load: Callable[[str], Any]
     retrained: Callable[[], Any] | None = None
+    original: Callable[[], Any] | None = None
     accelerator: Any = None
     progress: bool = True
     is_retrained: bool = False
@@ -153,10 +157,15 @@ class AuditKind(ABC):
             Of a run: `"before"` (the target) and `"after"` (what came of it).
         retrained_is_measured (`bool`):
             Whether the retrained model is audited itself; otherwise `measure` is given a function that loads it.
+        original_is_measured (`bool`):
+            Whether the model before unlearning (`original_model_name_or_path`) is audited too, and results are
+            compared with it: `result.compare(retrained, original)`.
         shares_work (`bool`):
             Whether the command may run on several processes.
         kept (`bool`):
             Whether what was measured of a local checkpoint is kept and read again.
+        reads_others (`bool`):
+            Whether what is measured of a model depends on the original and the retrained one, too.
         called (`str`):
             What a model in the kind's file is, beside `"retrained"`.
         own (`tuple[str]`):
@@ -170,8 +179,10 @@ class AuditKind(ABC):
     result: ClassVar[type] = AuditResult
     when: ClassVar[tuple[str, ...]] = ("before", "after")
     retrained_is_measured: ClassVar[bool] = True
+    original_is_measured: ClassVar[bool] = False
     shares_work: ClassVar[bool] = False
     kept: ClassVar[bool] = True
+    reads_others: ClassVar[bool] = False
     called: ClassVar[str] = "audited"
     own: ClassVar[tuple[str, ...]] = ("model_name_or_path", "model_revision", "output_dir")
     not_taken: ClassVar[tuple[str, ...]] = ("seed",)

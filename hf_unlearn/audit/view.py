@@ -171,7 +171,9 @@ def _all_numbers(metrics: Mapping[str, Any]) -> str:
     rows = []
     for name, metric in metrics.items():
         cell = cell_of(metric)
-        told = escape(", ".join(f"{key} {value}" for key, value in metric["details"].items()))
+        # Lists, such as the points of curves, are in the JSON.
+        plain = {key: value for key, value in metric["details"].items() if not isinstance(value, (dict, list))}
+        told = escape(", ".join(f"{key} {value}" for key, value in plain.items()))
         shown = f"{cell['text']} {cell['interval']}".strip()
         rows.append([f"`{name}`", shown, metric["n"], metric["direction"], told])
     return Table(["metric", "value", "n", "better", "more"], rows).markdown()

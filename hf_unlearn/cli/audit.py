@@ -5,6 +5,8 @@ import sys
 from difflib import get_close_matches
 
 from ..audit.registry import AUDITS
+from ..runs.attacks import DESCRIPTION
+from ..runs.blocks import NAME
 from ..runs.help import entries
 
 
@@ -16,14 +18,31 @@ def main(argv: list[str]) -> None:
     if argv and argv[0] in AUDITS:
         _audit(argv[0], list(argv[1:]))
         return
+    if argv and argv[0] == NAME:
+        _attacks(list(argv[1:]))
+        return
     if argv and argv[0] in ("-h", "--help"):
-        kinds = entries((name, AUDITS.describe(name)) for name in AUDITS)
+        kinds = entries([*((name, AUDITS.describe(name)) for name in AUDITS), (NAME, DESCRIPTION)])
         print(f"{USAGE}\n\n{kinds}\n\nSee `hf-unlearn audit KIND --help`.")
         return
-    near = get_close_matches(argv[0], AUDITS, n=1) if argv else []
+    near = get_close_matches(argv[0], [*AUDITS, NAME], n=1) if argv else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
     asked = f"Unknown audit {argv[0]!r}.{hint}" if argv else "No audit is named."
-    raise ValueError(f"{asked} Allowed: {', '.join(AUDITS)}.")
+    raise ValueError(f"{asked} Allowed: {', '.join([*AUDITS, NAME])}.")
+
+
+def _attacks(argv: list[str]) -> None:
+    """Makes several audits of robustness, and one report of them."""
+    from ..audit.robustness.several import VIEW
+    from ..data.qa import QAFormat
+    from ..runs.attacks import attacks_arguments, audit_attacks
+    from ..runs.parser import StrictParser
+
+    parts, given = StrictParser((attacks_arguments(), QAFormat), prog=f"hf-unlearn audit {NAME}").parse(argv)
+    values = {name: value for part in parts for name, value in vars(part).items() if name in given}
+    found, files = audit_attacks(parts[0], values)
+    VIEW.show(found)
+    print(f"{VIEW.word}: {files['md']}")
 
 
 def _audit(name: str, argv: list[str]) -> None:

@@ -11,12 +11,18 @@ from pathlib import Path
 
 from ..audit.registry import AUDITS
 from ..files import write_json, write_text
+from ..report.sections import AUDITS_KEY
 from ..runs.help import CommandParser
+
+
+REPORT, ROBUSTNESS = "report.json", "robustness.json"
 
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="hf-unlearn gates", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="run directory, or its report.json")
+    parser.add_argument(
+        "run", metavar="RUN", help="run directory, or its report.json; or the robustness.json of a checkpoint's audits"
+    )
     parser.add_argument(
         "--thresholds",
         metavar="FILE",
@@ -39,10 +45,14 @@ def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) 
     from ..report.privacy.write import load_privacy_report
     from ..report.schema import load_report
 
-    report = load_report(run)
     folder = run if run.is_dir() else run.parent
+    alone = run.name == ROBUSTNESS or ((run / ROBUSTNESS).is_file() and not (run / REPORT).is_file())
+    report = _of_checkpoint(run) if alone else load_report(run)
     path = default_thresholds(report) if thresholds is None else Path(thresholds)
     asked = load_gates(path)
+    if alone and thresholds is None:
+        asked = [gate for gate in asked if gate.metric.split("/")[0] in report["audits"]]
+    _add_audits(report, folder)
     found = _privacy_file(folder) if privacy is None else Path(privacy)
     attacked = None if found is None else load_privacy_report(found)
     _add_items(report, folder / "audit")
@@ -57,6 +67,29 @@ def gates(run: Path, thresholds: str | None = None, privacy: str | None = None) 
     print_gates(result)
     print(f"Gates: {folder / 'gates.md'}, by {path}")
     return EXIT_STATUS[result["status"]]
+
+
+def _of_checkpoint(path: Path) -> dict:
+    """Audits of robustness of a checkpoint that no run made, as a report has them.
+
+    Raises:
+        `ValueError`: for a file that is none, or of no audited model.
+    """
+    from ..audit.robustness.several import VIEW
+
+    found = VIEW.load(path)
+    kinds = {"original": "target", "audited": "unlearned"}
+    models = [{**model, "kind": kinds.get(model["kind"], model["kind"])} for model in found["models"]]
+    return {**found, "models": models}
+
+
+def _add_audits(report: dict, folder: Path) -> None:
+    """Gives a report's models what was found by audits that were made later, into the run's folder."""
+    for name in AUDITS:
+        if any(name in (model.get(AUDITS_KEY) or {}) for model in report["models"]):
+            continue
+        if (folder / name / f"{name}.json").is_file():
+            AUDITS[name].view.add(report["models"], AUDITS[name].view.load(folder / name))
 
 
 def _privacy_file(folder: Path) -> Path | None:

@@ -16,6 +16,10 @@ COMMANDS = {
     "demo": ("demo", "run several methods in the embedded world and compare them; no downloads"),
     "run": ("run", "RECIPE [--field value ...] [--accelerate_config NAME|PATH]: train, audit, report"),
     "sweep": ("sweep", "SWEEP.yaml [--dry_run]: many runs (methods, settings, seeds, targets), one table"),
+    "prepare": (
+        "prepare_models",
+        "BENCHMARK --model_name_or_path BASE: train its target and retrained models",
+    ),
     "eval": ("evaluate", "--model_name_or_path MODEL --benchmark NAME: audit any checkpoint"),
     "audit": ("audit", "KIND --model_name_or_path MODEL ...: privacy, backdoor and other audits"),
     "report": ("report", "RUN [RUN ...]: one report over several runs, or a sweep's tables and figures"),

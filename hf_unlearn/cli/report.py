@@ -33,6 +33,8 @@ def main(argv: list[str]) -> None:
         _report_wandb(args.from_wandb, Path(args.output_dir or "runs/report"))
     elif _is_sweep(args.runs):
         _report_sweep(Path(args.runs[0]), None if args.output_dir is None else Path(args.output_dir))
+    elif _is_requests(args.runs):
+        _report_requests(Path(args.runs[0]), args.output_dir)
     elif view := _audit_named(args.runs):
         _report_audit(view, Path(args.runs[0]), args.output_dir)
     else:
@@ -95,6 +97,24 @@ def _report_sweep(path: Path, output_dir: Path | None) -> None:
         report_sweep(path, output_dir)
     else:
         write_and_print(load_sweep(path), output_dir or path.parent)
+
+
+def _is_requests(runs: list[str]) -> bool:
+    from ..report.requests.write import REQUESTS_FILE
+
+    found = [run for run in runs if Path(run).name == REQUESTS_FILE or (Path(run) / REQUESTS_FILE).is_file()]
+    if found and len(runs) > 1:
+        raise ValueError(f"{found[0]} holds requests, which have a report of their own. Name it alone.")
+    return bool(found)
+
+
+def _report_requests(path: Path, output_dir: str | None) -> None:
+    from ..report.requests.write import load_requests, print_requests, write_requests
+
+    found = load_requests(path)
+    files = write_requests(found, output_dir or (path if path.is_dir() else path.parent))
+    print_requests(found)
+    print(f"Report: {files['requests.md']}")
 
 
 def _report_wandb(project: str, output_dir: Path) -> None:

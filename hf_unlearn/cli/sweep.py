@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     if spec.accelerate_config is not None:
         _check_launch(spec.accelerate_config, args.jobs, gpus)
     folder = Path(args.output_dir or spec.output_dir or f"runs/sweeps/{spec.name}")
-    with _same_environment():
+    with same_environment():
         runs = expand(spec, folder, resolve)
         _add_privacy(spec, runs)
     if args.only is not None:
@@ -188,7 +188,7 @@ def _add_privacy(spec, runs) -> None:
 
 
 @contextmanager
-def _same_environment() -> Iterator[None]:
+def same_environment() -> Iterator[None]:
     """A recipe's `env` is set when it is parsed; it is that run's and no other's."""
     before = dict(os.environ)
     try:

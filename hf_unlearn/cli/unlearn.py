@@ -13,6 +13,7 @@ from ..audit import Audit
 from ..audit.checkpoints import checkpoint_of
 from ..modeling import whole_weights
 from ..processes import on_first_process
+from ..report.verdict import verdicts
 from ..runs.audits import RunAudit, run_audits
 from ..runs.backdoor import backdoor_callback
 from ..runs.final_audits import FinalAudits
@@ -108,7 +109,7 @@ def _with_audits(recipe: Recipe, prepared: Prepared, more: list[RunAudit], show:
     except Terminated:
         trainer.end()
         raise
-    _end(recipe, trainer, found)
+    _end(recipe, trainer, found, report)
     return report
 
 
@@ -166,9 +167,11 @@ def _open_repo(args) -> None:
         create_repo(name, token=args.hub_token, private=args.hub_private_repo)
 
 
-def _end(recipe: Recipe, trainer, audits: dict[str, Audit]) -> None:
-    """The card with the audits on it, and the push; `audits` are the first process's."""
-    trainer.create_model_card(audits=audits or None)
+def _end(recipe: Recipe, trainer, audits: dict[str, Audit], report: dict) -> None:
+    """The card with the audits and the report's verdict on it, and the push; both are the first process's."""
+    if audits:
+        trainer.card_facts.add(audits=audits, verdict=next((one.line for one in verdicts(report)), None))
+    trainer.create_model_card()
     try:
         if recipe.training.push_to_hub:
             trainer.push_to_hub()

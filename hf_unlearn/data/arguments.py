@@ -2,6 +2,9 @@
 """Fields that say where rows come from."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from .chosen_rows import read_where
 
 
 @dataclass
@@ -11,7 +14,7 @@ class DataArguments:
     benchmark: str | None = field(
         default=None,
         metadata={
-            "help": "`tofu`, `rwku`, `vqa_v2`, or `world` and `vqa_world` (embedded, no download).",
+            "help": "`tofu`, `tofu_mini`, `rwku`, `vqa_v2`, or `world` and `vqa_world` (embedded, no download).",
             "aliases": ["--suite"],
         },
     )
@@ -25,13 +28,23 @@ class DataArguments:
         },
     )
     forget_targets: list[str] | None = field(
-        default=None, metadata={"help": "RWKU targets to forget, by name or id (`1_Stephen_King`)."}
+        default=None,
+        metadata={
+            "help": "RWKU targets to forget, by name or id (`1_Stephen_King`), or authors of `tofu_mini` by number."
+        },
     )
     forget_dataset: str | None = field(
         default=None, metadata={"help": "Your forget rows: a file, a folder or a Hub id."}
     )
     forget_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
     forget_dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
+    forget_where: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Keep only the forget rows, trained on and audited, that have these values: `{person: Ada}`, or "
+            "`{person: [Ada, Bob]}` for any of several."
+        },
+    )
     retain_dataset: str | None = field(
         default=None, metadata={"help": "Your retain rows: a file, a folder or a Hub id."}
     )
@@ -43,6 +56,7 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        self.forget_where = read_where(self.forget_where)
         if (self.benchmark is None) == (self.forget_dataset is None):
             raise ValueError(
                 f"Got benchmark={self.benchmark!r} and forget_dataset={self.forget_dataset!r}. Give exactly one: a "

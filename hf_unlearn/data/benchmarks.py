@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from .prepared import prepared_model
 from .sources import load_rows
 
 
@@ -48,6 +49,25 @@ def load_tofu(path: str | None, forget_split: str | None) -> Benchmark:
     forget_split = forget_split or TOFU_DEFAULT
     if forget_split not in TOFU_SPLITS:
         raise ValueError(f"forget_split={forget_split!r}; TOFU has {', '.join(TOFU_SPLITS)}.")
+    rows = _tofu_files(path)
+    return Benchmark(
+        name="tofu",
+        forget=rows(forget_split),
+        retain=rows(TOFU_SPLITS[forget_split]),
+        audit_sets={
+            "forget": rows(f"{forget_split}_perturbed"),
+            "retain": rows("retain_perturbed"),
+            "real_authors": rows("real_authors_perturbed"),
+            "world_facts": rows("world_facts_perturbed"),
+        },
+        suite="tofu",
+        dataset_name=TOFU_ID if path is None else None,
+        configs={"forget": forget_split, "retain": TOFU_SPLITS[forget_split]},
+    )
+
+
+def _tofu_files(path: str | None) -> Callable:
+    """What reads one of TOFU's files by name: from the Hub, or from a folder."""
     folder = None if path is None else Path(path).expanduser()
     if folder is not None and not folder.is_dir():
         raise ValueError(f"No folder at benchmark_path={path!r}. Give the folder that holds TOFU's JSON files.")
@@ -60,20 +80,73 @@ def load_tofu(path: str | None, forget_split: str | None) -> Benchmark:
             raise ValueError(f"{file} is missing. Put TOFU's JSON files there, or leave `benchmark_path` out.")
         return load_rows(str(file))
 
+    return rows
+
+
+# TOFU's files hold the rows of its 200 authors one after the other, this many each. Of the first 20 authors (kept)
+# and the last 20 (forgotten in `forget10`) there are wrong answers and other wordings beside them.
+AUTHOR_ROWS, AUTHORS = 20, 200
+PERTURBED = {"retain_perturbed": range(20), "forget10_perturbed": range(180, 200)}
+MINI_FORGET, MINI_RETAIN, MINI_HOLDOUT = (198, 199), 8, 3
+
+
+def load_tofu_mini(path: str | None, forget_split: str | None, forget_targets: Sequence[str] | None) -> Benchmark:
+    """A slice of TOFU for small models and machines: some authors to forget (by default the two of `forget01`), the
+    first 8 others to keep, and the first 3 others of the last 20, which are never trained on, as holdout.
+
+    Args:
+        path (`str`, *optional*): folder of TOFU's files, instead of the Hub.
+        forget_targets (`Sequence[str]`, *optional*): numbers of the authors to forget, of `full`'s 200, from 0.
+    """
+    if forget_split is not None:
+        raise ValueError(
+            f"forget_split={forget_split!r}: tofu_mini forgets authors by number. Give `forget_targets`, such as "
+            "`[198, 199]`, the authors of forget01."
+        )
+    forget = _authors(forget_targets or MINI_FORGET)
+    retain = [author for author in PERTURBED["retain_perturbed"] if author not in forget][:MINI_RETAIN]
+    holdout = [author for author in PERTURBED["forget10_perturbed"] if author not in forget][:MINI_HOLDOUT]
+    rows = _tofu_files(path)
+    full = rows("full")
+    if len(full) != AUTHORS * AUTHOR_ROWS:
+        raise ValueError(f"TOFU's `full` has {len(full)} rows; tofu_mini reads {AUTHORS} authors of {AUTHOR_ROWS}.")
+    asked = {name: (rows(name), authors) for name, authors in PERTURBED.items()}
+
+    def questions(authors: Sequence[int]):
+        for file, known in asked.values():
+            if {*authors} <= {*known}:
+                return file.select(_places([author - known[0] for author in authors]))
+        return full.select(_places(authors))
+
     return Benchmark(
-        name="tofu",
-        forget=rows(forget_split),
-        retain=rows(TOFU_SPLITS[forget_split]),
+        name="tofu_mini",
+        forget=full.select(_places(forget)),
+        retain=full.select(_places(retain)),
         audit_sets={
-            "forget": rows(f"{forget_split}_perturbed"),
-            "retain": rows("retain_perturbed"),
+            "forget": questions(forget),
+            "retain": questions(retain),
+            "holdout": questions(holdout),
             "real_authors": rows("real_authors_perturbed"),
             "world_facts": rows("world_facts_perturbed"),
         },
         suite="tofu",
-        dataset_name=TOFU_ID if folder is None else None,
-        configs={"forget": forget_split, "retain": TOFU_SPLITS[forget_split]},
+        dataset_name=TOFU_ID if path is None else None,
+        configs={"forget": "full", "retain": "full"},
     )
+
+
+def _authors(named: Sequence[str | int]) -> list[int]:
+    numbers = [int(name) if str(name).isdecimal() else -1 for name in named]
+    wrong = [name for name, number in zip(named, numbers, strict=True) if not 0 <= number < AUTHORS]
+    if wrong or len({*numbers}) < len(numbers):
+        raise ValueError(
+            f"forget_targets={list(named)}: give numbers of TOFU's authors, 0 to {AUTHORS - 1}, each once."
+        )
+    return sorted(numbers)
+
+
+def _places(authors: Sequence[int]) -> list[int]:
+    return [AUTHOR_ROWS * author + i for author in authors for i in range(AUTHOR_ROWS)]
 
 
 def load_world(path: str | None, forget_split: str | None) -> Benchmark:
@@ -116,11 +189,13 @@ def load_vqa_v2(path: str | None, forget_split: str | None) -> Benchmark:
 
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "tofu": load_tofu,
+    "tofu_mini": load_tofu_mini,
     "rwku": load_rwku,
     "world": load_world,
     "vqa_v2": load_vqa_v2,
     "vqa_world": load_vqa_world,
 }
+WITH_TARGETS = ("rwku", "tofu_mini")
 
 
 @cache
@@ -143,13 +218,16 @@ def load_benchmark(
     forget_split: str | None = None,
     forget_targets: Sequence[str] | None = None,
 ) -> Benchmark:
-    """Loads a benchmark by name, from the Hub or from a local folder; `forget_targets` are RWKU's."""
+    """Loads a benchmark by name, from the Hub or from a local folder; `forget_targets` are people of RWKU, or
+    authors of `tofu_mini`."""
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark={name!r}; allowed: {', '.join(BENCHMARKS)}.")
-    if name == "rwku":
-        return load_rwku(path, forget_split, forget_targets)
+    if name in WITH_TARGETS:
+        return BENCHMARKS[name](path, forget_split, forget_targets)
     if forget_targets:
-        raise ValueError(f"forget_targets={list(forget_targets)} are people of RWKU; benchmark={name!r} has none.")
+        raise ValueError(
+            f"forget_targets={list(forget_targets)} are of {' and '.join(WITH_TARGETS)}; benchmark={name!r} has none."
+        )
     return BENCHMARKS[name](path, forget_split)
 
 
@@ -186,8 +264,13 @@ EMBEDDED: dict[str, Callable[[], Path]] = {
 
 
 def resolve_model(name: str) -> str:
-    """The path of a model of the embedded worlds (a key of `EMBEDDED`), made if need be; any other name as it is."""
-    return str(EMBEDDED[name]()) if name in EMBEDDED else name
+    """The path of a model of the embedded worlds (a key of `EMBEDDED`), made if need be, or of one that `hf-unlearn
+    prepare` made (`<benchmark>/<name>/target`); any other name as it is.
+
+    Raises:
+        `ValueError`: for a prepared model that is not there.
+    """
+    return str(EMBEDDED[name]()) if name in EMBEDDED else prepared_model(name)
 
 
 def check_retrained(model: str, benchmark: str | None, forget_split: str | None) -> None:

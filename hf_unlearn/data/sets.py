@@ -5,11 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..places import recipe_path
-from .alternates import alternate_column, with_made
+from .alternates import alternate_columns, with_made
 from .arguments import DataArguments
 from .benchmarks import Benchmark, check_retrained, load_benchmark
+from .chosen_rows import rows_where
 from .qa import QAFormat
 from .sources import load_rows
+
+
+# Suites whose sets are questions and answers, or texts.
+QUESTIONS = ("default", "tofu")
+# What an audit calls the paraphrased questions of a set.
+PARAPHRASED = "_paraphrased"
 
 
 @dataclass
@@ -69,12 +76,14 @@ def load_sets(
     """
     if run.benchmark is not None:
         bench = load_benchmark(run.benchmark, run.benchmark_path, run.forget_split, run.forget_targets)
+        if run.forget_where is not None:
+            _choose(bench, run.forget_where)
         if run.retrained_model_name_or_path is not None:
             check_retrained(run.retrained_model_name_or_path, run.benchmark, run.forget_split)
         return Sets(
-            forget=None if bench.forget is None else _forget(bench.forget, qa, tokenizer, alternates),
+            forget=None if bench.forget is None else _forget(bench.forget, qa, tokenizer, alternates, bench.retain),
             retain=None if bench.retain is None else qa.dataset(bench.retain, tokenizer),
-            audited=bench.audit_sets,
+            audited=bench.audit_sets | _more_sets(run, bench.audit_sets, bench.suite),
             name=bench.name,
             suite=bench.suite,
             dataset_name=bench.dataset_name,
@@ -88,18 +97,43 @@ def load_sets(
             own[role] = load_rows(recipe_path(name), config, split, tokenizer, max_length, run.chunk_text)
             if not Path(recipe_path(name)).expanduser().exists():
                 origins[role] = {"id": name, "config": config, "split": split}
+    if run.forget_where is not None:
+        own["forget"] = rows_where(own["forget"], run.forget_where, "the rows of forget_dataset")
+    audited = {role: _auditable(role, rows, tokenizer) for role, rows in own.items()} if audit else {}
     return Sets(
-        forget=_forget(own["forget"], qa, tokenizer, alternates),
+        forget=_forget(own["forget"], qa, tokenizer, alternates, own.get("retain")),
         retain=qa.dataset(own["retain"], tokenizer) if "retain" in own else None,
-        audited={role: _auditable(role, rows, tokenizer) for role, rows in own.items()} if audit else {},
+        audited=audited | _more_sets(run, audited, "default"),
         dataset_name=origins.get("forget", {}).get("id"),
         origins=origins,
     )
 
 
-def _forget(rows, qa: QAFormat, tokenizer, alternates):
+def _choose(bench: Benchmark, where: dict) -> None:
+    """Leaves of a benchmark's forget rows, and of the questions about them, those that are asked for."""
+    asked = [name for name in bench.audit_sets if name.startswith("forget")]
+    if bench.forget is None or asked != ["forget"]:
+        raise ValueError(f"forget_where chooses among forget rows, and {bench.name!r} has several sets of them.")
+    bench.forget = rows_where(bench.forget, where, f"the forget rows of {bench.name!r}")
+    bench.audit_sets = bench.audit_sets | {
+        "forget": rows_where(bench.audit_sets["forget"], where, f"the audited forget rows of {bench.name!r}")
+    }
+
+
+def _more_sets(run: DataArguments, audited: dict, suite: str) -> dict:
+    """The sets that a recipe adds to those that are audited."""
+    more = getattr(run, "audited_sets", None) or {}
+    if more and suite not in QUESTIONS:
+        raise ValueError(f"audited_sets are questions or texts, and {run.benchmark!r} has an audit of its own.")
+    for name in more:
+        if name in audited or name.endswith(PARAPHRASED):
+            raise ValueError(f"audited_sets: the name {name!r} is an audited set's already. Give another.")
+    return {name: load_rows(recipe_path(file)) for name, file in more.items()}
+
+
+def _forget(rows, qa: QAFormat, tokenizer, alternates, retain):
     """Forget rows with their alternates beside them, if these are answers to questions."""
-    return qa.dataset(with_made(rows, "answer", alternates), tokenizer, alternate_column(alternates))
+    return qa.dataset(with_made(rows, "answer", alternates, retain), tokenizer, alternate_columns(alternates))
 
 
 def _origins(bench: Benchmark, path: str | None) -> dict[str, dict]:

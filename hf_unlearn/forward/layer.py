@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A path that ends at one decoder layer: what losses over activations need of a forward pass, and nothing above it."""
+"""A path that ends at a decoder layer, the last that is read: what losses over activations need of a forward pass, and
+nothing above it."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +49,8 @@ class LayerRows:
     Args:
         batch (`Mapping[str, Tensor]`): `input_ids`, `attention_mask`, `labels` `[B, T]` and `index` `[B]`.
         tokens ([`RealTokens`]): the `N` tokens that are no padding.
-        states (`Tensor`): `[N, d]`, the layer's output.
-        ref_states (`Tensor`, *optional*): `[N, d]`, the reference's.
+        states (`Tensor`): `[N, d]`, the layer's output; `[N, layers, d]` of a path that reads several.
+        ref_states (`Tensor`, *optional*): the reference's, of the same shape.
         kl_to_reference (`Tensor`, *optional*): KL(reference || model), mean over predicted tokens, a scalar.
         references (`Mapping[str, ReferenceRows]`): what each frozen model says of the rows, by its name.
         tied (`dict[str, LayerRows]`): rows of the roles that are tied to this one, row for row.
@@ -67,18 +70,22 @@ class LayerRows:
 
 
 class LayerForward(Forward):
-    """Rows up to one layer; up to the head only for roles that ask for KL, which should have a pass of their own.
+    """Rows up to a layer; up to the head only for roles that ask for KL, which should have a pass of their own.
 
     Args:
-        layer (`int`): whose output is read.
+        layer (`int` or `Sequence[int]`): whose output is read; of several, those of each, and no role may ask for KL.
         needs (`Needs`): role to a need of the layer's output, alone or with KL.
         shape (`str`): see [`Forward`].
         whole (`bool`): run the whole model and take its logits; slower, to check against.
     """
 
-    def __init__(self, layer: int, needs: Needs, shape: str = "one", whole: bool = False):
+    def __init__(self, layer: int | Sequence[int], needs: Needs, shape: str = "one", whole: bool = False):
         super().__init__(needs, shape)
-        self.layer, self.whole, self.computed = layer, whole, {"layer": layer}
+        self.several = not isinstance(layer, int)
+        self.layers = list(layer) if self.several else [layer]
+        # The last that runs.
+        self.layer, self.whole = max(self.layers), whole
+        self.computed = {"layers": self.layers} if self.several else {"layer": layer}
         self.fused = not whole and any(need.kl for need in needs.values())
 
     def probe(self, model):
@@ -124,12 +131,13 @@ class LayerForward(Forward):
         what a reference has to say."""
         asking = [role for role in call.picks if self.needs[role].kl]
         stops = nullcontext() if asking or self.whole else stopped_after(model, self.layer)
-        with captured({"states": layers_of(model)[self.layer]}) as taken, stops:
+        every = layers_of(model)
+        with captured({layer: every[layer] for layer in self.layers}) as taken, stops:
 
             def compute(hidden: Tensor, head) -> Values:
                 if heads is not None:
                     heads.append(head)
-                values = self._states(taken["states"], call)
+                values = self._states(taken, call)
                 for role, picked in picked_rows(hidden, call):
                     if role in asking:
                         values |= self._of_head(role, picked[tokens[role].scored], head, references)
@@ -138,20 +146,26 @@ class LayerForward(Forward):
             if not self.whole:
                 return fused.head_forward(model, {**call.inputs, "use_cache": False}, compute)
             logits = model(**call.inputs, use_cache=False).logits
-            values = self._states(taken["states"], call)
+            values = self._states(taken, call)
             for role, picked in picked_rows(logits, call):
                 if role in asking:
                     values |= self._of_logits(role, picked[tokens[role].scored], references)
             return values
 
-    def _states(self, states: Tensor, call) -> Values:
-        if not isinstance(states, Tensor) or states.dim() != 3:
-            form = tuple(states.shape) if isinstance(states, Tensor) else type(states).__name__
-            raise ValueError(
-                f"Layer {self.layer} puts out {form}, not one state for every token `[B, T, d]`: methods that read "
-                "a layer's states cannot be used with this architecture."
-            )
-        return {(role, "states"): picked for role, picked in picked_rows(states, call)}
+    def _states(self, taken: Mapping[int, Tensor], call) -> Values:
+        found: dict[str, list[Tensor]] = {}
+        for layer in self.layers:
+            states = taken[layer]
+            if not isinstance(states, Tensor) or states.dim() != 3:
+                form = tuple(states.shape) if isinstance(states, Tensor) else type(states).__name__
+                raise ValueError(
+                    f"Layer {layer} puts out {form}, not one state for every token `[B, T, d]`: methods that read "
+                    "a layer's states cannot be used with this architecture."
+                )
+            for role, picked in picked_rows(states, call):
+                found.setdefault(role, []).append(picked)
+        together = partial(torch.stack, dim=1) if self.several else itemgetter(0)
+        return {(role, "states"): together(picked) for role, picked in found.items()}
 
     @staticmethod
     def _of_head(role: str, hidden: Tensor, head, references) -> Values:

@@ -11,7 +11,7 @@ from ..files import write_text
 from ..models.adapters import is_peft_model, trained_adapter
 from ..stored.key import hash_table
 from ..versions import versions
-from .card_audit import audit_table, eval_results, read_audits, shown
+from .card_audit import attack_lines, audit_table, eval_results, read_audits, shown, verdict_line
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -58,6 +58,8 @@ class CardFacts:
             Hub id of the model that entered the trainer.
         audits (`dict`):
             What [`~hf_unlearn.hub.card_audit.read_audits`] gave; dropped when training goes on.
+        verdict (`str`, *optional*):
+            What they say in one line: a run's report, which knows of attacks too, or the audits alone.
     """
 
     model_name: str | None = None
@@ -68,15 +70,18 @@ class CardFacts:
     ref_model: bool = False
     base_model: str | None = None
     audits: dict = field(default_factory=dict)
+    verdict: str | None = None
     # Role to a hash of its rows, taken once.
     fingerprints: dict[str, str] = field(default_factory=dict)
 
-    def add(self, model_name=None, dataset_name=None, tags=None, audits=None) -> None:
+    def add(self, model_name=None, dataset_name=None, tags=None, audits=None, verdict=None) -> None:
         """Takes over what is given."""
         self.model_name = model_name or self.model_name
         self.dataset_name = dataset_name or self.dataset_name
         self.tags += [tags] if isinstance(tags, str) else list(tags or [])
-        self.audits = self.audits if audits is None else read_audits(audits)
+        if audits is not None:
+            self.audits = read_audits(audits)
+            self.verdict = verdict or verdict_line(self.audits)
 
 
 def write_model_card(trainer, folder: str | Path) -> None:
@@ -122,6 +127,8 @@ def render_model_card(trainer):
         "library": library,
         "classifier": trainer.family.architecture,
         "audit": audit_table(facts.audits) if facts.audits else None,
+        "verdict": facts.verdict if facts.audits else None,
+        "attacks": attack_lines(facts.audits) if facts.audits else [],
         "has_retrained": "retrained" in facts.audits,
         **{key: record.get(key) for key in RECORD},
     }

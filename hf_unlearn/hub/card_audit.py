@@ -15,7 +15,7 @@ def read_audits(audits: dict) -> dict[str, dict[str, dict]]:
             were saved to.
 
     Returns:
-        `dict`: `target`, `unlearned`, `retrained` -> metric -> value, n, interval, direction, variant.
+        `dict`: `target`, `unlearned`, `retrained` -> metric -> value, n, interval, direction, variant, details.
 
     Raises:
         `ValueError`: for other names, or without `unlearned`.
@@ -31,8 +31,59 @@ def read_audits(audits: dict) -> dict[str, dict[str, dict]]:
     for name in COLUMNS:
         if name in audits:
             metrics = as_audit(audits[name]).metrics
-            read[name] = {metric: {k: result.to_dict()[k] for k in KEPT} for metric, result in metrics.items()}
+            kept = (*KEPT, "details")
+            read[name] = {metric: {k: result.to_dict()[k] for k in kept} for metric, result in metrics.items()}
     return read
+
+
+def verdict_line(audits: dict[str, dict[str, dict]]) -> str:
+    """What all metrics together say of this model, as its report says it.
+
+    Args:
+        audits (`dict`): of [`read_audits`].
+    """
+    from ..audit.registry import AUDITS
+    from ..report.sections import AUDITS_KEY
+    from ..report.verdict import verdicts
+
+    models = []
+    for name, metrics in audits.items():
+        own = {metric: result for metric, result in metrics.items() if metric.split("/")[0] not in AUDITS}
+        model = {"name": name, "kind": name, "metrics": own, AUDITS_KEY: {}}
+        for metric in metrics.keys() - own.keys():
+            kind, _, rest = metric.partition("/")
+            model[AUDITS_KEY].setdefault(kind, {"metrics": {}})["metrics"][rest] = metrics[metric]
+        models.append(model)
+    (found,) = verdicts({"models": models})
+    return found.line
+
+
+def attack_lines(audits: dict[str, dict[str, dict]]) -> list[str]:
+    """One line an audit of robustness of this model: what it says, how much is left, and what was tried.
+
+    Args:
+        audits (`dict`): of [`read_audits`].
+    """
+    from ..report.findings import WORST
+    from ..report.naming import format_metric
+
+    lines = []
+    for name, result in audits["unlearned"].items():
+        kind, _, rest = name.partition("/")
+        if rest != WORST:
+            continue
+        details = result["details"]
+        which = str(details.get("which", "")).removesuffix("/remaining")
+        said = details.get("verdict", "unresolved")
+        left = f"{format_metric(WORST, result)} of what was known is left at most ({which})"
+        said += f", {left}" if result["value"] is not None else f": {details.get('reason', 'undefined')}"
+        tried = [_counted(count, what) for what, count in details.get("budget", {}).items()]
+        lines.append(f"`{kind}`: {said}; {', '.join(tried)}." if tried else f"`{kind}`: {said}.")
+    return lines
+
+
+def _counted(count: float, what: str) -> str:
+    return f"{count:,g} {what.removesuffix('s') if count == 1 else what}"
 
 
 def shown(result: dict) -> dict:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from .activations import layers_of
+from .adapters import is_peft_model
 
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ def parameters_by_position(model: nn.Module, layers: Sequence[int], positions: S
     return chosen
 
 
-def check_below(model: nn.Module, patterns: Sequence[str], layer: int) -> None:
-    """Refuses `trainable_modules` that match what a layer's output does not depend on.
+def check_below(model: nn.Module, patterns: Sequence[str], layer: int, named: str = "layer_id") -> None:
+    """Refuses `trainable_modules` that match what a layer's output does not depend on; `named` is the layer's setting.
 
     Raises:
         `ValueError`: with the names.
@@ -62,7 +63,7 @@ def check_below(model: nn.Module, patterns: Sequence[str], layer: int) -> None:
     if above:
         raise ValueError(
             f"trainable_modules={list(patterns)}: {', '.join(above[:4])} {'and others ' if above[4:] else ''}cannot "
-            f"change the output of layer_id={layer}. Name parameters of layers 0 to {layer}, or leave it out."
+            f"change the output of {named}={layer}. Name parameters of layers 0 to {layer}, or leave it out."
         )
 
 
@@ -81,6 +82,28 @@ def freeze_outside(model: nn.Module, layers: Sequence[int]) -> None:
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in kept)
+
+
+def names_up_to(model: nn.Module, layer: int, embeddings: bool = True) -> list[str]:
+    """Regular expressions, one a parameter: those of the layers up to one, and the embeddings'."""
+    modules = list(layers_of(model))[: layer + 1] + [model.get_input_embeddings()] * embeddings
+    below = {id(parameter) for module in modules for parameter in module.parameters()}
+    return [f"^{re.escape(name)}$" for name, parameter in model.named_parameters() if id(parameter) in below]
+
+
+def check_adapter_saved(model: nn.Module, method: str) -> None:
+    """Refuses an adapter of which some layers are to be frozen, where only what trains is saved.
+
+    Raises:
+        `ValueError`: with ZeRO-3.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if is_peft_model(model) and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"{method} trains an adapter in a few layers only, and ZeRO-3 saves what trains: the rest of an adapter "
+            "that came in trained would be lost. Merge it first (`merge_and_unload()`), or take another launch."
+        )
 
 
 def _names_in(model: nn.Module, layer: int) -> list[str]:

@@ -5,6 +5,7 @@ import math
 from typing import TYPE_CHECKING
 
 from .drawing import chart_name, errors, mark
+from .findings import P_DIFFERENT
 from .labels import place_labels
 from .naming import (
     first_of_kind,
@@ -18,7 +19,7 @@ from .naming import (
     value_of,
 )
 from .style import IDEAL, MUTED, TEXT, looks
-from .verdict import P_DIFFERENT, forget_metric, utility_metric
+from .verdict import forget_metric, utility_metric
 
 
 if TYPE_CHECKING:

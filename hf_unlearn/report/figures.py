@@ -22,6 +22,7 @@ from .naming import (
     metric_names,
     unit,
 )
+from .robustness import audits_with_panels, panel_draws, robustness_figure
 from .style import INKS, PAGE, looks
 
 
@@ -43,27 +44,30 @@ def save_plots(report: dict, folder: Path) -> dict[str, Path]:
         folder (`Path`): where they go; made if absent.
 
     Returns:
-        `dict[str, Path]`: `forget_vs_utility`, `loss_curves` and `metrics`, those for which the report has numbers.
+        `dict[str, Path]`: `forget_vs_utility`, `loss_curves`, `metrics` and `robustness_<audit>`, those for which the
+        report has numbers.
     """
     draws = {
         "forget_vs_utility": (has_scatter, _scatter_figure),
         "loss_curves": (curve_keys, _curves_figure),
         "metrics": (key_metric_names, _metrics_figure),
     }
-    return save_figures(
-        {name: lambda known=known, draw=draw: draw(report) if known(report) else None
-         for name, (known, draw) in draws.items()},
-        folder,
-    )  # fmt: skip
+    plots = {
+        name: lambda known=known, draw=draw: draw(report) if known(report) else None
+        for name, (known, draw) in draws.items()
+    }
+    plots |= {f"robustness_{kind}": partial(robustness_figure, report, kind) for kind in audits_with_panels(report)}
+    return save_figures(plots, folder)
 
 
 def page_charts(report: dict) -> dict[str, dict[str, str]]:
     """The same charts as inline SVG, a panel each, so that the page can lay them out at any width.
 
     Returns:
-        `dict`: `scatter` (`wide` and `narrow`), `curves` (by log key) and `metrics` (by metric name).
+        `dict`: `scatter` (`wide` and `narrow`), `curves` (by log key), `metrics` (by metric name) and `audits` (by
+        kind, then title).
     """
-    charts = {"scatter": {}, "curves": {}, "metrics": {}}
+    charts = {"scatter": {}, "curves": {}, "metrics": {}, "audits": {}}
     with styled(PAGE_FONTS):
         if has_scatter(report):
             label = "Scatter: what each model still knows of the forget set against its utility"
@@ -80,6 +84,13 @@ def page_charts(report: dict) -> dict[str, dict[str, str]]:
             charts["metrics"][name] = _panel(
                 size, label, f"metric-{_slug(name)}", partial(draw_metric, report=report, name=name)
             )
+        for kind in audits_with_panels(report):
+            charts["audits"][kind] = {
+                title: _panel(
+                    CURVE_SIZE, f"Line chart: what is left, {title}", f"audit-{_slug(f'{kind}-{title}')}", draw
+                )
+                for title, draw in panel_draws(report, kind).items()
+            }
     return charts
 
 

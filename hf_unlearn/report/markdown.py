@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from .findings import Finding
 from .naming import format_interval, format_number, metric_in
 from .sections import section_markdown
 from .style import looks
@@ -39,16 +40,22 @@ def render_markdown(report: dict, plots: dict[str, Path], folder: Path) -> str:
     Returns:
         `str`: markdown.
     """
-    images = [
-        f"![{text}]({plots[name].relative_to(folder).as_posix()})" for name, text in PLOTS.items() if name in plots
-    ]
+    texts = PLOTS | {
+        name: f"What is left, by {name.removeprefix('robustness_')}" for name in plots if name not in PLOTS
+    }
+    images = {
+        name: f"![{text}]({plots[name].relative_to(folder).as_posix()})"
+        for name, text in texts.items()
+        if name in plots
+    }
+    own = [images[name] for name in PLOTS if name in images]
     sections = [
         _head(report),
         _verdicts(report),
-        *images[:1],
+        *own[:1],
         _key_numbers(report),
-        _sections(report),
-        *images[1:],
+        _sections(report, images),
+        *own[1:],
         _answers(report),
         _all_metrics(report),
         _settings(report),
@@ -69,9 +76,15 @@ def _verdicts(report: dict) -> str:
     rows = []
     for verdict in found:
         main = [f"{finding.word}<br>{finding.metric} {finding.value}" for finding in (verdict.forgot, verdict.kept)]
-        more = "<br>".join(f"{finding.sign} {finding.label}: {finding.value}" for finding in verdict.more)
+        more = "<br>".join(map(_check, verdict.more))
         rows.append((_name(report, verdict.model), f"{verdict.sign} {verdict.headline}", *main, more))
     return Table(["Model", "In words", "Forgot?", "Kept?", "More checks"], rows).markdown() + f"\n\n{RULE}"
+
+
+def _check(finding: Finding) -> str:
+    """A further check; in words too where it does not agree."""
+    told = [finding.value, *([] if finding.tone == "good" else [finding.word])]
+    return f"{finding.sign} " + ": ".join(filter(None, (finding.label, ", ".join(filter(None, told)))))
 
 
 def _key_numbers(report: dict) -> str:
@@ -83,8 +96,12 @@ def _key_numbers(report: dict) -> str:
     return f"## Key numbers\n\n{hint}\n\n" + key_table(report, headings).markdown()
 
 
-def _sections(report: dict) -> str:
-    return "\n\n".join(section_markdown(section, table) for section, table in section_tables(report))
+def _sections(report: dict, images: dict[str, str]) -> str:
+    parts = []
+    for section, table in section_tables(report):
+        image = images.get(f"robustness_{section['audit']}")
+        parts += [section_markdown(section, table), *([image] if image else [])]
+    return "\n\n".join(parts)
 
 
 def _answers(report: dict) -> str:

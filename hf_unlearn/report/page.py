@@ -4,6 +4,7 @@
 from .charts import CURVES, missing_from_scatter
 from .figures import chart_title, page_charts
 from .naming import KEY_METRICS
+from .robustness import FOOTNOTE, models_in
 from .style import INKS, looks
 from .table import Table
 from .verdict import RULE, utility_metric, verdicts
@@ -64,6 +65,11 @@ def render_page(report: dict) -> str:
         curves={CURVES[key]: Markup(svg) for key, svg in charts["curves"].items()},
         trained=[model["name"] for model in report["models"] if (model.get("train") or {}).get("curve")],
         sections=section_tables(report),
+        audit_charts={
+            kind: {title: Markup(svg) for title, svg in found.items()} for kind, found in charts["audits"].items()
+        },
+        audit_legends={kind: models_in(report, kind) for kind in charts["audits"]},
+        audit_footnote=FOOTNOTE,
         key_numbers=key_table(report, columns(report, key_only=True)),
         key_bars=_bars(report, charts, key=True),
         other_bars=_bars(report, charts, key=False),

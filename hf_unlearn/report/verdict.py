@@ -1,87 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the numbers say about each unlearned model, in plain words.
+"""What all numbers together say about each unlearned model, in one line.
 
-Two questions are asked: did it forget (judged against the retrained model, which never saw the forget set, not against
-"as low as possible") and did it keep the rest (judged against the target, which is the model before). Two results
-differ here when their 95% intervals do not overlap; where they do overlap the sample shows no difference, which is no
-proof of equality, and the words say so.
+Three questions: did it forget (like the retrained model, which never saw the forget set, not "as low as possible"),
+did it keep the rest (like the target, the model before), and, where that was audited, does it come back. Every metric
+that can tell has a say; docs/verdict.md has the rule.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from .naming import UNDEFINED, first_of_kind, format_metric, format_number, metric_in, metric_label, of_kind, value_of
-from .privacy.table import privacy_cell, rate_name
-from .privacy.view import worst_of
+from .findings import (
+    DIRECTED,
+    SIGNS,
+    Finding,
+    attacked,
+    came_back,
+    forgot,
+    kept,
+    quality,
+    tells,
+    undefined,
+)
+from .naming import first_of_kind, metric_in, of_kind, set_of, value_of
 
 
 RULE = (
-    "How the words are chosen: two results count as different when their 95% intervals do not overlap. Overlapping "
-    "intervals mean that this sample shows no difference, not that there is none. Forgetting is judged against the "
-    "retrained model, keeping against the target. A broken model also answers nothing, so read the two together."
+    "How the words are chosen: every metric that tells the target from the retrained model has a say. It counts as "
+    "different from the retrained model where their 95% intervals do not overlap and more than 10 % of the way to the "
+    "target lies between them; keeping is judged against the target, and 5 % is little. Overlapping intervals mean "
+    "that this sample shows no difference, not that there is none. ✓ only where every check that decides agrees."
 )
 FORGET_METRICS = ("exact_match", "accuracy", "probability", "rouge", "exact_memorization", "extraction_strength")
-# Below these shares of the target's value, a loss that the sample resolves is called so.
-KEPT_SHARE = 0.9
-LOST_SHARE = 0.5
-P_DIFFERENT = 0.05
-
 FORGET_PHRASES = {
-    "yes": "Forgets",
-    "over": "Forgets more than retraining would",
-    "lower": "Knows less of the forget set",
-    "found": "No longer answers, but attacks find the forget rows",
-    "partly": "Forgets only in part",
-    "no": "Has not forgotten",
+    "yes": "Forgotten like retrained",
+    "over": "Over-forgotten: worse than a model that never knew",
+    "differs": "Forgotten, but unlike retrained",
+    "lower": "Knows less of the forget set (without a retrained model, more cannot be said)",
+    "partly": "Forgotten in part",
+    "no": "Not forgotten",
     "unresolved": "Forgetting is unresolved",
 }
+# Where attacks find the rows all the same.
+FOUND = "attacks find the forget rows"
+FOUND_PHRASES = {"yes": f"Answers like retrained, but {FOUND}", "lower": f"Knows less of the forget set, but {FOUND}"}
 KEEP_PHRASES = {
-    "yes": "keeps the rest",
-    "partly": "loses some of the rest",
-    "no": "loses most of the rest",
+    "yes": "the rest is kept",
+    "partly": "some of the rest is lost",
+    "no": "most of the rest is lost",
     "unresolved": "keeping is unresolved",
 }
-TONES = {
-    "yes": "good",
-    "over": "mixed",
-    "lower": "mixed",
-    "found": "mixed",
-    "partly": "mixed",
-    "no": "bad",
-    "unresolved": "unknown",
+BACK_PHRASES = {
+    "no": "suppressed: comes back by",
+    "yes": "not recovered within budget by",
+    "unresolved": "unresolved whether it comes back by",
 }
-SUCCESSES = ("yes", "over", "lower")
-PARAPHRASED = "Paraphrased"
+# The first that a model has names it.
+WORST_FIRST = ("no", "partly", "over", "differs", "lower", "yes", "unresolved")
+DIFFERENT = WORST_FIRST[:4]
 UTILITY = "Model utility"
-SIGNS = {"good": "✓", "mixed": "~", "bad": "✗", "unknown": "?"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One question about one model, answered by one metric."""
-
-    status: str
-    word: str
-    label: str
-    metric: str
-    value: str
-    against: tuple[tuple[str, str], ...]
-
-    @property
-    def tone(self) -> str:
-        return TONES[self.status]
-
-    @property
-    def sign(self) -> str:
-        return SIGNS[self.tone]
+MOST_SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All findings about one unlearned model; `forgot` and `kept` decide the headline."""
+    """All findings about one unlearned model, and the line that they make.
+
+    Args:
+        model (`str`), headline (`str`), tone (`str`):
+            The model, the line, and `"good"`, `"mixed"`, `"bad"` or `"unknown"`.
+        short (`str`):
+            The line without numbers, which several runs may share.
+        forgot ([`Finding`]), kept ([`Finding`]):
+            By the metric that tells target and retrained model apart first, and the same one on what was to be kept.
+        more (`tuple[Finding]`):
+            Further checks: the usual ones, and of all others those that disagree.
+    """
 
     model: str
     headline: str
     tone: str
+    short: str
     forgot: Finding
     kept: Finding
     more: tuple[Finding, ...]
@@ -89,6 +88,11 @@ class Verdict:
     @property
     def sign(self) -> str:
         return SIGNS[self.tone]
+
+    @property
+    def line(self) -> str:
+        """`✓ Forgotten like retrained; the rest is kept`."""
+        return f"{self.sign} {self.headline}"
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -104,7 +108,7 @@ def forget_metric(report: dict) -> str | None:
     names = [f"forget/{metric}" for metric in FORGET_METRICS]
     defined = [name for name in names if any(value_of(model, name) is not None for model in report["models"])]
     target, retrained = first_of_kind(report, "target"), first_of_kind(report, "retrained")
-    telling = [name for name in defined if _apart(metric_in(target, name), metric_in(retrained, name))]
+    telling = [name for name in defined if tells(metric_in(target, name), metric_in(retrained, name))]
     return next(iter(telling or defined), None)
 
 
@@ -131,166 +135,145 @@ def verdicts(report: dict) -> list[Verdict]:
     return [_verdict(report, model) for model in of_kind(report, "unlearned")]
 
 
+def returns_line(model: Mapping[str, Any]) -> str | None:
+    """What audits of robustness of a model say together, without other audits; `None` without any."""
+    back = came_back(model)
+    if not back:
+        return None
+    said = [one.status for one in back.values()]
+    tone = "bad" if "no" in said else "good" if "yes" in said else "unknown"
+    return f"{SIGNS[tone]} {'; '.join(_returns(back))}"
+
+
 def _verdict(report: dict, model: dict) -> Verdict:
     forget, keep = forget_metric(report), keep_metric(report)
-    forgot = _forgot(report, model, forget, "Forgot?")
-    kept = _kept(report, model, keep, "Kept?")
+    first, rest = forgot(report, model, forget, "Forgot?"), kept(report, model, keep, "Kept?")
+    forgets = _usual_forget(report, model, forget)
+    names = [name for name in _forget_names(report, model) if name not in (forget, *forgets)]
+    keeps = [kept(report, model, "model_utility", UTILITY)] if metric_in(model, "model_utility") else []
+    other_forgets = [forgot(report, model, name) for name in names]
+    other_keeps = [kept(report, model, name) for name in _keep_names(model) if name != keep]
+    found, back = attacked(model, first_of_kind(report, "retrained")), came_back(model)
+    checks = [*forgets.values(), *other_forgets]
+    forgetting = _together(first, checks) if _was_known(report, [forget, *names]) else "unresolved"
+    if found is not None and found.status == "over" and forgetting == "yes":
+        forgetting = "over"
+    keeping = _together(rest, [*keeps, *other_keeps])
+    headline, short = (
+        _headline(forgetting, most, found, keeping, back) for most in (_most_left([first, *checks]), None)
+    )
+    tone = _tone(forgetting, found, keeping, back)
+    usual = [*forgets.values(), *([] if keep == "model_utility" else keeps)]
+    disagree = sorted((one for one in other_forgets if one.status in DIFFERENT), key=_distance, reverse=True)
+    disagree += [one for one in other_keeps if one.status in DIFFERENT]
+    more = [*usual, *([] if found is None else [found]), *_few(disagree)]
+    if keeping == "no":
+        first, more = _unearned(first), [one if one in (*keeps, *other_keeps) else _unearned(one) for one in more]
+    return Verdict(model["name"], headline, tone, f"{SIGNS[tone]} {short}", first, rest, (*more, *back.values()))
+
+
+def _usual_forget(report: dict, model: dict, forget: str | None) -> dict[str, Finding]:
+    """The further checks of forgetting that are always shown: in other words, by probability, by truth ratios."""
     paraphrased = (forget or "").replace("forget/", "forget_paraphrased/")
-    more = []
-    if metric_in(model, paraphrased):
-        more.append(_forgot(report, model, paraphrased, PARAPHRASED))
-    if forget != "forget/probability" and metric_in(model, "forget/probability"):
-        more.append(_forgot(report, model, "forget/probability", "Answer probability"))
+    asked = {paraphrased: "Paraphrased", "forget/probability": "Answer probability"}
+    found = {
+        name: forgot(report, model, name, label)
+        for name, label in asked.items()
+        if name != forget and metric_in(model, name)
+    }
     if metric_in(model, "forget_quality"):
-        more.append(_quality(model))
-    if keep != "model_utility" and metric_in(model, "model_utility"):
-        more.append(_kept(report, model, "model_utility", UTILITY))
-    attacked = _attacked(model, first_of_kind(report, "retrained"))
-    more += [] if attacked is None else [attacked]
-    kept_status = _downgraded(kept, ("yes", "unresolved"), [f for f in more if f.label == UTILITY])
-    forgot_status = _downgraded(forgot, SUCCESSES, [f for f in more if f.label == PARAPHRASED])
-    if attacked is not None and attacked.status == "no" and forgot_status in SUCCESSES:
-        forgot_status = "found"
-    if kept_status == "no":
-        forgot, more = _unearned(forgot), [f if f.label == UTILITY else _unearned(f) for f in more]
-    headline = _headline(forgot_status, kept_status)
-    return Verdict(model["name"], headline, _tone(forgot_status, kept_status), forgot, kept, tuple(more))
+        found["forget_quality"] = quality(report, model)
+    return found
+
+
+def _forget_names(report: dict, model: dict) -> list[str]:
+    """All metrics of the forget set that say something of themselves, and that the compared models have too. A
+    distance from the retrained model, which it has not from itself, is none of them."""
+    others = [one for kind in ("target", "retrained") if (one := first_of_kind(report, kind)) is not None]
+    return [
+        name
+        for name, metric in model["metrics"].items()
+        if name.startswith("forget") and "/" in name and metric["direction"] != "none" and others
+        and all(not undefined(metric_in(one, name)) for one in others)
+    ]  # fmt: skip
+
+
+def _keep_names(model: dict) -> list[str]:
+    """All metrics of other sets that are better higher."""
+    return [
+        name
+        for name, metric in model["metrics"].items()
+        if set_of(name) and not name.startswith("forget") and metric["direction"] == "higher"
+    ]
+
+
+def _was_known(report: dict, names: list[str | None]) -> bool:
+    """Whether the target knows more than the retrained model; where one of them is missing nobody can say no."""
+    both = [first_of_kind(report, kind) for kind in ("target", "retrained")]
+    if None in both:
+        return True
+    directed = [[metric_in(one, name or "") for one in both] for name in names]
+    return any(one["direction"] in DIRECTED and tells(one, other) for one, other in directed if one is not None)
+
+
+def _together(first: Finding, others: Iterable[Finding]) -> str:
+    """The status of all checks: the worst that decides. Where only others than the first say no, it is in part."""
+    if first.status == "no":
+        return "no"
+    different = [one.status for one in (first, *others) if one.status in DIFFERENT]
+    status = min(different, key=WORST_FIRST.index, default=first.status)
+    return "partly" if status == "no" and first.status != "unresolved" else status
+
+
+def _most_left(checks: Iterable[Finding]) -> Finding | None:
+    """Of all checks that see something left the one that sees most."""
+    seen = [one for one in checks if one.status in ("partly", "no") and one.left is not None]
+    return max(seen, key=_distance, default=None)
+
+
+def _distance(finding: Finding) -> float:
+    return abs(finding.left or 0.0)
 
 
 def _unearned(finding: Finding) -> Finding:
     """A broken model's forgetting: true, but no success."""
-    if finding.status not in SUCCESSES:
+    if finding.tone != "good":
         return finding
     return replace(finding, status="partly", word="yes, but so is the rest")
 
 
-def _downgraded(first: Finding, can_fall: tuple[str, ...], others: list[Finding]) -> str:
-    """The status of `first`, or `partly` where a second look (paraphrases, model utility) does not bear it out."""
-    worse = any(other.status in ("partly", "no") for other in others)
-    return "partly" if worse and first.status in can_fall else first.status
+def _headline(
+    forgetting: str, most: Finding | None, found: Finding | None, keeping: str, back: dict[str, Finding]
+) -> str:
+    phrase = FORGET_PHRASES[forgetting]
+    if forgetting == "partly" and most is not None:
+        phrase += f": up to {100 * most.left:.0f} % is left ({most.metric})"
+    if _is_found(found) and forgetting != "no":
+        phrase = FOUND_PHRASES.get(forgetting, f"{phrase}, and {FOUND}")
+    return "; ".join([phrase, KEEP_PHRASES[keeping], *_returns(back)])
 
 
-def _headline(forgot: str, kept: str) -> str:
-    agree = (forgot in SUCCESSES) == (kept == "yes")
-    link = ";" if "unresolved" in (forgot, kept) or forgot == "found" else " and" if agree else ", but"
-    return f"{FORGET_PHRASES[forgot]}{link} {KEEP_PHRASES[kept]}"
+def _returns(back: dict[str, Finding]) -> list[str]:
+    kinds = {said: [kind for kind, one in back.items() if one.status == said] for said in BACK_PHRASES}
+    kinds = {said: names for said, names in kinds.items() if names and (said == "no" or not kinds["no"])}
+    return [f"{BACK_PHRASES[said]} {', '.join(names)}" for said, names in kinds.items()]
 
 
-def _tone(forgot: str, kept: str) -> str:
-    if "no" in (forgot, kept):
+def _tone(forgetting: str, found: Finding | None, keeping: str, back: dict[str, Finding]) -> str:
+    if "no" in (forgetting, keeping, *(one.status for one in back.values())):
         return "bad"
-    if "unresolved" in (forgot, kept):
+    if "unresolved" in (forgetting, keeping):
         return "unknown"
-    return "good" if (forgot, kept) == ("yes", "yes") else "mixed"
+    return "good" if (forgetting, keeping) == ("yes", "yes") and not _is_found(found) else "mixed"
 
 
-def _forgot(report: dict, model: dict, name: str | None, question: str) -> Finding:
-    target, retrained = (metric_in(first_of_kind(report, kind), name or "") for kind in ("target", "retrained"))
-    status, word = _forgot_status(metric_in(model, name or ""), target, retrained)
-    return _finding(status, word, question, name, model, target, retrained)
+def _is_found(attack: Finding | None) -> bool:
+    return attack is not None and attack.status == "no"
 
 
-def _forgot_status(mine: dict | None, target: dict | None, retrained: dict | None) -> tuple[str, str]:
-    if _undefined(mine) or (_undefined(target) and _undefined(retrained)):
-        return "unresolved", "unresolved: nothing to compare"
-    if any(metric["interval"] is None for metric in (mine, target, retrained) if not _undefined(metric)):
-        return "unresolved", "unresolved: no interval"
-    if _undefined(retrained):
-        return _forgot_without_retrained(mine, target)
-    like_retrained = not _apart(mine, retrained)
-    if _undefined(target):
-        return ("yes", "like retrained") if like_retrained else ("no", "differs from retrained")
-    like_target = not _apart(mine, target)
-    if like_retrained:
-        return ("unresolved", "unresolved: like both") if like_target else ("yes", "yes, like retrained")
-    if like_target:
-        return "no", "no, like the target"
-    low, high = sorted((target["value"], retrained["value"]))
-    if low <= mine["value"] <= high:
-        return "partly", "partly, between the two"
-    beyond_retrained = (mine["value"] < low) == (retrained["value"] <= target["value"])
-    return ("over", "lower than retrained") if beyond_retrained else ("no", "no, more than the target")
-
-
-def _forgot_without_retrained(mine: dict, target: dict) -> tuple[str, str]:
-    if not _apart(mine, target):
-        return "no", "no change seen"
-    if mine["value"] < target["value"]:
-        return "lower", "lower than the target"
-    return "no", "no, more than the target"
-
-
-def _kept(report: dict, model: dict, name: str | None, question: str) -> Finding:
-    target, retrained = (metric_in(first_of_kind(report, kind), name or "") for kind in ("target", "retrained"))
-    status, word = _kept_status(metric_in(model, name or ""), retrained if _undefined(target) else target)
-    return _finding(status, word, question, name, model, target, retrained)
-
-
-def _kept_status(mine: dict | None, before: dict | None) -> tuple[str, str]:
-    if _undefined(mine) or _undefined(before):
-        return "unresolved", "unresolved: nothing to compare"
-    if before["value"] == 0:
-        return "unresolved", "unresolved: nothing was there to keep"
-    share = mine["value"] / before["value"]
-    if _apart(mine, before) and share < 1:
-        if share < LOST_SHARE:
-            return "no", "no, most is lost"
-        return "partly", "mostly, less than before" if share >= KEPT_SHARE else "partly, less than before"
-    if share >= KEPT_SHARE:
-        return "yes", "yes, no loss seen" if mine["interval"] and before["interval"] else "yes"
-    if None in (mine["interval"], before["interval"]):
-        return ("no", "no, most is lost") if share < LOST_SHARE else ("partly", "partly, less than before")
-    return "unresolved", "unresolved: intervals overlap"
-
-
-def _quality(model: dict) -> Finding:
-    metric = model["metrics"]["forget_quality"]
-    value, n = metric["value"], metric["n"]
-    if value is None:
-        status, word = "unresolved", "undefined"
-    elif value < P_DIFFERENT:
-        status, word = "no", f"differs from retrained, n = {n}"
-    else:
-        status, word = "yes", f"no difference seen, n = {n}"
-    shown = UNDEFINED if value is None else f"p = {format_number('forget_quality', value)}"
-    return Finding(status, word, "KS test, truth ratio", "forget quality", shown, ())
-
-
-def _attacked(model: dict, retrained: dict | None) -> Finding | None:
-    """Membership inference against the retrained model, at the rate where they differ, else at the largest."""
-    both = [one["privacy"] for one in (model, retrained) if one and one.get("privacy")]
-    if len(both) < 2:
-        return None
-    rates = [fpr for fpr in both[0]["settings"]["fprs"] if fpr in both[1]["settings"]["fprs"]]
-    rates = [fpr for fpr in rates if not any(_undefined(worst_of(one, fpr)) for one in both)]
-    if not rates:
-        return None
-    apart = [fpr for fpr in rates if _apart(*(worst_of(one, fpr) for one in both))]
-    fpr = next(iter(apart), rates[-1])
-    more = worst_of(both[0], fpr)["value"] > worst_of(both[1], fpr)["value"]
-    value, against = (f"{cell.text} % {cell.interval}" for cell in (privacy_cell(m, fpr) for m in (model, retrained)))
-    word = f"{'more' if more else 'less'} than in retrained" if apart else "no difference seen"
-    name = f"TPR at {rate_name(fpr)} FPR"
-    status = "no" if apart and more else "yes"
-    return Finding(status, f"{word}, {against}", f"Attacks: {name}", name, value, (("retrained", against),))
-
-
-def _finding(
-    status: str, word: str, question: str, name: str | None, model: dict, target: dict | None, retrained: dict | None
-) -> Finding:
-    if name is None:
-        return Finding(status, word, question, "", UNDEFINED, ())
-    sides = {"target": target, "retrained": retrained}
-    against = tuple((side, format_metric(name, metric)) for side, metric in sides.items() if metric is not None)
-    return Finding(status, word, question, metric_label(name), format_metric(name, metric_in(model, name)), against)
-
-
-def _undefined(metric: dict | None) -> bool:
-    return metric is None or metric["value"] is None
-
-
-def _apart(one: dict | None, other: dict | None) -> bool:
-    """Whether both are known with intervals that do not overlap."""
-    if _undefined(one) or _undefined(other) or None in (one["interval"], other["interval"]):
-        return False
-    return one["interval"][1] < other["interval"][0] or other["interval"][1] < one["interval"][0]
+def _few(found: list[Finding]) -> list[Finding]:
+    if len(found) <= MOST_SHOWN:
+        return found
+    rest = found[MOST_SHOWN:]
+    status = min((one.status for one in rest), key=WORST_FIRST.index)
+    return [*found[:MOST_SHOWN], Finding(status, "", f"{len(rest)} more disagree", "", "")]

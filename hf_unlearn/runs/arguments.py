@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-import yaml
-
 from ..audit.arguments import AuditArguments
 from ..audit.registry import AUDITS
 from ..data.arguments import DataArguments
+from ..yaml_file import read_fields
+from .blocks import attack_blocks
 
 
 @dataclass
@@ -68,6 +68,13 @@ class RunArguments(DataArguments, AuditArguments):
             "`{perplexity: {dataset_name: wiki.txt}}`; `hf-unlearn audit --help` lists them."
         },
     )
+    robustness: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Attacks that ask whether what was forgotten comes back: `audits` names them, fields of one stand "
+            "under its name, all others are of each: `{audits: [quantize], group_by: person}`."
+        },
+    )
     overwrite_output: bool = field(
         default=False,
         metadata={"help": "Continue although `output_dir` contains another run; its files are replaced."},
@@ -78,10 +85,11 @@ class RunArguments(DataArguments, AuditArguments):
         AuditArguments.__post_init__(self)
         if self.audit_during_training and not self.audit:
             raise ValueError("audit_during_training needs `audit: true`.")
-        self.privacy = _read_fields("privacy", self.privacy)
+        self.privacy = read_fields("privacy", self.privacy, "{attacks: [loss], fprs: [0.01]}")
         if self.privacy is not None and not self.audit:
             raise ValueError("privacy needs `audit: true`. `hf-unlearn audit privacy` attacks any checkpoint.")
-        self.audits = _read_fields("audits", self.audits, "{perplexity: {dataset_name: wiki.txt}}")
+        self.audits = read_fields("audits", self.audits, "{perplexity: {dataset_name: wiki.txt}}")
+        self.robustness = read_fields("robustness", self.robustness, "{audits: [quantize]}")
         blocks = self.blocks()
         if blocks and not self.audit:
             raise ValueError("audits needs `audit: true`. `hf-unlearn audit` measures any checkpoint.")
@@ -89,7 +97,7 @@ class RunArguments(DataArguments, AuditArguments):
             raise ValueError("backdoor_benchmark_path is of no use without `backdoor_benchmark`. Give both or none.")
 
     def blocks(self) -> dict[str, dict[str, Any]]:
-        """Kind of audit to its fields, `privacy` among them.
+        """Kind of audit to its fields, those of `privacy` and `robustness` among them.
 
         Raises:
             `ValueError`: for an unknown kind, what are no fields, or one that is given twice.
@@ -105,19 +113,9 @@ class RunArguments(DataArguments, AuditArguments):
             if name in blocks:
                 raise ValueError(f"`{name}` and `audits: {{{name}: ...}}` are given. Leave one out.")
             blocks[name] = fields or {}
+        if self.robustness is not None:
+            attacks = attack_blocks(self.robustness)
+            if twice := [name for name in attacks if name in blocks]:
+                raise ValueError(f"`robustness` and `audits` both ask for {twice[0]}. Leave one out.")
+            blocks |= attacks
         return blocks
-
-
-def _read_fields(name: str, value: Any, example: str = "{attacks: [loss], fprs: [0.01]}") -> dict[str, Any] | None:
-    """Fields as a recipe or the command line gives them.
-
-    Raises:
-        `ValueError`: if they are none.
-    """
-    try:
-        fields = yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        fields = value
-    if fields is not None and not isinstance(fields, dict):
-        raise ValueError(f"{name}={value!r}; give fields, such as `{example}`.")
-    return fields

@@ -48,7 +48,7 @@ class ResultCache:
 
     def path(self, model: str) -> Path | None:
         """Where the audit of a local checkpoint is kept; a Hub id has no such place, since it may move."""
-        stats = _stats(model)
+        stats = weights_of(model)
         if not stats:
             return None
         return self.root / f"{_digest([str(Path(model).resolve()), stats, self.about])[:32]}.json"
@@ -88,7 +88,7 @@ class ResultCache:
             logger.info("The audit of %s is made anew. The kept one differs in %s.", model, nearest)
 
     def _fields_of(self, model: str) -> dict[str, str]:
-        return {**self.fields, "weights": _short(_stats(model))}
+        return {**self.fields, "weights": _short(weights_of(model))}
 
     def _fields_file(self, model: str, key: str) -> Path:
         return self.root / f"{_digest(str(Path(model).resolve()))[:16]}-{key}.fields.json"
@@ -126,7 +126,7 @@ class AuditCache(ResultCache):
 _CONFIGS = ("config.json", "generation_config.json", ADAPTER_CONFIG, WRAPPER_CONFIG)
 
 
-def _stats(model: str) -> list:
+def weights_of(model: str) -> list:
     """Names, sizes and times of a local checkpoint's weights, what its configs hold, and the same of an adapter's or
     a wrapper's base."""
     upper = upper_folder(model)
@@ -137,7 +137,7 @@ def _stats(model: str) -> list:
         return []
     configs = {name: (folder / name).read_text("utf-8") for name in _CONFIGS if (folder / name).is_file()}
     base = base_of(upper) if upper else ()
-    below = [base, _stats(base[0])] if base else []
+    below = [base, weights_of(base[0])] if base else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files] + [configs, *below]
 
 

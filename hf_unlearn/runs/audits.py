@@ -21,9 +21,12 @@ from ..data.qa import QAFormat
 from ..modeling import whole_weights
 from ..stored.key import hash_processor
 from ..versions import versions
-from .audit_cache import METRICS, ResultCache
+from .audit_cache import METRICS, ResultCache, weights_of
 from .launch import command_line
 from .parser import StrictParser
+
+
+ORIGINAL = "original_model_name_or_path"
 
 
 class Measuring:
@@ -40,6 +43,7 @@ class Measuring:
     ):
         self.kind, self.args, self.prepared, self.progress = kind, args, prepared, progress
         self.accelerator, self.device = accelerator, PartialState().device
+        self.original_revision: str | None = None
         self.cache = _cache(kind, args, qa, prepared, self.device.type) if kind.kept else None
 
     def load(self, name: str, revision: str | None = None) -> Any:
@@ -51,25 +55,47 @@ class Measuring:
     def retrained(self) -> SavedResult | None:
         """The retrained model's result; `None` where none is named, or it is not measured itself."""
         name = self.args.retrained_model_name_or_path
-        return None if name is None or not self.kind.retrained_is_measured else self.found(name, is_retrained=True)
+        return None if name is None or not self.kind.retrained_is_measured else self._measured(name, is_retrained=True)
+
+    def original(self, revision: str | None = None) -> SavedResult | None:
+        """The result of the model before unlearning; `None` where none is named, or the kind does not measure it."""
+        self.original_revision = revision
+        name = getattr(self.args, ORIGINAL, None) if self.kind.original_is_measured else None
+        return None if name is None else self._measured(name, revision)
 
     def found(
-        self, name: str, gold: SavedResult | None = None, revision: str | None = None, is_retrained: bool = False
+        self,
+        name: str,
+        gold: SavedResult | None = None,
+        revision: str | None = None,
+        original: SavedResult | None = None,
     ) -> SavedResult:
-        """What is found in a model, compared with the retrained model's result, if that is given."""
+        """What is found in a model, compared with the results of the retrained and the original model that are
+        given."""
+        result = self._measured(name, revision)
+        if self.kind.original_is_measured:
+            result.compare(gold, original)
+        elif gold is not None:
+            result.compare(gold)
+        return result
+
+    def _measured(self, name: str, revision: str | None = None, is_retrained: bool = False) -> SavedResult:
         path, result = resolve_model(name), None
         if self.cache is not None:
             result = self.cache.get(path)
         if result is None:
-            retrained = self.args.retrained_model_name_or_path
-            context = Context(self.load, None, self.accelerator, self.progress, is_retrained)
-            if retrained is not None and not self.kind.retrained_is_measured:
+            context = Context(
+                self.load, accelerator=self.accelerator, progress=self.progress, is_retrained=is_retrained
+            )
+            retrained, before = self.args.retrained_model_name_or_path, getattr(self.args, ORIGINAL, None)
+            reads = self.kind.reads_others
+            if retrained is not None and (reads or not self.kind.retrained_is_measured):
                 context.retrained = partial(self.load, retrained)
+            if before is not None and reads:
+                context.original = partial(self.load, before, self.original_revision)
             result = self.kind.measure(self.load(name, revision), self.args, self.prepared, context)
             if self.cache is not None:
                 self.cache.put(path, result)
-        if gold is not None:
-            result.compare(gold)
         return result
 
     def entry(self, label: str, kind: str, path: str, found: SavedResult) -> dict[str, Any]:
@@ -77,12 +103,16 @@ class Measuring:
         return {"name": label, "kind": kind, "path": path, **found.to_dict()}
 
     def entries(
-        self, gold: SavedResult | None, models: Iterable[tuple[str, str, SavedResult]]
+        self,
+        gold: SavedResult | None,
+        models: Iterable[tuple[str, str, SavedResult]],
+        original: SavedResult | None = None,
     ) -> list[dict[str, Any]]:
-        """The models of the kind's file: the retrained one first, if it was measured, then label, path and result of
-        each other."""
-        name = self.args.retrained_model_name_or_path
-        found = [] if gold is None else [self.entry("retrained", "retrained", name, gold)]
+        """The models of the kind's file: the retrained and the original one first, if they were measured, then label,
+        path and result of each other."""
+        firsts = [("retrained", self.args.retrained_model_name_or_path, gold)]
+        firsts += [("original", getattr(self.args, ORIGINAL, None), original)]
+        found = [self.entry(label, label, name, result) for label, name, result in firsts if result is not None]
         return found + [self.entry(label, self.kind.called, path, result) for label, path, result in models]
 
     def described(self, models: list[dict[str, Any]]) -> dict[str, Any]:
@@ -100,21 +130,23 @@ class Measuring:
         })  # fmt: skip
 
 
-def audit(kind: AuditKind, args: Any, qa: QAFormat) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Audits the models that the arguments name.
+def audit(
+    kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Audits the models that the arguments name; `prepared` is what the kind prepared of them, if it did.
 
     Returns:
         `tuple`: the content of the kind's file, and the files that were written, by ending; none on all processes
         but the first.
     """
-    prepared = kind.prepare(args, qa)
+    prepared = prepared or kind.prepare(args, qa)
     accelerator = Accelerator() if kind.shares_work else None
     measuring = Measuring(kind, args, qa, prepared, accelerator=accelerator)
-    gold, revision = measuring.retrained(), getattr(args, "model_revision", None)
-    names = kind.models(args)
+    gold, original = measuring.retrained(), measuring.original()
+    names, revision = kind.models(args), getattr(args, "model_revision", None)
     labelled = zip(_labels(names), names, strict=True)
-    models = [(label, name, measuring.found(name, gold, revision)) for label, name in labelled]
-    found, files = measuring.described(measuring.entries(gold, models)), {}
+    models = [(label, name, measuring.found(name, gold, revision, original=original)) for label, name in labelled]
+    found, files = measuring.described(measuring.entries(gold, models, original)), {}
     if PartialState().is_main_process:
         files = kind.view.write(found, args.output_dir or kind.default_folder(args))
     if accelerator is not None:
@@ -135,13 +167,14 @@ class RunAudit:
     def __init__(self, measuring: Measuring, target: str, folder: str, revision: str | None = None):
         self.measuring, self.target, self.folder, self.revision = measuring, target, folder, revision
         self.kind = measuring.kind
-        self._gold = self._before = None
+        self._gold = self._before = self._original = None
 
     def before(self) -> None:
         """Measures the models that are there before training: what an audit refuses is told now, not after hours."""
         if PartialState().is_main_process:
             with whole_weights():
                 self._gold = self.measuring.retrained()
+                self._original = self.measuring.original(self.revision)
                 if "before" in self.kind.when:
                     self._before = self.measuring.found(self.target, self._gold, self.revision)
         PartialState().wait_for_everyone()
@@ -154,9 +187,9 @@ class RunAudit:
             name (`str`): what the run is called.
         """
         with whole_weights():
-            found = self.measuring.found(self.folder, self._gold)
+            found = self.measuring.found(self.folder, self._gold, original=self._original)
         models = [] if self._before is None else [("target", self.target, self._before)]
-        entries = self.measuring.entries(self._gold, [*models, (name, self.folder, found)])
+        entries = self.measuring.entries(self._gold, [*models, (name, self.folder, found)], self._original)
         self.kind.view.write(self.measuring.described(entries), self.measuring.args.output_dir)
         self.kind.view.add(report_models, {"models": entries})
 
@@ -202,6 +235,12 @@ def block_fields(kind: AuditKind, recipe: Mapping[str, Any], asked: Mapping[str,
     """
     if refused := sorted({*kind.own} & asked.keys()):
         raise ValueError(f"{kind.name}: {', '.join(refused)} cannot be given: they are each run's own.")
+    known = {part.name for part in fields(kind.arguments)}
+    if recipe.get("forget_where") is not None and "forget_split" in known and "forget_where" not in known:
+        raise ValueError(
+            f"{kind.name}: reads all forget rows of a benchmark, and forget_where leaves some out. Write those that "
+            "are meant to a file and name it as forget_dataset."
+        )
     return {**kind.taken_over(recipe), **asked, **kind.of_run(recipe, str(folder))}
 
 
@@ -232,9 +271,12 @@ def _labels(models: list[str]) -> list[str]:
 
 def _cache(kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared, device: str) -> ResultCache:
     """Where results of local checkpoints are kept."""
-    idle = {*kind.own, "retrained_model_name_or_path"}
+    idle = {*kind.own, *(() if kind.reads_others else ("retrained_model_name_or_path", ORIGINAL))}
     about = {name: value for name, value in vars(args).items() if name not in idle}
     about |= {"metrics": METRICS, **vars(qa), "tokenizer": hash_processor(prepared.tokenizer), "device": device}
     about |= {f"rows of {name}": rows_digest(rows) for name, rows in prepared.rows.items()}
+    if kind.reads_others:
+        names = [getattr(args, name, None) for name in ("retrained_model_name_or_path", ORIGINAL)]
+        about["others"] = [name and (weights_of(resolve_model(name)) or name) for name in names]
     about |= {f"version of {name}": value for name, value in versions().items()}
     return ResultCache(about, about, kind.result, f"{kind.name}_audits")

@@ -61,8 +61,10 @@ def merge_audits(audited: dict[str, list[dict]], title: str) -> list[tuple]:
 
 def view_of(name: str):
     """The view of the audit whose file this is, or its folder and no run's; `None` where it is none."""
+    from ..audit.robustness.several import VIEW
+
     path = Path(name)
-    for view in _views():
+    for view in (*_views(), VIEW):
         file = f"{view.name}.json"
         if path.name == file or ((path / file).is_file() and not (path / REPORT).is_file()):
             return view

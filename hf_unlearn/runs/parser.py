@@ -38,8 +38,12 @@ class StrictParser(TrlParser):
     def error(self, message: str):
         raise ValueError(f"{message}. `--help` lists every field with its type.")
 
-    def parse(self, argv: list[str]) -> tuple[tuple, tuple[str, ...]]:
+    def parse(self, argv: list[str], content: dict[str, Any] | None = None) -> tuple[tuple, tuple[str, ...]]:
         """Parses `[--config FILE] [--field value ...]`.
+
+        Args:
+            argv (`list[str]`): the words; what fields they give come first.
+            content (`dict`, *optional*): stands in for what the file holds.
 
         Returns:
             `tuple`: one instance of each dataclass, and the names of the fields that were given.
@@ -50,7 +54,8 @@ class StrictParser(TrlParser):
         options = {o[2:]: action.dest for o, action in self._option_string_actions.items() if o.startswith("--")}
         flags = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
         path, words = split_config(argv)
-        content = {} if path is None else read_yaml(path)
+        if content is None:
+            content = {} if path is None else read_yaml(path)
         check_names(flags, {*options, "config"}, "on the command line")
         parts = self.read(content, str(path), words)
         return parts, tuple(dict.fromkeys([*content, *(options[f] for f in flags if f != "config")]))

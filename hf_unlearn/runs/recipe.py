@@ -81,7 +81,7 @@ def read_recipe(content: dict, path: str | None, argv: list[str] | None = None) 
     if argv is None:
         (run, qa, training, model), given = parser.read(content, str(path)), tuple(content)
     else:
-        (run, qa, training, model), given = parser.parse(argv)
+        (run, qa, training, model), given = parser.parse(argv, content)
     if model.model_name_or_path is None:
         raise ValueError("No model is named. Give `model_name_or_path`: a folder or a Hub id.")
     if training.output_dir == "trainer_output":

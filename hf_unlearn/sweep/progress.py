@@ -78,6 +78,6 @@ def _check_own(run: Run) -> None:
     differs = differences(yaml.safe_load(recipe.read_text(encoding="utf-8")), run.resolved)
     if differs:
         raise ValueError(
-            f"{str(run.folder)!r} holds another run, which differs in {', '.join(differs)}. Give the sweep another "
+            f"{str(run.folder)!r} holds another run, which differs in {', '.join(differs)}. Give another "
             "`--output_dir`, or delete that folder."
         )

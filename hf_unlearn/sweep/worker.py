@@ -61,14 +61,19 @@ class Worker:
         self.signals: list[int] = []
         self._children: dict[int, subprocess.Popen] = {}
 
-    def work(self, runs: list[Run]) -> dict[str, str]:
+    def work(self, runs: list[Run], titles: list[str] | None = None) -> dict[str, str]:
         """Does all runs that are not done; returns each one's outcome by name. Called in the main thread.
+
+        Args:
+            runs (`list[Run]`): in the order in which they begin.
+            titles (`list[str]`, *optional*): what is said of them; their number and name by default.
 
         SIGINT and SIGTERM are passed on to the runs, which end their step and save; a second one ends them at once.
         """
         waiting: queue.SimpleQueue = queue.SimpleQueue()
-        for number, run in enumerate(runs, start=1):
-            waiting.put((f"[{number}/{len(runs)}] {run.name}", run))
+        titles = titles or [f"[{number}/{len(runs)}] {run.name}" for number, run in enumerate(runs, start=1)]
+        for titled in zip(titles, runs, strict=True):
+            waiting.put(titled)
         threads = [threading.Thread(target=self._serve, args=(slot, waiting), daemon=True) for slot in self.slots]
         before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         try:

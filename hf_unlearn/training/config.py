@@ -2,7 +2,7 @@
 """Settings that every method shares."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -248,4 +248,4 @@ class UnlearnConfig(
     @classmethod
     def own_fields(cls) -> list[str]:
         """Names of the fields that a method adds to those of every method."""
-        return [name for name in cls.__dataclass_fields__ if name not in UnlearnConfig.__dataclass_fields__]
+        return [own.name for own in fields(cls) if own.name not in UnlearnConfig.__dataclass_fields__]

@@ -21,14 +21,15 @@ from hf_unlearn.runs.parser import read_yaml
 from hf_unlearn.runs.recipe import parse_recipe
 
 
-RECIPES = sorted(path for path in ROOT.glob("recipes/**/*.yaml") if "sweeps" not in path.parts)
+MADE_BY = sorted(ROOT.glob("recipes/*/prepare.yaml"))
+RECIPES = sorted({path for path in ROOT.glob("recipes/**/*.yaml") if "sweeps" not in path.parts} - {*MADE_BY})
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]
 TARGETED = [path for path in RECIPES if path.stem == "targeted" or "targeted" in path.parts]
 RWKU = [path for path in RECIPES if path.parts[-3] == "rwku"]
 BACKDOOR = [path for path in RECIPES if {"backdoor", "muse_news", "muse_books", "wmdp"} & {*path.parts}]
 # The plan counts language models.
-ON_GPUS = [path for path in RECIPES if not {"demo", "vqa_v2"} & {*path.parts}]
+ON_GPUS = [path for path in RECIPES if not {"demo", "vqa_v2", "tofu_mini"} & {*path.parts}]
 # Gibibytes of the GPUs that recipes are made for.
 GPU_MEMORY = 80
 LAUNCH = re.compile(r"^# (\d+) GPUs?, (\d+) GiB(?: each)?: hf-unlearn run (.*)$", re.MULTILINE)
@@ -67,6 +68,13 @@ def test_every_recipe_parses(path):
     assert f"hf-unlearn run {path.relative_to(ROOT)}" in path.read_text()
 
 
+@pytest.mark.parametrize("path", MADE_BY, ids=lambda path: path.parent.name)
+def test_models_of_a_benchmark_are_made_by_retraining(path):
+    recipe = parse_recipe(["--config", str(path)])
+    assert (recipe.run.method, recipe.run.benchmark) == ("retrain", path.parent.name)
+    assert f"# hf-unlearn prepare {path.parent.name} --model_name_or_path" in path.read_text()
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 def test_every_recipe_is_the_method_of_its_name(path):
     wanted = {
@@ -83,7 +91,7 @@ def test_every_recipe_is_the_method_of_its_name(path):
     }
     content = read_yaml(path)
     stem = re.sub("_(1gpu|lora|qlora|uniform)$|_backdoor.*$", "", path.stem)
-    stem = "retrain" if stem == "original" else stem
+    stem = "retrain" if stem in ("original", "whp_reinforced") else stem
     # The published retain term of NPO on WMDP is a divergence too.
     stem = "npo_klr" if "wmdp" in path.parts and stem == "npo" else stem
     # As published, it has no retain term.
@@ -93,7 +101,9 @@ def test_every_recipe_is_the_method_of_its_name(path):
     assert content["method"] == method
     assert retain_loss in (None, content.get("retain_loss", "states"))
     kinds = (content.get("use_peft", False), content.get("load_in_4bit", False))
-    assert kinds == (path.stem.endswith("lora") or path.stem == "loku", path.stem.endswith("qlora"))
+    # Rerouting and LoKU are published with an adapter, and have no other recipe.
+    adapter = path.stem.endswith("lora") or path.stem in ("rr", "loku")
+    assert kinds == (adapter, path.stem.endswith("qlora"))
 
 
 def test_the_benchmark_has_every_method_at_every_size():
@@ -228,7 +238,7 @@ def test_tofu_recipes_have_the_settings_of_their_sources(path):
     # One epoch warms up; SCRUB has a schedule of its own.
     assert args.get_warmup_steps(100) == (0 if recipe.run.method == "scrub" else 100 / args.num_train_epochs)
     # Those of the method's own authors, where they publish some for TOFU.
-    weights = {"simnpo": (0.1375, 1.0), "satimp": (1.0, 0.1)}.get(recipe.run.method, (1.0, 1.0))
+    weights = {"simnpo": (0.1375, 1.0), "satimp": (1.0, 0.1), "rr": (10.0, 10.0)}.get(recipe.run.method, (1.0, 1.0))
     assert (args.forget_weight, args.retain_weight) == weights
     # NPO's; another method's beta is something else.
     assert recipe.run.method != "npo" or args.beta == 0.1

@@ -147,7 +147,7 @@ def test_tofu_forgets_a_tenth_by_default(tofu_path):
 
 
 def test_what_is_no_benchmark_is_refused(tofu_path, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="benchmark='tofoo'; allowed: tofu, rwku, world, vqa_v2, vqa_world"):
+    with pytest.raises(ValueError, match="benchmark='tofoo'; allowed: tofu, tofu_mini, rwku, world, vqa_v2"):
         load_benchmark("tofoo")
     with pytest.raises(ValueError, match="forget_split='forget02'; TOFU has forget01, forget05, forget10"):
         load_benchmark("tofu", str(tofu_path), "forget02")

@@ -24,6 +24,7 @@ PLAIN = {"fused_losses": False, "forward_passes": "one", "reference": "live"}
 CASES = [("ga", "none"), ("ga", "nll"), ("ga", "kl"), ("npo", "none"), ("npo", "nll"), ("npo", "kl")]
 # Their forget terms alone are their own.
 TERMS = [(name, "none") for name in ("simnpo", "wga", "satimp", "tnpo", "ceu", "undial", "ihl", "unilogit")]
+TERMS += [(name, "none") for name in ("unlikelihood", "max_entropy")]
 PATHS = {
     "fused, live": {"reference": "live", "forward_passes": "one"},
     "fused, cache": {"reference": "cache", "forward_passes": "one"},

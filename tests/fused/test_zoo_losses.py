@@ -206,11 +206,21 @@ def slow_unilogit(logits) -> list[float]:
     return found
 
 
+def slow_unlikelihood(logits) -> list[float]:
+    return [-math.log(1 - p[label]) for p, (_, _, label) in zip(probabilities(logits), SPOTS, strict=True)]
+
+
+def slow_negative_entropy(logits) -> list[float]:
+    return [sum(x * math.log(x) for x in p) for p in probabilities(logits)]
+
+
 ROWS = {
     "ceu": (slow_ceu, lambda logits: losses.ceu_rows(logits, TARGETS)),
     "undial": (slow_undial, lambda logits: losses.undial_rows(logits, rows_of(REF), TARGETS, 3.0)),
     "ihl": (slow_ihl, lambda logits: losses.ihl_rows(logits, TARGETS)),
     "unilogit": (slow_unilogit, lambda logits: losses.unilogit_rows(logits, TARGETS)),
+    "unlikelihood": (slow_unlikelihood, lambda logits: losses.unlikelihood_rows(logits, TARGETS)),
+    "max_entropy": (slow_negative_entropy, losses.negative_entropy_rows),
 }
 
 
@@ -310,6 +320,32 @@ def test_unilogit_makes_the_label_as_likely_as_chance_and_rests_there():
         assert (sign * found.gather(-1, TARGETS[:, None]) > 0).all()
 
 
+def test_unlikelihood_is_exact_where_the_label_is_certain_and_rests_where_it_is_impossible():
+    # In float32 log(1 - p) is minus infinity from p = 1 - 6e-8 on; published code has no gradient there, or NaN.
+    logits = torch.tensor([[40.0, 0.0, 1.0], [-200.0, 0.0, 1.0]], requires_grad=True)
+    value = losses.unlikelihood_rows(logits, torch.tensor([0, 0]))
+    (found,) = torch.autograd.grad(value.sum(), logits)
+    assert value.tolist() == pytest.approx([40 - math.log(1 + math.e), 0.0], abs=1e-4)
+    p = 1 / (1 + math.e)
+    torch.testing.assert_close(found, torch.tensor([[1.0, -p, p - 1], [0.0, 0.0, 0.0]]))
+    # Bounded by the label's probability, where ascent's is 1 - p.
+    logits = rows_of(random_logits()).requires_grad_()
+    (found,) = torch.autograd.grad(losses.unlikelihood_rows(logits, TARGETS).sum(), logits)
+    torch.testing.assert_close(found.gather(-1, TARGETS[:, None]), logits.softmax(-1).gather(-1, TARGETS[:, None]))
+
+
+def test_entropy_is_largest_at_uniform_and_differs_from_the_divergence_by_a_constant():
+    assert losses.negative_entropy_rows(torch.full((2, V), 3.0)).tolist() == pytest.approx([-math.log(V)] * 2)
+    sure = torch.zeros(1, V).index_fill(1, torch.tensor([2]), 1e4).requires_grad_()
+    value = losses.negative_entropy_rows(sure)
+    (found,) = torch.autograd.grad(value.sum(), sure)
+    assert value.item() == 0
+    assert found.abs().max() == 0
+    logits = rows_of(random_logits())
+    to_uniform = losses.uniform_kl_rows(logits, "model_to_uniform")
+    torch.testing.assert_close(losses.negative_entropy_rows(logits), to_uniform - math.log(V))
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_entries_that_are_impossible_and_no_tokens_are_no_trouble(name):
     # Some models set what only pads the vocabulary to minus infinity.
@@ -321,6 +357,8 @@ def test_entries_that_are_impossible_and_no_tokens_are_no_trouble(name):
         "undial": lambda x, n: losses.undial_rows(x, ref[:n], labels[:n], 3.0),
         "ihl": lambda x, n: losses.ihl_rows(x, labels[:n]),
         "unilogit": lambda x, n: losses.unilogit_rows(x, labels[:n]),
+        "unlikelihood": lambda x, n: losses.unlikelihood_rows(x, labels[:n]),
+        "max_entropy": lambda x, n: losses.negative_entropy_rows(x),
     }[name]
     logits = slow_logits.requires_grad_()
     value = call(logits, len(labels))
@@ -337,3 +375,52 @@ def test_half_precision_is_computed_in_float32(name):
     found = ROWS[name][1](logits)
     assert found.dtype == (torch.float64 if name == "undial" else torch.float32)
     torch.testing.assert_close(found.double(), ROWS[name][1](logits.double()), rtol=1e-5, atol=1e-5)
+
+
+# Who's Harry Potter
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.5])
+@pytest.mark.parametrize("hard", [False, True])
+def test_whp_equals_its_formula_and_gradient(alpha, hard):
+    logits, base, reinforced = random_logits(0), random_logits(1), random_logits(2)
+
+    def slow(policy) -> float:
+        total = 0.0
+        for ours, ref, raised in zip(*map(rows_of, (policy, base, reinforced)), strict=True):
+            log_p = log_softmax(ours.tolist())
+            generic = [z - alpha * max(r - z, 0) for z, r in zip(ref.tolist(), raised.tolist(), strict=True)]
+            target = [math.exp(x) for x in log_softmax(generic)]
+            if hard:
+                target = [float(x == max(generic)) for x in generic]
+            total -= sum(q * x for q, x in zip(target, log_p, strict=True))
+        return total
+
+    def loss(policy):
+        return losses.whp_rows(rows_of(policy), generic, hard).sum()
+
+    generic = losses.whp_targets(rows_of(base), rows_of(reinforced), alpha)
+    assert loss(logits).item() == pytest.approx(slow(logits), rel=1e-12)
+    same_gradient(loss, slow, logits)
+
+
+def test_whp_leaves_what_the_reinforced_model_does_not_raise():
+    base, reinforced = random_logits(1), random_logits(2)
+    generic = losses.whp_targets(base, reinforced, 5.0)
+    lowered = reinforced > base
+    assert lowered.any()
+    assert (generic < base)[lowered].all()
+    assert torch.equal(generic[~lowered], base[~lowered])
+    # A model that learned nothing changes nothing, whatever alpha is; and the base model itself is then the optimum.
+    assert torch.equal(losses.whp_targets(base, base, 1e6), base)
+    policy = rows_of(base).clone().requires_grad_()
+    (at_base,) = torch.autograd.grad(losses.whp_rows(policy, rows_of(base)).sum(), policy)
+    assert at_base.abs().max() < 1e-15
+
+
+def test_whp_takes_no_gradient_of_either_frozen_model():
+    logits, base, reinforced = (random_logits(seed).requires_grad_() for seed in range(3))
+    loss = losses.whp_rows(rows_of(logits), losses.whp_targets(rows_of(base), rows_of(reinforced), 2.0)).sum()
+    found = torch.autograd.grad(loss, (logits, base, reinforced), allow_unused=True)
+    assert found[0] is not None
+    assert found[1:] == (None, None)

@@ -230,6 +230,30 @@ def test_the_hub_reads_the_results(build, tmp_path, audits):
     }
 
 
+def test_the_card_says_what_a_report_of_the_same_audits_says(build, tmp_path, audits):
+    from hf_unlearn.report.verdict import verdicts
+
+    models = [{"name": name, "kind": name, "metrics": one.to_dict()["metrics"]} for name, one in audits.items()]
+    (verdict,) = verdicts({"models": models})
+    card = written(build(), tmp_path, audits=audits)
+    assert f"**{verdict.line}.**" in card.text
+    (verdict,) = verdicts({"models": [model for model in models if model["name"] == "unlearned"]})
+    assert verdict.sign == "?"
+    card = written(build(), tmp_path, audits={"unlearned": audits["unlearned"]})
+    assert f"**{verdict.line}.**" in card.text
+
+
+def test_what_attacks_on_the_weights_found_is_in_the_cards_line(build, tmp_path, audits):
+    from hf_unlearn.audit import MetricResult
+
+    details = {"verdict": "suppressed"}
+    back = MetricResult("worst/remaining", 0.9, 32, "lower", interval=(0.8, 1.0), details=details)
+    audits["unlearned"].metrics["perplexity/worst/remaining"] = back
+    card = written(build(), tmp_path, audits=audits)
+    del audits["unlearned"].metrics["perplexity/worst/remaining"]
+    assert "suppressed: comes back by perplexity.**" in card.text
+
+
 def test_an_undefined_metric_is_a_dash_and_no_result(build, tmp_path, audits):
     from dataclasses import replace
 

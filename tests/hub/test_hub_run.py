@@ -13,6 +13,7 @@ from hub_server import TOKEN, HubServer
 from huggingface_hub import ModelCard
 
 from hf_unlearn.cli.main import main
+from hf_unlearn.report.verdict import verdicts
 
 
 @pytest.fixture
@@ -72,6 +73,8 @@ def test_a_run_pushes_when_its_audits_are_on_the_card(recipe, tmp_path, monkeypa
     assert (folder, repo_id) == (tmp_path / "out", "me/unlearned")
     audit = ModelCard(files["README.md"].decode()).data.unlearning["audit"]
     assert audit.keys() == {"target", "unlearned", "retrained"}
+    (verdict,) = verdicts(json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    assert f"**{verdict.line}.**" in files["README.md"].decode()
     assert files == local_files(folder)
     assert "hub_token" not in (folder / "recipe.yaml").read_text()
     assert TOKEN not in (folder / "report.json").read_text()

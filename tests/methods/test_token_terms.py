@@ -10,7 +10,8 @@ from conftest import make_model, train_batch
 from hf_unlearn import METHODS, losses
 
 
-TOKEN_METHODS = ("simnpo", "wga", "satimp", "tnpo", "ceu", "undial", "ihl", "unilogit")
+TOKEN_METHODS = ("simnpo", "wga", "satimp", "tnpo", "ceu", "undial", "ihl", "unilogit", "unlikelihood",
+                 "max_entropy")  # fmt: skip
 # Where authors differ, the defaults are the paper's or its code's.
 DEFAULTS = {
     "simnpo": {"beta": 2.5, "delta": 0.0, "forget_weight": 0.1375, "retain_weight": 1.0},
@@ -19,6 +20,7 @@ DEFAULTS = {
     "tnpo": {"beta": 4.0, "alpha": 0.0},
     "ceu": {"skip_tokens": 1},
     "undial": {"beta": 10.0},
+    "whp": {"alpha": 5.0, "whp_target": "softmax"},
 }
 
 
@@ -92,3 +94,17 @@ def test_ceu_refuses_rows_of_which_nothing_would_be_forgotten(build, model_path)
 def test_settings_that_cannot_be_are_refused(method, settings, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         METHODS[method][0](output_dir=str(tmp_path), **settings)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_entropy_counts_no_entry_that_only_pads_the_head(build, fused):
+    args = {"fused_losses": fused, "retain_loss": "none"}
+    trainer = build(METHODS["max_entropy"][1], {"model": make_model(vocab_size=128)}, **args)
+    batch, tokens = train_batch(trainer, range(3)), len(trainer.processing_class)
+    loss = trainer.compute_loss(trainer.model.eval(), batch)
+    means = []
+    for ids, attention, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        logits = trainer.model(ids[None], attention_mask=attention[None]).logits[0].detach().double()
+        p = logits[[t - 1 for t in range(1, len(labels)) if labels[t] != -100], :tokens].softmax(-1)
+        means.append((p * p.log()).sum(-1).mean().item())
+    assert loss.item() == pytest.approx(sum(means) / len(means), rel=1e-5)

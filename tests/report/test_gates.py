@@ -266,6 +266,10 @@ def test_attacked_models_are_found_by_their_paths(tmp_path, monkeypatch):
         ({"metric": "forget/acuracy", "at_most": 0.1}, "no metric is called 'forget/acuracy'. Close: forget/accuracy"),
         ({"metric": "forgot/accuracy", "at_most": 0.1}, "no metric is called 'forgot/accuracy'"),
         ({"metric": "privacy/loss/aucc", "at_most": 0.1}, "no metric is called 'privacy/loss/aucc'"),
+        ({"metric": "quantise/worst/remaining", "at_most": 0.1}, "no metric is called 'quantise/worst/remaining'"),
+        ({"metric": "*/worst/left", "at_most": 0.1}, "no metric is called '*/worst/left'"),
+        ({"metric": "*/worst/remaining", "at_most": 0.1, "optional": True}, "names no audit, so none is left out"),
+        ({**AGAINST, "within": 0.1, "optional": "yes"}, "optional='yes'; give true or false"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(about, message, tmp_path, capsys):
@@ -309,6 +313,61 @@ def test_what_is_shipped_can_be_asked_of_any_report():
     assert counts[0] == 8
     assert default_thresholds(make_report(KNOWN)) == files[0]
     assert default_thresholds(make_report({"forget/exact_match": metric(0.1)})) == files[1]
+
+
+# Audits of robustness
+
+
+def attacked(report, **kinds):
+    """The report with audits of its unlearned model: kind to metrics."""
+    report["models"][-1]["audits"] = {
+        kind: {"settings": {}, "metrics": metrics, "shown": []} for kind, metrics in kinds.items()
+    }
+    return report
+
+
+def unresolved(reason):
+    return metric(None, details={"status": "unresolved", "reason": reason})
+
+
+def test_a_gate_on_every_audit_of_robustness_says_what_the_worst_says():
+    about = {"metric": "*/probability/remaining", "at_most": 0.2}
+    quantized = {"nf4/probability/remaining": metric(0.02, -0.02, 0.06), "nf4/probability/after": metric(0.9, 0.8, 1)}
+    relearned = {"probability/remaining": metric(0.9, 0.8, 1.0), "worst/remaining": metric(0.9, 0.8, 1.0)}
+    found = outcome(about, attacked(make_report({}), quantize=quantized, relearn=relearned))
+    assert (found["status"], found["metric"]) == ("failed", "relearn/probability/remaining")
+    found = outcome(about, attacked(make_report({}), quantize=quantized))
+    assert (found["status"], found["metric"]) == ("passed", "quantize/nf4/probability/remaining")
+    quantized["int8/probability/remaining"] = unresolved("3 groups of rows; an interval requires 4")
+    found = outcome(about, attacked(make_report({}), quantize=quantized))
+    assert (found["status"], found["why"]) == ("unresolved", "3 groups of rows; an interval requires 4")
+    assert outcome(about, make_report({}))["status"] == "missing"
+
+
+def test_an_optional_gate_decides_only_where_its_audit_was_made():
+    gates = read_gates({
+        "quantize": {"metric": "quantize/nf4/probability/remaining", "at_most": 0.1, "optional": True},
+        "answers": {"metric": "forget/accuracy", "at_most": 0.5},
+    })  # fmt: skip
+    for audits, status in (
+        ({}, "passed"),
+        ({"quantize": {"nf4/probability/remaining": metric(0.0, -0.05, 0.05)}}, "passed"),
+        ({"quantize": {"nf4/probability/remaining": metric(0.5, 0.4, 0.6)}}, "failed"),
+        ({"quantize": {"nf4/probability/remaining": unresolved("no original model to compare with")}}, "unresolved"),
+        # Made, but not this one.
+        ({"quantize": {"int8/probability/remaining": metric(0.0, -0.05, 0.05)}}, "missing"),
+    ):
+        report = attacked(make_report({"forget/accuracy": metric(0.1, 0.0, 0.2)}), **audits)
+        assert judge(report, gates, kinds=["quantize"])["status"] == status
+    alone = judge(make_report({}), gates[:1], kinds=["quantize"])
+    assert alone["status"] == "missing"
+
+
+def test_what_is_shipped_names_audits_that_there_are():
+    from hf_unlearn.audit.registry import AUDITS
+
+    for path in FOLDER.glob("gates_*.yaml"):
+        judge(make_report({}), load_gates(path), kinds=AUDITS)
 
 
 def test_gates_are_told_in_words():

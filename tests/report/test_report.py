@@ -304,7 +304,7 @@ def test_terminal_shows_every_model_and_utility_beside_forgetting(report, width)
         assert re.search(rf"[●★■▲◆▼] {name}\b", text), name
     assert "forget" in header
     assert "utility" in header
-    assert "Forgets and keeps the rest" in " ".join(text.split())
+    assert "Forgotten like retrained; the rest is kept" in " ".join(text.split())
 
 
 def test_undefined_is_a_dash_and_never_zero(report, tmp_path):
@@ -372,12 +372,12 @@ def test_matching_answers_are_marked_as_exact_match_counts_them(report):
 def test_verdicts_of_the_fixture(report):
     found = {verdict.model: verdict for verdict in verdicts(report)}
     assert list(found) == list(METHODS)
-    assert found["NPO-KLR"].headline == "Forgets and keeps the rest"
+    assert found["NPO-KLR"].headline == "Forgotten like retrained; the rest is kept"
     assert found["NPO-KLR"].tone == "good"
-    assert found["GA"].headline == "Forgets, but loses most of the rest"
+    assert found["GA"].headline == "Over-forgotten: worse than a model that never knew; most of the rest is lost"
     assert found["GA"].tone == "bad"
     assert not any(finding.tone == "good" for finding in found["GA"].findings), "a broken model must not look good"
-    assert found["GradDiff"].headline == "Forgets, but loses some of the rest"
+    assert found["GradDiff"].headline == "Over-forgotten: worse than a model that never knew; some of the rest is lost"
     assert ("target", "100.0 % [89.3, 100.0]") in found["GA"].forgot.against
 
 
@@ -401,7 +401,7 @@ def test_paraphrases_that_recover_the_fact_spoil_the_headline(report):
     metric = model_named(report, "NPO-KLR")["metrics"]["forget_paraphrased/exact_match"]
     metric |= {"value": 28 / N, "interval": wilson(28, N)}
     verdict = next(v for v in verdicts(report) if v.model == "NPO-KLR")
-    assert verdict.headline == "Forgets only in part, but keeps the rest"
+    assert verdict.headline == "Forgotten in part: up to 90 % is left (exact match); the rest is kept"
 
 
 def test_a_sample_that_cannot_tell_says_so(report):
@@ -556,8 +556,8 @@ def test_import_is_light():
 
 
 @pytest.mark.parametrize(("found", "headline", "tone"), [
-    (0.9, "No longer answers, but attacks find the forget rows; keeps the rest", "mixed"),
-    (0.12, "Forgets and keeps the rest", "good"),
+    (0.9, "Answers like retrained, but attacks find the forget rows; the rest is kept", "mixed"),
+    (0.12, "Forgotten like retrained; the rest is kept", "good"),
 ])  # fmt: skip
 def test_attacks_that_find_the_rows_are_in_the_headline(report, found, headline, tone):
     def attacked(value):

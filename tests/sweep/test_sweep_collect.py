@@ -142,6 +142,28 @@ def test_privacy_is_read_by_who_was_attacked(sweep, tmp_path):
     assert "per_item" not in found["runs"][0]["privacy"]["metrics"]["loss/auc"]
 
 
+def test_a_runs_verdict_knows_of_the_attacks_that_the_sweep_made(sweep, tmp_path):
+    run, other = sweep(0, 1, privacy={"fprs": [0.1]})
+    for one, rate in ((run, 0.4), (other, 0.1)):
+        finish(one)
+        report = json.loads((one.folder / "report.json").read_text())
+        retrained = {"name": "retrained", "kind": "retrained", "path": "r"}
+        report["models"].append({**retrained, "metrics": {FORGET: metric(0.1), RETAIN: metric(0.9)}})
+        (one.folder / "report.json").write_text(json.dumps(report))
+        (one.folder / "privacy").mkdir()
+        models = [
+            {**retrained, **attacked(0.1)},
+            {"name": "m", "kind": "attacked", "path": "m", **attacked(1.0)},
+            {"name": one.name, "kind": "attacked", "path": "p", **attacked(rate)},
+        ]
+        text = json.dumps({"schema_version": 1, "title": "t", "models": models})
+        (one.folder / "privacy" / "privacy.json").write_text(text)
+    found, quiet = (one["verdict"] for one in collect(tmp_path)["runs"])
+    assert found["line"].startswith("? Answers like retrained, but attacks find the forget rows; ")
+    assert quiet["line"].startswith("? Forgotten like retrained; ")
+    assert quiet["short"] == quiet["line"]
+
+
 def test_secrets_stay_out_of_the_list(sweep, tmp_path):
     sweep(0)
     (row,) = read_manifest(tmp_path)[0]

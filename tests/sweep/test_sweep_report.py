@@ -126,6 +126,32 @@ def test_the_table_holds_the_means(whole, tmp_path):
     assert (base["interval"], float(base["low"]), float(base["high"])) == ("items", pytest.approx(0.8), 1.0)
 
 
+def test_the_verdicts_of_a_rows_runs_are_in_the_table(tmp_path, capsys):
+    kept, lost = "✓ Forgotten like retrained; the rest is kept", "✗ Not forgotten; the rest is kept"
+    said = {"npo": (kept, kept), "ga": (kept, lost), "old": (None, None)}
+    runs = [
+        run_of(label, 0.1, 0.8, seed, **({} if text is None else {"verdict": {"short": text, "line": text}}))
+        for label, texts in said.items()
+        for seed, text in enumerate(texts)
+    ]
+    sweep = sweep_of(runs)
+    write_sweep_report(sweep, tmp_path)
+    lines = {line.split(" | ")[0]: line for line in (tmp_path / "table.md").read_text("utf-8").splitlines()}
+    assert lines["| npo"].endswith(f"| {kept} |")
+    assert lines["| ga"].endswith(f"| {kept} (1 of 2 runs)<br>{lost} (1 of 2 runs) |")
+    assert lines["| old"].endswith("|  |")
+    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as file:
+        rows = {row["recipe"]: row["verdict"] for row in csv.DictReader(file)}
+    assert rows["npo"] == kept
+    assert rows["target"] == ""
+    print_sweep(sweep)
+    assert f"npo: {kept}" in " ".join(capsys.readouterr().out.split())
+    for run in runs:
+        run.pop("verdict", None)
+    write_sweep_report(sweep, tmp_path)
+    assert "in words" not in (tmp_path / "table.md").read_text("utf-8")
+
+
 def test_of_one_seed_a_targets_interval_is_the_runs_own(tmp_path):
     runs = [
         run_of("npo", forget, 0.9, target=target, privacy=attacked(0.3))

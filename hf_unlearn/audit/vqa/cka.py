@@ -10,15 +10,13 @@ import torch
 
 from ...modeling import evaluating
 from ..batching import device_of, map_batches
-from ..inputs import matrix
+from ..cka import linear_cka
 from .predictions import check_rows, model_inputs
 
 
 logger = logging.getLogger(__name__)
 
 PARTS = ("image", "text", "fused")
-# A spread this small beside its mean is rounding
-SMALLEST_SPREAD = 1e-5
 
 
 def representations(
@@ -62,31 +60,6 @@ def representations(
     return {name: np.stack(column) for name, column in zip(PARTS, zip(*kept, strict=True), strict=True)}
 
 
-def linear_cka(x: np.ndarray, y: np.ndarray) -> float | None:
-    """
-    Linear centred kernel alignment of the same rows in two representations (Kornblith et al., 2019, equation 5):
-    `|Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F)` with centred columns. 1 up to rotation and scale, and of `x` with itself.
-
-    Args:
-        x (`np.ndarray` of shape `[n, d]`), y (`np.ndarray` of shape `[n, e]`):
-            Representations, in any float type; computed in float64.
-
-    Returns:
-        `float`, or `None` if one of them is the same for all rows, so that there is nothing to compare.
-
-    Raises:
-        `ValueError`: if they are not of the same rows, at least two, or not `[n, d]`.
-    """
-    x, y = matrix("x", x), matrix("y", y)
-    if len(x) != len(y) or len(x) < 2:
-        raise ValueError(f"CKA compares the same rows, at least two; got {len(x)} and {len(y)}.")
-    centred = [_centred(part) for part in (x, y)]
-    if any(part is None for part in centred):
-        return None
-    x, y = centred
-    return float(np.linalg.norm(y.T @ x) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
-
-
 def cka_map(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
     """
     CKA of every part with every part, of one model with itself or of two models on the same rows.
@@ -109,12 +82,3 @@ def cka_map(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> d
                     "The %s representation of the %s model is the same for all rows: this branch is dead.", name, which
                 )
     return {a: {b: linear_cka(one[a], other[b]) for b in other} for a in one}
-
-
-def _centred(part: np.ndarray) -> np.ndarray | None:
-    """`part` `[n, d]` without its mean and with norm 1; `None` if only rounding is left or it is not finite."""
-    centred = part - part.mean(axis=0)
-    norm = np.linalg.norm(centred)
-    if not np.isfinite(norm) or norm <= SMALLEST_SPREAD * np.linalg.norm(part):
-        return None
-    return centred / norm

@@ -2,7 +2,6 @@
 """Align-then-Unlearn (https://huggingface.co/papers/2506.13181)."""
 
 import logging
-import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from ...forward.layer import LayerRows
 from ...forward.needs import STATES
 from ...modeling import is_peft_model
 from ...models.activations import check_layer, layers_of
-from ...models.layer_choice import check_below, freeze_outside
+from ...models.layer_choice import check_below, freeze_outside, names_up_to
 from ...processes import shards_weights
 from ...training.config import UnlearnConfig
 from ...training.trainer import UnlearnTrainer
@@ -141,7 +140,7 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         if is_peft_model(model):
             freeze_outside(model, range(layer + 1))
             return None
-        return _names_up_to(model, layer)
+        return names_up_to(model, layer)
 
     # The objective
 
@@ -224,10 +223,3 @@ def _read_rows(args: AlignThenUnlearnConfig, roles, tokenizer) -> tuple[TextEnco
     encoder.check_window(args.window_tokens)
     windows = find_windows(roles, tokenizer, encoder.tokenizer, args.window_tokens)
     return encoder, windows
-
-
-def _names_up_to(model: nn.Module, layer: int) -> list[str]:
-    """Regular expressions, one a parameter: the embeddings' and those of the layers up to one."""
-    modules = [model.get_input_embeddings(), *list(layers_of(model))[: layer + 1]]
-    below = {id(parameter) for module in modules for parameter in module.parameters()}
-    return [f"^{re.escape(name)}$" for name, parameter in model.named_parameters() if id(parameter) in below]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether RMU can move the activations, and whether it did: coefficients of one model do nothing to another."""
+"""Whether RMU can move the activations: coefficients of one model do nothing to another."""
 
 import logging
 import math
@@ -12,8 +12,6 @@ logger = logging.getLogger(__name__)
 # Published with adaptive RMU (https://huggingface.co/papers/2408.06223): a control vector so many times as long as
 # activations are.
 ADAPTIVE = 5
-# A forget loss that fell by less of itself has not moved.
-MOVED = 0.05
 
 
 def tell_lengths(states: Tensor, lengths: Tensor, layer: int, adaptive: bool) -> None:
@@ -47,23 +45,3 @@ def tell_lengths(states: Tensor, lengths: Tensor, layer: int, adaptive: bool) ->
             ADAPTIVE * median,
             ADAPTIVE,
         )
-
-
-def tell_movement(losses: list[float], args) -> None:
-    """Warns where a run's forget loss is what it was.
-
-    Args:
-        losses (`list[float]`): as logged, in order.
-        args ([`RMUConfig`]): the run's.
-    """
-    if len(losses) < 2 or losses[-1] < (1 - MOVED) * losses[0]:
-        return
-    logger.warning(
-        "forget/loss was %.4g and is %.4g (%+.1f %%): the activations were hardly steered. Raise learning_rate (%g) "
-        "or the number of steps, or lower retain_weight (%g).",
-        losses[0],
-        losses[-1],
-        100 * (losses[-1] / losses[0] - 1),
-        args.learning_rate,
-        args.retain_weight,
-    )

@@ -4,7 +4,7 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,11 @@ from ...forward.layer import LayerForward, LayerRows
 from ...forward.needs import REFERENCE, STATES, Need
 from ...losses import rmu_loss
 from ...modeling import is_peft_model
-from ...models.activations import check_layer, layers_of
 from ...models.layer_choice import check_below, freeze_outside, parameters_by_name, parameters_by_position
-from ...training.config import UnlearnConfig
 from ...training.method_state import read_method_state, write_method_state
 from ...training.trainer import UnlearnTrainer
-from .movement import tell_lengths, tell_movement
+from ..layer_states import LayerStatesConfig, check_layers, tell_movement
+from .movement import tell_lengths
 
 
 # Beside a saved model; a folder, so that no push takes it along.
@@ -29,19 +28,14 @@ CONTROL = "rmu"
 
 
 @dataclass
-class RMUConfig(UnlearnConfig):
+class RMUConfig(LayerStatesConfig):
     r"""Settings of [`RMUTrainer`]; defaults are the paper's for Zephyr-7B.
 
     `retain_weight` is \\( \alpha \\). Forget rows with a `topic` column have a control vector per topic, and may have
     coefficients per topic.
     """
 
-    RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("none", "states")
-
     learning_rate: float = field(default=5e-5, metadata={"help": "Initial learning rate."})
-    retain_loss: str = field(
-        default="states", metadata={"help": "Retain term: distance of activations to the reference's, or `none`."}
-    )
     retain_weight: float = field(default=1200.0, metadata={"help": "Weight of the retain term, alpha."})
     layer_id: int = field(default=7, metadata={"help": "Decoder layer whose output is steered, counted from 0."})
     layer_ids: list[int] | None = field(
@@ -88,14 +82,7 @@ class RMUConfig(UnlearnConfig):
             raise ValueError("steering_coeffs is empty; give one coefficient, or one a topic.")
         if self.adaptive_scale is not None:
             check_number("adaptive_scale", self.adaptive_scale, above=0)
-        if self.max_forget_loss is not None:
-            raise ValueError("max_forget_loss watches log-likelihoods, which RMU does not compute. Leave it out.")
         super().__post_init__()
-        if self.reentrant:
-            raise ValueError(
-                "RMU reads activations inside the model, and reentrant checkpointing cuts their gradients. Pass "
-                "activation_checkpointing_kwargs={'use_reentrant': False}."
-            )
         if self.use_kl_poison and not self.kl_coeff:
             raise ValueError("use_kl_poison adds KL to RMU's poisoned rows with the weight kl_coeff, and kl_coeff=0.")
 
@@ -148,17 +135,9 @@ class RMUTrainer(UnlearnTrainer):
         return LayerForward(args.layer_id, needs, "split" if apart else shape, whole=args.fused_losses is False)
 
     def check_architecture(self, args: RMUConfig, model: nn.Module) -> None:
-        from transformers.integrations import is_deepspeed_zero3_enabled
-
-        if is_peft_model(model) and is_deepspeed_zero3_enabled():
-            raise ValueError(
-                "RMU trains an adapter in a few layers only, and ZeRO-3 saves what trains: the rest of an adapter "
-                "that came in trained would be lost. Merge it first (`merge_and_unload()`), or take another launch."
-            )
-        count = len(layers_of(model))
-        check_layer("layer_id", args.layer_id, count)
+        check_layers("layer_id", [args.layer_id], model, "RMU")
+        check_layers("layer_ids", args.trained_layers, model, "RMU")
         for layer in args.trained_layers:
-            check_layer("layer_ids", layer, count)
             if layer > args.layer_id:
                 raise ValueError(
                     f"layer_ids={args.trained_layers}: layer {layer} is above layer_id={args.layer_id}, whose output "
@@ -202,9 +181,7 @@ class RMUTrainer(UnlearnTrainer):
 
     def train(self, *args, **kwargs):
         result = super().train(*args, **kwargs)
-        if self.args.process_index == 0:
-            logged = [entry["forget/loss"] for entry in self.state.log_history if "forget/loss" in entry]
-            tell_movement(logged, self.args)
+        tell_movement(self)
         return result
 
     def method_state(self) -> dict[str, Any]:

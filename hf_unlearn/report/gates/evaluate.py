@@ -11,13 +11,15 @@ from pathlib import Path
 
 from ..likeness import unlike, unlike_attack, unlike_settings
 from ..naming import first_of_kind, metric_in, of_kind
-from ..sections import as_audited
+from ..sections import as_audited, audit_metrics
 from .numbers import Number, difference, number
-from .spec import ALL_ATTACKS, PRIVACY, Gate, check_names
+from .spec import ALL_ATTACKS, PRIVACY, Gate, check_names, fitting
 
 
 GATES_SCHEMA = 1
 PASSED, FAILED, UNRESOLVED, MISSING = "passed", "failed", "unresolved", "missing"
+# An optional gate on an audit that was not made is missing, and decides nothing.
+NOT_MADE = "no such audit; optional"
 # What a gate over all attacks says of the worst of them, and what all gates say of a model.
 WORST_FIRST = (FAILED, MISSING, UNRESOLVED, PASSED)
 # A pipeline goes on after the first only.
@@ -80,7 +82,8 @@ def judge(report: dict, gates: list[Gate], privacy: dict | None = None, kinds: I
     models = []
     for model in unlearned:
         outcomes = [_outcome(gate, report, model, privacy) for gate in gates]
-        status = min((outcome.status for outcome in outcomes), key=WORST_FIRST.index)
+        decided = [outcome.status for outcome in outcomes if outcome.why != NOT_MADE]
+        status = min(decided, key=WORST_FIRST.index, default=MISSING)
         models.append({"name": model["name"], "status": status, "outcomes": [asdict(one) for one in outcomes]})
     return {
         "schema_version": GATES_SCHEMA,
@@ -91,32 +94,51 @@ def judge(report: dict, gates: list[Gate], privacy: dict | None = None, kinds: I
 
 
 def _outcome(gate: Gate, report: dict, model: dict, privacy: dict | None) -> Outcome:
+    if gate.optional and not _was_made(gate, model, privacy):
+        return Outcome(gate.name, gate.metric, MISSING, why=NOT_MADE)
     other = None if gate.against is None else first_of_kind(report, gate.against)
     if gate.against is not None and other is None:
         return Outcome(gate.name, gate.metric, MISSING, why=f"the report has no {gate.against} model")
-    if not gate.metric.startswith(PRIVACY):
-        kind = gate.metric.split("/")[0]
-        if gate.metric not in model["metrics"] and as_audited(model, kind) is not None:
-            model, other = as_audited(model, kind), None if other is None else as_audited(other, kind)
-            if gate.against is not None and other is None:
-                return Outcome(gate.name, gate.metric, MISSING, why=f"{gate.against}: not measured")
-        return _held(gate, gate.metric, model, other)
-    if privacy is None:
-        return Outcome(gate.name, gate.metric, MISSING, why="no privacy.json")
-    attacked = [_attacked(one, privacy) for one in (model, other) if one is not None]
-    if None in attacked:
-        return Outcome(gate.name, gate.metric, MISSING, why="this model or the other is not in privacy.json")
-    outcomes = [_held(gate, name, *attacked) for name in _names(gate.metric, attacked[0])]
+    if gate.metric.startswith(PRIVACY):
+        if privacy is None:
+            return Outcome(gate.name, gate.metric, MISSING, why="no privacy.json")
+        attacked = [_attacked(one, privacy) for one in (model, other) if one is not None]
+        if None in attacked:
+            return Outcome(gate.name, gate.metric, MISSING, why="this model or the other is not in privacy.json")
+        outcomes = [_held(gate, name, *attacked) for name in _names(gate.metric, attacked[0])]
+    else:
+        names = fitting(gate.metric, audit_metrics(model)) if gate.is_pattern else [gate.metric]
+        outcomes = [_of_audit(gate, name, model, other) for name in names]
     if not outcomes:
         return Outcome(gate.name, gate.metric, MISSING, why="no attack was tried")
     return min(outcomes, key=lambda one: (WORST_FIRST.index(one.status), -_excess(gate, one)))
+
+
+def _was_made(gate: Gate, model: dict, privacy: dict | None) -> bool:
+    """Whether a model was audited for what a gate is about."""
+    if gate.metric.startswith(PRIVACY):
+        return privacy is not None
+    kind, metrics = gate.metric.split("/")[0], model["metrics"]
+    return as_audited(model, kind) is not None or any(name.startswith(f"{kind}/") for name in metrics)
+
+
+def _of_audit(gate: Gate, name: str, model: dict, other: dict | None) -> Outcome:
+    """One metric of a report, its own or a further audit's, held against the bounds."""
+    kind = name.split("/")[0]
+    if name not in model["metrics"] and as_audited(model, kind) is not None:
+        model, other = as_audited(model, kind), None if other is None else as_audited(other, kind)
+        if gate.against is not None and other is None:
+            return Outcome(gate.name, name, MISSING, why=f"{gate.against}: not measured")
+    return _held(gate, name, model, other)
 
 
 def _held(gate: Gate, name: str, model: dict, other: dict | None = None) -> Outcome:
     """One metric of one model, held against the bounds."""
     mine = metric_in(model, name)
     if why := _lack(mine):
-        return Outcome(gate.name, name, MISSING, why=why)
+        # An audit that was made and cannot tell says why.
+        status = MISSING if _reason(mine) is None else UNRESOLVED
+        return Outcome(gate.name, name, status, n=mine and mine["n"], why=why)
     if other is None:
         found = number(mine)
     else:
@@ -157,9 +179,15 @@ def _lack(metric: dict | None) -> str | None:
     if metric["value"] is not None:
         return None
     details = metric.get("details") or {}
+    if (reason := _reason(metric)) is not None:
+        return reason
     if details.get("status") == UNRESOLVED:
         return f"{details['n_calibration']} of {details['needs_calibration']} non-members that the rate needs"
     return "undefined"
+
+
+def _reason(metric: dict | None) -> str | None:
+    return None if metric is None else (metric.get("details") or {}).get("reason")
 
 
 def _attacked(model: dict, privacy: dict) -> dict | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from ..sections import audit_metrics
 from .numbers import PRIVACY, span
 
 
-KEYS = ("metric", "against", "at_most", "at_least", "within")
+KEYS = ("metric", "against", "at_most", "at_least", "within", "optional")
 AGAINST = ("retrained", "target")
 # `*` stands for every attack in turn.
 ALL_ATTACKS = f"{PRIVACY}*/"
+# What every audit of robustness has, whichever are made.
+REMAINING = "/remaining"
 ATTACK = re.compile(r"privacy/[^/]+/(auc|retain_auc|tpr_zero_fp|tpr@\d+(\.\d+)?e-\d+(/lower|/both)?)")
 SETS = {"forget", "retain", "test", "holdout", "general", "real_authors", "world_facts"}
 SETS |= {f"{name}_paraphrased" for name in SETS}
@@ -36,6 +39,8 @@ class Gate:
             `"retrained"` or `"target"`: whose metric is subtracted.
         low (`float`), high (`float`):
             Bounds, which are within; infinite where there is none.
+        optional (`bool`):
+            Whether a model that was not audited so at all is passed over; otherwise the gate is missing there.
     """
 
     name: str
@@ -43,12 +48,19 @@ class Gate:
     against: str | None
     low: float
     high: float
+    optional: bool = False
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it is about every metric of further audits whose name fits, and not of attacks on privacy."""
+        return "*" in self.metric and not self.metric.startswith(PRIVACY)
 
     def to_dict(self) -> dict[str, Any]:
         """The gate as JSON holds it."""
         bounds = {"at_least": self.low, "at_most": self.high}
         finite = {key: value for key, value in bounds.items() if math.isfinite(value)}
-        return {"metric": self.metric, **({} if self.against is None else {"against": self.against}), **finite}
+        about = {"metric": self.metric, **({} if self.against is None else {"against": self.against}), **finite}
+        return about | ({"optional": True} if self.optional else {})
 
 
 def default_thresholds(report: dict) -> Path:
@@ -94,14 +106,26 @@ def check_names(gates: list[Gate], report: dict, privacy: dict | None, kinds: It
     there |= {f"{PRIVACY}{name}" for model in (privacy or {"models": []})["models"] for name in model["metrics"]}
     there |= {name for model in report["models"] for name in audit_metrics(model)}
     made = {name.split("/")[0] for model in report["models"] for name in audit_metrics(model)}
-    metrics = {*LABELS, *MEANINGS, *PERCENT}
+    metrics, kinds = {*LABELS, *MEANINGS, *PERCENT}, {*kinds}
     for gate in gates:
         head, _, tail = gate.metric.rpartition("/")
         could = tail in metrics and (head in SETS or not head) or ATTACK.fullmatch(gate.metric)
-        could = could or gate.metric.split("/")[0] in {*kinds} - made - {PRIVACY.rstrip("/")}
+        # Of an audit that was made another metric is a mistake, but for what is shipped for every setting of it.
+        could = could or gate.metric.split("/")[0] in (kinds if gate.optional else kinds - made) - {
+            PRIVACY.rstrip("/")
+        }
+        # Where it is not known which audits there are, every name of what is left may be one.
+        could = could or ((gate.is_pattern or not kinds) and gate.metric.endswith(REMAINING))
+        could = could or (gate.is_pattern and fitting(gate.metric, there))
         if gate.metric not in there and not could:
             near = get_close_matches(gate.metric, there, n=3) or sorted(there)[:3]
             raise ValueError(f"Gate {gate.name!r}: no metric is called {gate.metric!r}. Close: {', '.join(near)}.")
+
+
+def fitting(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names of further audits' metrics that a pattern such as `*/probability/remaining` fits; `*` stands for any
+    part of a name."""
+    return [name for name in names if fnmatchcase(name, pattern)]
 
 
 def _gate(name: str, about: Any) -> Gate:
@@ -117,6 +141,12 @@ def _gate(name: str, about: Any) -> Gate:
     if "against" in about and against not in AGAINST:
         allowed = f"allowed: {', '.join(AGAINST)}, or leave it out to hold the value itself"
         raise ValueError(f"{where}: against={against!r}; {allowed}.")
+    optional = about.get("optional", False)
+    if not isinstance(optional, bool):
+        raise ValueError(f"{where}: optional={optional!r}; give true or false.")
+    if optional and "*" in metric.split("/")[0]:
+        # A misspelt metric would be passed over for ever.
+        raise ValueError(f"{where}: {metric} names no audit, so none is left out. Take `optional` away or name one.")
     if is_p_value(metric):
         raise ValueError(f"{where}: {metric} is a p-value, which has no interval. Hold the metric behind it instead.")
     if metric.endswith("/vs_retrained"):
@@ -129,7 +159,7 @@ def _gate(name: str, about: Any) -> Gate:
         raise ValueError(f"{where}: bounds of {low:g} to {high:g} let everything pass.")
     if max(low, least) >= min(high, most):
         raise ValueError(f"{where}: no interval fits between its bounds, so that nothing could pass.")
-    return Gate(name, metric, against, low, high)
+    return Gate(name, metric, against, low, high, optional)
 
 
 def _bounds(where: str, about: dict) -> tuple[float, float]:

@@ -3,8 +3,8 @@
 
 from typing import TYPE_CHECKING
 
+from ..findings import SIGNS
 from ..table import Table
-from ..verdict import SIGNS
 
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def render_gates(result: dict) -> str:
     rows = [[name, asked(gate)] for name, gate in result["gates"].items()]
     for model in result["models"]:
         for row, outcome in zip(rows, model["outcomes"], strict=True):
-            row.append("<br>".join(_lines(outcome)))
+            row.append("<br>".join(_lines(outcome, row[1])))
     lines = [[_escaped(cell) for cell in row] for row in (heads, *rows)]
     table = Table(lines[0], lines[1:]).markdown()
     foot = f"`report.json` of {result['report_created']}, thresholds `{result['thresholds']}`. {RULE}"
@@ -48,7 +48,7 @@ def print_gates(result: dict, console: "Console | None" = None) -> None:
     for place, (name, gate) in enumerate(result["gates"].items()):
         cells = []
         for outcome in (model["outcomes"][place] for model in result["models"]):
-            first, *rest = _lines(outcome)
+            first, *rest = _lines(outcome, asked(gate))
             cell = Text(first, style=_style(outcome["status"]))
             cells.append(cell.append("\n" + "\n".join(rest), style="dim") if rest else cell)
         table.add_row(Text(name), Text(asked(gate)), *cells)
@@ -66,7 +66,7 @@ def asked(gate: dict) -> str:
     return f"{about}: {gate['at_least']:g} to {gate['at_most']:g}"
 
 
-def _lines(outcome: dict) -> list[str]:
+def _lines(outcome: dict, asked: str) -> list[str]:
     """Status, number and reason of one outcome; of a gate over all attacks also which."""
     lines = [_word(outcome["status"])]
     if outcome["value"] is not None:
@@ -75,6 +75,8 @@ def _lines(outcome: dict) -> list[str]:
         lines.append(f"{outcome['value']:.3g}{shown}, n = {outcome['n']}")
     if outcome["metric"].startswith("privacy/"):
         lines.append(outcome["metric"].removeprefix("privacy/"))
+    elif "*" in asked:
+        lines.append(outcome["metric"])
     return [*lines, *([] if outcome["why"] is None else [outcome["why"]])]
 
 

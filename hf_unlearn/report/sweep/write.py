@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...files import write_json, write_text
 from .long_form import write_long
 from .means import SECONDS, cell_of, privacy_metrics, tabulate
-from .tables import heading_of, missing_lines, render_table, text_of, write_table, write_targets
+from .tables import heading_of, missing_lines, render_table, text_of, verdict_of, write_table, write_targets
 
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ def print_sweep(sweep: dict[str, Any], console: "Console | None" = None) -> None
         cells = [text_of(name, cell_of(row.points, name)) for name in (*names, SECONDS)]
         shown.add_row(row.name, str(seeds or ""), *cells)
     console.print(shown)
+    for row in table.of("result"):
+        if said := verdict_of(row):
+            console.print(f"{row.name}: {said}", highlight=False, markup=False)
     console.print(f"Selection: {table.rule}.", style="dim", highlight=False)
     missing = missing_lines(sweep, table)
     if missing:

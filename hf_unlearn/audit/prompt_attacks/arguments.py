@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `hf-unlearn audit prompts` and a recipe's `audits: {prompts: ...}` take."""
+
+from dataclasses import dataclass, field
+
+from ...checks import check_whole
+from ..robustness.arguments import RobustnessArguments
+from .transforms import QUICK, TRANSFORMS
+
+
+PRESETS = ("full", "quick")
+
+
+@dataclass
+class PromptsArguments(RobustnessArguments):
+    """In which ways questions are put."""
+
+    transforms: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Ways to ask: {', '.join(TRANSFORMS)}. Default: all for which the rows bring what is used."
+        },
+    )
+    preset: str = field(
+        default="full",
+        metadata={
+            "help": f"`quick`: {', '.join(QUICK)}, at most 48 rows, unless these are given.",
+            "choices": list(PRESETS),
+        },
+    )
+    prefill: str = field(
+        default="Sure, here is the answer:",
+        metadata={"help": "`prefill`: with which the model's answer begins already."},
+    )
+    few_shot: int = field(default=3, metadata={"help": "`few_shot`: rows shown before the question."})
+    translation_column: str | None = field(
+        default=None, metadata={"help": "`translation`: column with the question in another language."}
+    )
+    context_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "`in_context`: column with related text that does not give the answer away. Default: the answers "
+            "of other rows of the group."
+        },
+    )
+    retain_items: int = field(
+        default=32, metadata={"help": "Retain rows that say whether a way to ask is too strange to be understood."}
+    )
+    generate: bool = field(
+        default=False, metadata={"help": "Also generate answers, and count right, wrong, refused, empty and other."}
+    )
+    max_new_tokens: int = field(default=32, metadata={"help": "Longest generated answer in tokens."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset={self.preset!r}; allowed: {', '.join(PRESETS)}.")
+        if self.preset == "quick":
+            self.transforms = list(QUICK) if self.transforms is None else self.transforms
+            self.max_items = 48 if self.max_items == RobustnessArguments.max_items else self.max_items
+        if unknown := [name for name in self.transforms or () if name not in TRANSFORMS]:
+            raise ValueError(f"transforms: {unknown[0]!r} is unknown; allowed: {', '.join(TRANSFORMS)}.")
+        if self.transforms is not None and not self.transforms:
+            raise ValueError("transforms is empty; name some, or leave it out for all.")
+        for name in ("few_shot", "retain_items", "max_new_tokens"):
+            check_whole(name, getattr(self, name), at_least=1)
+        if not self.prefill.strip():
+            raise ValueError("prefill is empty; give the words with which the answer is to begin.")

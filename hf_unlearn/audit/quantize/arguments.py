@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `hf-unlearn audit quantize` and a recipe's `audits: {quantize: ...}` take."""
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from ..robustness.arguments import RobustnessArguments
+from .formats import FORMATS
+
+
+BACKENDS = ("simulated", "bitsandbytes")
+REAL = ("nf4", "fp4", "int8")
+
+
+@dataclass
+class QuantizeArguments(RobustnessArguments):
+    """What is done to the weights."""
+
+    formats: list[str] = field(
+        default_factory=lambda: ["nf4", "int8"], metadata={"help": f"Formats: {', '.join(FORMATS)}."}
+    )
+    prune: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Shares of each matrix that magnitude pruning sets to 0, such as 0.1 0.3."},
+    )
+    backend: str = field(
+        default="simulated",
+        metadata={
+            "help": "`simulated` rounds weights and computes in their own dtype; `bitsandbytes` puts its layers into "
+            f"the model, for {', '.join(REAL)}, and requires that package.",
+            "choices": list(BACKENDS),
+        },
+    )
+    skip: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of modules that are left as they are, such as `down_proj`; the head always is."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if unknown := [name for name in self.formats if name not in FORMATS]:
+            raise ValueError(f"formats: {unknown[0]!r} is unknown; allowed: {', '.join(FORMATS)}.")
+        if wrong := [share for share in self.prune if not 0 < share < 1]:
+            raise ValueError(f"prune: {wrong[0]}; give shares between 0 and 1.")
+        if not self.formats and not self.prune:
+            raise ValueError("Neither formats nor prune is given. Give at least one.")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend={self.backend!r}; allowed: {', '.join(BACKENDS)}.")
+        if self.backend == "bitsandbytes":
+            if other := [name for name in self.formats if name not in REAL]:
+                raise ValueError(f"bitsandbytes has no format {other[0]!r}, only {', '.join(REAL)}. Use `simulated`.")
+            if find_spec("bitsandbytes") is None:
+                raise ValueError("backend='bitsandbytes' requires that package: `pip install bitsandbytes`.")

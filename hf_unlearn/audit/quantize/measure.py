@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does what was forgotten come back in the weights that are served: quantised, or pruned?"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..robustness.kind import RobustnessKind
+from ..robustness.measured import Measured
+from ..robustness.weights import check_not_quantized, merged
+from .arguments import QuantizeArguments
+from .formats import FORMATS, pruned
+from .layers import bitsandbytes_layers, changed_weights, linear_layers, weight_of
+
+
+class QuantizeAudit(RobustnessKind):
+    """Weights rounded to a format and back, in every linear layer but the head. An adapter is merged first, as it is
+    where quantised weights are served."""
+
+    name, arguments = "quantize", QuantizeArguments
+    # For the codes that unlearning left as they were.
+    reads_others = True
+
+    def check(self, args: QuantizeArguments, prepared) -> None:
+        check_not_quantized(args)
+
+    def attack(self, model, args: QuantizeArguments, prepared, context) -> Iterator[Measured]:
+        served = merged(model)
+        layers = linear_layers(served, args.skip)
+        about = {"merged": served is not model, "covered": _covered(served, layers)}
+        kept = {} if context.original is None else against_original(layers, context.original(), args)
+        changes = {name: FORMATS[name] for name in args.formats}
+        changes |= {f"prune{share:g}": partial(pruned, share=share) for share in args.prune}
+        for family, change in changes.items():
+            real = args.backend == "bitsandbytes" and family in args.formats
+            changed = bitsandbytes_layers(served, layers, family) if real else changed_weights(layers, change)
+            with changed as share:
+                found = Measured(family, self.scored(served, args, prepared, context, desc=family), family)
+                for name in ("retain", "holdout"):
+                    if name in prepared.rows:
+                        setattr(found, name, self.scored(served, args, prepared, context, name, desc=family))
+            found.more = {"changed": share, **about, **kept.get(family, {})}
+            if share == 0:
+                found.more["failed"] = f"{family} changed no weight"
+            yield found
+
+
+def against_original(layers: dict[str, Any], original: Any, args: QuantizeArguments) -> dict[str, dict[str, Any]]:
+    """Of every format, the share of weights whose code is the original model's (`same_code`, and `by_layer`), and how
+    far the weights are from its own (`relative_update`: of the Frobenius norms). No forward pass is needed."""
+    theirs = linear_layers(merged(original), args.skip)
+    if {name: layer.weight.shape for name, layer in layers.items()} != {
+        name: layer.weight.shape for name, layer in theirs.items()
+    }:
+        return {}
+    pairs = {name: (weight_of(layer), weight_of(theirs[name])) for name, layer in layers.items()}
+    sizes = {name: mine.numel() for name, (mine, _) in pairs.items()}
+    moved = sum((mine.double() - other.double()).square().sum() for mine, other in pairs.values())
+    whole = sum(other.double().square().sum() for _, other in pairs.values())
+    update = float(torch.as_tensor(moved / whole).sqrt()) if sizes else 0.0
+    found = {}
+    for family in args.formats:
+        shares = {name: round(FORMATS[family].same_code(*pair), 4) for name, pair in pairs.items()}
+        same = sum(share * sizes[name] for name, share in shares.items()) / max(sum(sizes.values()), 1)
+        found[family] = {"same_code": same, "by_layer": shares, "relative_update": update}
+    return found
+
+
+def _covered(model: torch.nn.Module, layers: dict[str, Any]) -> float:
+    """The share of the model's parameters that the format holds."""
+    return sum(layer.weight.numel() for layer in layers.values()) / sum(p.numel() for p in model.parameters())

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every audit of robustness takes."""
+
+from dataclasses import dataclass, field
+
+from ...checks import check_whole
+from ...data.arguments import DataArguments
+from ..arguments import ModelArguments
+
+
+COMPARATORS = ("auto", "retrained", "holdout", "none")
+SCORES = ("probability", "exact_match", "key_probability", "known")
+
+
+@dataclass
+class RobustnessArguments(DataArguments, ModelArguments):
+    """Which rows are attacked and tested, and what the attacked model is compared with."""
+
+    original_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model before unlearning: how much there was to forget."}
+    )
+    holdout_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows like the forget rows that no model was trained on; default: the benchmark's. They replace "
+            "the retrained model where there is none."
+        },
+    )
+    holdout_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
+    holdout_dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
+    comparator: str = field(
+        default="auto",
+        metadata={
+            "help": "What never knew the rows: the `retrained` model, or `holdout` rows; `none` reports before and "
+            "after only. `auto` takes the first that is given.",
+            "choices": list(COMPARATORS),
+        },
+    )
+    scores: list[str] = field(
+        default_factory=lambda: list(SCORES[:3]),
+        metadata={"help": f"Scores of a row: {', '.join(SCORES)}."},
+    )
+    group_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column that names the person or document of a row: rows of one group are not independent. "
+            "Default: the benchmark's."
+        },
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of attacks that depend on chance."}
+    )
+    max_items: int | None = field(
+        default=200, metadata={"help": "Maximum number of rows per set (drawn by the first seed)."}
+    )
+    audit_batch_size: int = field(default=16, metadata={"help": "Batch size of scoring."})
+    max_length: int = field(default=512, metadata={"help": "Maximum row length in tokens."})
+    bound: float = field(
+        default=0.2, metadata={"help": "`remaining` up to which what was forgotten did not come back."}
+    )
+    resolution: float = field(
+        default=0.15,
+        metadata={"help": "A result whose interval is wider than plus or minus this, across `bound`, is unresolved."},
+    )
+
+    def __post_init__(self):
+        DataArguments.__post_init__(self)
+        ModelArguments.__post_init__(self)
+        if self.comparator not in COMPARATORS:
+            raise ValueError(f"comparator={self.comparator!r}; allowed: {', '.join(COMPARATORS)}.")
+        if unknown := [name for name in self.scores if name not in SCORES]:
+            raise ValueError(f"scores: {unknown[0]!r} is unknown; allowed: {', '.join(SCORES)}.")
+        if not self.scores:
+            raise ValueError(f"scores is empty; give some of {', '.join(SCORES)}.")
+        if not self.seeds:
+            raise ValueError("seeds is empty; give at least one.")
+        for name, least in (("max_items", 1), ("audit_batch_size", 1), ("max_length", 2)):
+            check_whole(name, getattr(self, name), at_least=least)
+        for name in ("bound", "resolution"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; give a number between 0 and 1.")
+        if self.comparator == "retrained" and self.retrained_model_name_or_path is None:
+            raise ValueError("comparator='retrained' requires `--retrained_model_name_or_path`.")
