@@ -31,10 +31,11 @@ FORMS = {"ddp": None, "zero2": 2, "zero3": 3}
 def models(tmp_path_factory) -> Path:
     """The models to unlearn from, on disk."""
     folder = tmp_path_factory.mktemp("models")
-    for name in ("plain", "knowing"):
-        model = make_model()
-        if name == "knowing":
-            model.load_state_dict(knowing())
+    made = {"plain": make_model(), "knowing": make_model()}
+    made["knowing"].load_state_dict(knowing())
+    # Frozen models that a method compares with.
+    made |= {f"{method}/{n}": m for method, case in CASES.items() if case.others for n, m in case.others().items()}
+    for name, model in made.items():
         model.save_pretrained(folder / name)
         make_tokenizer().save_pretrained(folder / name)
     return folder
