@@ -25,8 +25,8 @@ class Case:
     second_model: bool = False
 
     def settings_for(self, layers: int) -> dict:
-        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR reads 10 and 20, else
-        in proportion."""
+        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR 10 and 20. Others
+        have the same for all sizes."""
         if self.method == "rr":
             return {"layer_ids": sorted({10 * layers // 32, 20 * layers // 32}), **self.settings}
         if self.method != "rmu":
