@@ -77,6 +77,7 @@ CASES = {
     "rr": Case("rr", "rr"),
     "mu_align": Case("mu_align", "mu_align"),
     "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
+    "altpo": Case("altpo", "altpo", {"retain_loss": "none", "num_alternates": 1}, ("forget", "alternate")),
     "idk_nll": Case("idk_nll", "idk_nll", {"retain_loss": "none"}, ("alternate",)),
     "flat": Case("flat", "flat", {}, ("forget", "alternate")),
     "jensun": Case("jensun", "jensun"),

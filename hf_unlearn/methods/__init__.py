@@ -59,6 +59,12 @@ _METHODS = {
         "UNDIALTrainer",
         "distillation from the reference with the label's logit lowered",
     ),
+    "whp": (
+        "whp",
+        "WHPConfig",
+        "WHPTrainer",
+        "fine-tuning on generic predictions, made with a model reinforced on the forget rows (Who's Harry Potter)",
+    ),
     "ihl": (
         "ihl",
         "IHLConfig",
@@ -88,6 +94,12 @@ _METHODS = {
         "DPOUnlearnConfig",
         "DPOUnlearnTrainer",
         "preference optimisation: another answer over the forget answer; IdkDPO with refusals",
+    ),
+    "altpo": (
+        "altpo",
+        "AltPOConfig",
+        "AltPOTrainer",
+        "DPO with answers that the model itself makes up, sampled before training",
     ),
     "idk_nll": (
         "idk_nll",
