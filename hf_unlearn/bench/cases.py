@@ -91,6 +91,7 @@ APART = {
     "fisher": "1 a retain row, once; then 1 over held-out rows for each of `scales`",
     "multidelete": "1 + 0: pairs of image and text, so a classifier's; forget rows twice",
     "retrain": "1, of retain rows: it is fine-tuning",
+    "whp": "1 + 0: two frozen models read the forget rows once, before; one of them is trained first",
     "scrub": "1 a step, of forget rows or of retain rows, in turns; the teacher's from disk",
 }
 DEFAULT_METHODS = ("ga_kl", "npo", "npo_klr")
