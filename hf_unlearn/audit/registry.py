@@ -21,6 +21,11 @@ _AUDITS = {
     "sampling": ("sampling.measure", "SamplingAudit", "does what was forgotten come out in one of many draws?"),
     "representation": ("representation.measure", "RepresentationAudit", "in which layers can it still be read?"),
     "prompts": ("prompt_attacks.measure", "PromptsAudit", "does what was forgotten come back in other words?"),
+    "soft_prompt": (
+        "soft_prompt.measure",
+        "SoftPromptAudit",
+        "does a trained prompt bring back other forgotten rows?",
+    ),
 }
 
 

@@ -115,7 +115,8 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
     bound, resolution = (arms.unlearned.settings[key] for key in ("bound", "resolution"))
     details = {"before": mine.before, "seeds": mine.seeds, "comparator": arms.comparator}
     details |= {"provisional": True} if mine.seeded and mine.seeds < PROVISIONAL else {}
-    never_knew = arms.comparator == "holdout" or (arms.comparator == "retrained" and arms.retrained is not None)
+    never_knew = mine.has_holdout if arms.comparator == "holdout" else arms.retrained is not None
+    never_knew = never_knew and arms.comparator != "none"
     for reason, lacks in ((NO_ORIGINAL, arms.original is None), (NO_COMPARATOR, not never_knew)):
         if lacks:
             chosen = mine.strongest(mine.settings)
@@ -178,6 +179,11 @@ class _Arm:
     @property
     def empty(self) -> bool:
         return not any(value is not None for key in self.settings for value in self.values(key))
+
+    @property
+    def has_holdout(self) -> bool:
+        """Whether rows that no model saw were attacked too; an attack may leave them out of some families."""
+        return all(one.holdout is not None for found in self.settings.values() for one in found)
 
     def values(self, key: tuple, which: str = "tested") -> list[float | None]:
         parts = [getattr(one, which) for one in self.settings[key]]
@@ -262,7 +268,7 @@ class _Arm:
     def told(self) -> dict[str, Any]:
         """What the family says of itself beside its scores."""
         more = {} if not self.settings else next(iter(self.settings.values()))[0].more
-        return {name: more[name] for name in ("among", "left_out", "optional") if name in more}
+        return {name: more[name] for name in ("among", "left_out", "optional", "says") if name in more}
 
     def failed(self, key: tuple) -> str | None:
         """Why a setting changed nothing at all, if it says so."""
@@ -338,7 +344,9 @@ def _is_aside(result: MetricResult) -> bool:
 def _shown(result: MetricResult) -> dict[str, Any]:
     """What a table shows beside `remaining`."""
     names = ("before", "after", "original_after", "retrained_after", "holdout_after", "setting", "clusters")
-    return {name: result.details[name] for name in (*names, "provisional", "left_out") if name in result.details}
+    return {
+        name: result.details[name] for name in (*names, "provisional", "left_out", "says") if name in result.details
+    }
 
 
 def _unresolved(name: str, n: int, reason: str, **details) -> MetricResult:
