@@ -86,7 +86,9 @@ def page_charts(report: dict) -> dict[str, dict[str, str]]:
             )
         for kind in audits_with_panels(report):
             charts["audits"][kind] = {
-                title: _panel(CURVE_SIZE, f"Line chart: what is left, {title}", f"audit-{_slug(f'{kind}-{title}')}", draw)
+                title: _panel(
+                    CURVE_SIZE, f"Line chart: what is left, {title}", f"audit-{_slug(f'{kind}-{title}')}", draw
+                )
                 for title, draw in panel_draws(report, kind).items()
             }
     return charts

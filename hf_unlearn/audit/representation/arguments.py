@@ -15,6 +15,8 @@ PARTS = {
     "directions": (),
     "similarity": ("original",),
 }
+PRESETS = ("full", "quick")
+QUICK_LAYERS, QUICK_ROWS = 8, 48
 DEFAULT = ("weights", "lens", "erasure", "restoration", "directions")
 
 
@@ -22,19 +24,31 @@ DEFAULT = ("weights", "lens", "erasure", "restoration", "directions")
 class RepresentationArguments(RobustnessArguments):
     """What is read in the model."""
 
-    parts: list[str] = field(
-        default_factory=lambda: list(DEFAULT), metadata={"help": f"Parts: {', '.join(PARTS)}."}
-    )
+    parts: list[str] = field(default_factory=lambda: list(DEFAULT), metadata={"help": f"Parts: {', '.join(PARTS)}."})
     layers: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Layers that `lens`, `erasure` and `restoration` read, counted from 0; all by default. Erasure and "
-            "restoration take a pass through the model for each."
+            "help": "Layers that are read, counted from 0; all by default. `erasure` and `restoration` take a "
+            "pass through the model for each."
+        },
+    )
+
+    preset: str = field(
+        default="full",
+        metadata={
+            "help": f"`quick`: {QUICK_LAYERS} layers from the first to the last, one seed and {QUICK_ROWS} rows, "
+            "where these are not given.",
+            "choices": list(PRESETS),
         },
     )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset={self.preset!r}; allowed: {', '.join(PRESETS)}.")
+        if self.preset == "quick":
+            self.seeds = self.seeds[:1] if self.seeds == [0, 1, 2] else self.seeds
+            self.max_items = QUICK_ROWS if self.max_items == RobustnessArguments.max_items else self.max_items
         if unknown := [name for name in self.parts if name not in PARTS]:
             raise ValueError(f"parts: {unknown[0]!r} is unknown; allowed: {', '.join(PARTS)}.")
         if not self.parts:
@@ -47,6 +61,14 @@ class RepresentationArguments(RobustnessArguments):
         """Which models there are to compare with."""
         names = {"original": self.original_model_name_or_path, "retrained": self.retrained_model_name_or_path}
         return {name for name, path in names.items() if path is not None}
+
+    def layers_of(self, count: int) -> list[int]:
+        """Layers to read, of a model that has so many."""
+        if self.layers is not None:
+            return sorted(self.layers)
+        if self.preset == "quick" and count > QUICK_LAYERS:
+            return sorted({round(i * (count - 1) / (QUICK_LAYERS - 1)) for i in range(QUICK_LAYERS)})
+        return list(range(count))
 
     def asked(self, part: str) -> bool:
         """Whether a part is asked for and can be had."""

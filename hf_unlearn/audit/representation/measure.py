@@ -28,7 +28,7 @@ from .weights import movement
 
 
 # What models must share for the states of one to be read by another.
-SHAPE = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size")
+SHAPE = ("model_type", "num_hidden_layers", "hidden_size")
 
 
 @dataclass
@@ -71,10 +71,10 @@ class RepresentationAudit(RobustnessKind):
         for name, config in configs.items():
             differs = [key for key in SHAPE if getattr(config, key, None) != getattr(first, key, None)]
             if differs:
-                key = differs[0]
+                theirs, mine = (getattr(one, differs[0], None) for one in (config, first))
                 raise ValueError(
-                    f"{name} has {key}={getattr(config, key, None)!r}, the audited model {getattr(first, key, None)!r}: "
-                    "states of one cannot be read in the other. Give models of one architecture."
+                    f"{name} has {differs[0]}={theirs!r}, the audited model {mine!r}: states of one cannot be read in "
+                    "the other. Give models of one architecture."
                 )
         for layer in args.layers or ():
             check_layer("layers", layer, first.num_hidden_layers)
@@ -97,7 +97,7 @@ class RepresentationAudit(RobustnessKind):
     def attack(self, model, args: RepresentationArguments, prepared, context) -> Iterator[Measured]:
         rows = self._rows(args, prepared, context)
         forget = rows["forget"]
-        layers = list(range(len(layers_of(model)))) if args.layers is None else sorted(args.layers)
+        layers = args.layers_of(len(layers_of(model)))
         reads = {part for part in PARTS if args.asked(part)}
         anchors, original = self._anchors(args, prepared, context, forget, layers, reads)
         places = anchors.places
@@ -154,9 +154,8 @@ class RepresentationAudit(RobustnessKind):
     def _lens(self, model, original, states, args, rows, places, layers) -> Iterator[Measured]:
         """Answer tokens read from every layer but the last, which is what the model says."""
         last = len(layers_of(model)) - 1
-        beside = args.comparator == "holdout" or (args.comparator == "auto" and "retrained" not in args.given)
         held = {}
-        if beside and "holdout" in rows:
+        if self._beside_holdout(args, rows):
             held = {"rows": rows["holdout"], "states": answer_states(model, rows["holdout"])}
         check_decodes(model, rows["forget"], states)
         for family, reader in (("lens", model), ("lens_original", original)):
@@ -209,8 +208,18 @@ class RepresentationAudit(RobustnessKind):
                     drawn = self.scored(model, args, prepared, context, rows=tested, desc="Random direction")
                 with without(model, units(vectors)):
                     found.tested = self.scored(model, args, prepared, context, rows=tested, desc="Without direction")
+                    if self._beside_holdout(args, rows):
+                        found.holdout = self.scored(
+                            model, args, prepared, context, "holdout", desc="Without direction"
+                        )
                 found.more = {"random_direction": _mean(drawn.values("probability"))}
                 yield found
+
+    @staticmethod
+    def _beside_holdout(args, rows) -> bool:
+        """Whether rows that no model saw stand for a model that never knew."""
+        asked = args.comparator == "holdout" or (args.comparator == "auto" and "retrained" not in args.given)
+        return asked and "holdout" in rows
 
     @staticmethod
     def _split(prepared, seed: int) -> tuple[list[int], list[int]]:
@@ -219,10 +228,14 @@ class RepresentationAudit(RobustnessKind):
 
 
 NOTES = (
-    "Lens, erasure and restoration read the tokens of an answer that the original model knows and the retrained one "
-    "does not; without a retrained model, all of its tokens.",
-    "An erasure of 1 does not show that knowledge is gone: a model that was damaged has it too, and then its "
-    "`overshoot` is above 1.",
+    (
+        "Lens, erasure and restoration read the tokens of an answer that the original model knows and the retrained "
+        "one does not; without a retrained model, all of its tokens."
+    ),
+    (
+        "An erasure of 1 does not show that knowledge is gone: a model that was damaged has it too, and then its "
+        "`overshoot` is above 1."
+    ),
     "Weights, restoration and similarity describe; no verdict follows from them.",
 )
 

@@ -11,6 +11,8 @@ from ..robustness.result import Robustness
 
 
 INTACT = "erasure/intact/remaining"
+# Two models that never knew differ by less (1.07 in the embedded world).
+OVERSHOT = 1.25
 SHARES = ("relative_change", "same_code", "stable_rank")
 
 
@@ -61,7 +63,12 @@ def _erasure(one: Measured, settings) -> dict[str, MetricResult]:
     n = len(intact)
     result = remaining(intact, [0.0] * n, [1.0] * n, groups, name="erasure")
     details = {key: result.details[key] for key in ("clusters", "reason") if key in result.details}
-    details |= {"overshoot": one.more["overshoot"]}
+    over = one.more["overshoot"]
+    details |= {"overshoot": over}
+    if over is not None and over > OVERSHOT:
+        details["note"] = (
+            f"its states cost {over:.2g} times what those of a model that never knew cost: damage, which erasure hides"
+        )
     details["curve"] = _curve(one.more["layers"], [None if s is None else 1 - s for s in one.more["by_layer"]])
     value = result.value if result.value is not None else result.details.get("estimate")
     ends = result.interval and tuple(min(max(1 - end, 0.0), 1.0) for end in reversed(result.interval))
@@ -109,4 +116,6 @@ def _similarity(one: Measured, settings) -> dict[str, MetricResult]:
 
 
 def _curve(layers, values) -> list[dict]:
-    return [{"setting": f"layer {layer}", "step": None, "unlearned": v} for layer, v in zip(layers, values, strict=True)]
+    return [
+        {"setting": f"layer {layer}", "step": None, "unlearned": v} for layer, v in zip(layers, values, strict=True)
+    ]

@@ -92,9 +92,7 @@ def answer_states(model: nn.Module, rows: Rows, desc: str = "States") -> list[Te
     return rows.map(model, compute, desc)
 
 
-def decoded(
-    model: nn.Module, states: Tensor, wanted: Tensor, batch_size: int = 512
-) -> tuple[np.ndarray, np.ndarray]:
+def decoded(model: nn.Module, states: Tensor, wanted: Tensor, batch_size: int = 512) -> tuple[np.ndarray, np.ndarray]:
     """Tokens read from states with a model's own final norm, head and whatever else it makes of its logits.
 
     The states pass as the output of the model's only layer, for which all others are left out: this holds for any

@@ -24,7 +24,9 @@ def matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, module in model.named_modules():
         adapted = hasattr(module, "base_layer") and hasattr(module, "merge")
         below = module.get_base_layer() if adapted else module
-        keys = [key for key, held in below.named_parameters(recurse=False) if _is_matrix(held) and id(held) not in seen]
+        keys = [
+            key for key, held in below.named_parameters(recurse=False) if _is_matrix(held) and id(held) not in seen
+        ]
         if not keys or _is_inside(name):
             continue
         seen |= {id(getattr(below, key)) for key in keys}

@@ -24,7 +24,9 @@ def test_a_change_is_measured_where_it_is():
     weight = model.model.layers[1].mlp.down_proj.weight
     with torch.no_grad():
         # Rank 2, with singular values 3 and 1.
-        u, v = (torch.linalg.qr(torch.randn(n, 2, generator=torch.Generator().manual_seed(0)))[0] for n in weight.shape)
+        u, v = (
+            torch.linalg.qr(torch.randn(n, 2, generator=torch.Generator().manual_seed(0)))[0] for n in weight.shape
+        )
         weight += u @ torch.diag(torch.tensor([3.0, 1.0])) @ v.T
     found = movement(model, original)
     norm = sum(float(p.double().square().sum()) for p in original.parameters() if p.ndim > 1)
@@ -48,7 +50,9 @@ def test_an_update_inside_of_codes_is_seen_as_such():
             weight = layer.mlp.up_proj.weight
             # Less than half the distance between codes; the largest of each block stays.
             blocks = weight.view(-1, 64)
-            weight.copy_(torch.where(blocks.abs() < blocks.abs().amax(1, keepdim=True), blocks * 1.01, blocks).view_as(weight))
+            weight.copy_(
+                torch.where(blocks.abs() < blocks.abs().amax(1, keepdim=True), blocks * 1.01, blocks).view_as(weight)
+            )
     found = movement(model, original)
     assert found["same_code"] == 1
     assert found["by_module"]["up_proj"]["relative_change"] > 1e-3
@@ -101,7 +105,11 @@ def test_cka_of_few_rows_is_debiased():
         n = len(k)
         k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
         one = np.ones(n)
-        total = np.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2)) - 2 * (one @ k @ m @ one) / (n - 2)
+        total = (
+            np.trace(k @ m)
+            + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+            - 2 * (one @ k @ m @ one) / (n - 2)
+        )
         return total / (n * (n - 3))
 
     assert debiased_cka(x, y) == pytest.approx(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)))

@@ -187,3 +187,12 @@ def test_a_row_that_a_model_leaves_undefined_has_no_key_tokens():
     o = RowScores([0, 1], [[-0.1], [-0.1]], [[True], [True]])
     r = RowScores([0, 1], [[-5.0], []], [[False], []])
     assert key_tokens(o, r) == [[0], []]
+
+
+def test_a_family_without_rows_that_no_model_saw_has_nothing_to_be_compared_with():
+    audited = unlearned(holdout=0.05)
+    for one in audited.measured:
+        one.holdout = None
+    found = audited.compare(None, original(holdout=0.05))["probability/remaining"]
+    assert found.value is None
+    assert found.details["reason"] == "no model or rows that never knew the answers to compare with"
