@@ -42,6 +42,7 @@ setup(
     package_data={
         "hf_unlearn": [
             "py.typed",
+            "bench/measured.json",
             "hub/templates/*",
             "report/templates/*",
             "recipes/**/*.yaml",

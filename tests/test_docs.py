@@ -14,6 +14,8 @@ import yaml
 from conftest import ROOT
 
 from hf_unlearn import METHODS, UnlearnConfig
+from hf_unlearn.methods.families import FAMILIES, LIMITS, SETTINGS
+from hf_unlearn.runs.methods_table import traits_of
 
 
 DOCS = ROOT / "docs"
@@ -60,9 +62,29 @@ def test_every_method_has_a_page_and_a_recipe_and_its_arguments_say_what_they_ar
     assert all(field.metadata.get("help") for field in tables.own_fields(METHODS[name][0], UnlearnConfig))
 
 
+def test_the_page_of_all_methods_is_what_the_classes_and_pages_say(tables):
+    assert (DOCS / "methods.md").read_text(encoding="utf-8") == tables.methods_page(), (
+        "docs/methods.md is stale: `python docs/site/tables.py` writes it anew, from the classes, docs/methods/*.md "
+        "and hf_unlearn/bench/measured.json."
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_of_one_family(name):
+    found = [family for family, (_, names) in FAMILIES.items() if name in names]
+    assert len(found) == 1, f"{name} is of {found or 'no family'}: list it once, in hf_unlearn/methods/families.py."
+    # Its table line is read from the class; what a config requires of its own stands in SETTINGS there.
+    assert traits_of(name).family == found[0]
+
+
+def test_no_family_and_no_limit_is_of_a_method_that_is_gone():
+    named = {name for _, names in FAMILIES.values() for name in names}
+    assert named | {*LIMITS} | {*SETTINGS} == {*METHODS}
+
+
 def test_the_command_line_page_has_every_command_and_audit(tables):
     page = tables.commands_page()
-    for heading in ("## `hf-unlearn run`", "## `hf-unlearn gates`", "### `hf-unlearn audit privacy`"):
+    for heading in ("## `hf-unlearn run`", "## `hf-unlearn gates`", "### `hf-unlearn audit privacy`", "audit robustness`"):
         assert heading in page
     assert "--fprs" in page
     assert "Exit status: 0" in page

@@ -46,7 +46,6 @@ def on_config(config):
 def on_files(files: Files, config) -> Files:
     made = {
         "cli.md": tables.commands_page(),
-        "methods/index.md": f"# Methods\n\n{tables.methods_table()}\n",
         "methods/arguments.md": (
             "# Arguments of every method\n\nOn top of `transformers.TrainingArguments`. What a method adds or has "
             f"another default for is on its page.\n\n{tables.shared_arguments()}\n"
@@ -64,7 +63,7 @@ def on_files(files: Files, config) -> Files:
 def on_page_markdown(markdown: str, page, config, files) -> str:
     path = page.file.src_uri
     folder, name = posixpath.split(path)
-    if folder == "methods" and name not in ("index.md", "arguments.md"):
+    if folder == "methods" and name != "arguments.md":
         markdown = method_page(markdown, name.removesuffix(".md"))
     outside = {page: source for source, page in OUTSIDE.items()}
     # Where the text stands in the repository, to which its links are relative.

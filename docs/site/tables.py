@@ -101,16 +101,51 @@ def method_header(name: str) -> str:
     return f"`method: {name}`, `{trainer.__name__}`, `{config.__name__}`{cited}: {METHODS.describe(name)}."
 
 
-def methods_table() -> str:
-    """All methods, each with a link to its page."""
+def cited(paper: str | None) -> str:
+    """A link to a paper."""
+    return f"[{paper}](https://huggingface.co/papers/{paper})" if paper else "-"
+
+
+def methods_page() -> str:
+    """All methods to choose from: the table, then each with its equation and what it is."""
+    from hf_unlearn import METHODS
+    from hf_unlearn.bench.measured import about_measured
+    from hf_unlearn.methods.families import FAMILIES, family_of
+    from hf_unlearn.runs.methods_table import methods_table
+
+    table = methods_table(
+        METHODS,
+        lambda traits: f"[`{traits.name}`](methods/{traits.name}.md)",
+        lambda traits: cited(traits.paper),
+    )
+    about = (
+        "What each requires beside forget rows, what a step costs, and what it runs with. "
+        f"{about_measured()} Forwards of a step: with a gradient + without. `hf-unlearn methods` prints this, and "
+        "`hf-unlearn methods NAME` its settings."
+    )
+    parts = [
+        "# Methods",
+        "<!-- Written by `python docs/site/tables.py` from the classes and docs/methods; a test compares. -->",
+        about,
+        table.markdown(),
+    ]
+    for family, (what, _) in FAMILIES.items():
+        parts.append(f"## {family[0].upper()}{family[1:]}\n\nA family that {what}.")
+        parts += [_summary(name) for name in METHODS if family_of(name) == family]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(name: str) -> str:
+    """A method's equation and the first paragraph of its page."""
     from hf_unlearn import METHODS
 
-    rows = ["| `method:` | | paper |", "|---|---|---|"]
-    for name in METHODS:
-        paper = getattr(METHODS[name][1], "paper", None)
-        cited = f"[{paper}](https://huggingface.co/papers/{paper})" if paper else "-"
-        rows.append(f"| [`{name}`]({name}.md) | {METHODS.describe(name)} | {cited} |")
-    return "\n".join(rows)
+    page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    title, *blocks = page.split("\n\n")
+    equation = next(block for block in blocks if block.startswith("$$"))
+    about = next(block for block in blocks if not block.startswith("$$"))
+    about = re.sub(r"\]\(([\w-]+\.md)", r"](methods/\1", about).replace("](../", "](")
+    heading = f"### [{title.removeprefix('# ')}](methods/{name}.md)"
+    return f"{heading}\n\n`{name}`: {METHODS.describe(name)}.\n\n{equation}\n\n{about}"
 
 
 def help_of(*words: str) -> str:
@@ -135,7 +170,7 @@ def commands_page() -> str:
             said = said.split("\nFields (of method")[0].strip()
         parts.append(f"## `hf-unlearn {command}`\n\n```\n{said}\n```\n")
         if command == "audit":
-            for kind in AUDITS:
+            for kind in (*AUDITS, "robustness"):
                 parts.append(f"### `hf-unlearn audit {kind}`\n\n```\n{help_of('audit', kind)}\n```\n")
     return "\n".join(parts)
 
@@ -150,3 +185,7 @@ def notebook_page(path: Path) -> str:
     return "\n\n".join(
         f"```python\n{text}\n```" if kind == "code" else text for text, kind in zip(texts, kinds, strict=True)
     )
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "methods.md").write_text(methods_page(), encoding="utf-8")

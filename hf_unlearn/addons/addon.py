@@ -75,7 +75,8 @@ class AddOn:
     """Base of all add-ons. A subclass overrides the hooks that it requires, and no others: what a run cannot do
     (DeepSpeed, FSDP, fp16, ...) is refused by the hooks that are overridden.
 
-    The order in a run: `refuse`, `load` (the model is not there yet), `setup` (it is, and has not trained),
+    The order in a run: `refuse`, `load` (the model is not there yet), `start_adapter` (there is no reference yet),
+    `setup` (there is, and nothing has trained),
     `load_state` (on resume), `wrap_optimizer`, `prepare` (all processes, the model is wrapped); in every step
     `before_step`, `loss` or `around_backward` for each micro-batch, `before_optimizer`, `after_optimizer`; `state` at
     every checkpoint; `finish` after the last step.
@@ -109,6 +110,15 @@ class AddOn:
         Args:
             roles (`Mapping[str, datasets.Dataset]`): encoded rows.
             collator ([`RoleCollator`]): pads them.
+        """
+
+    def start_adapter(self, entry, added) -> None:
+        """Changes where a fresh adapter starts, and what is below it, so that the model says what it said; called
+        before there is a reference.
+
+        Args:
+            entry ([`~hf_unlearn.stored.row_cache.Entry`]): model, rows, tokenizer, settings.
+            added ([`~hf_unlearn.models.adapters.AddedAdapter`], *optional*): `None` if the run added no adapter.
         """
 
     def setup(self, entry) -> None:

@@ -3,6 +3,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,13 @@ class AddOns(dict):
     def load(self, roles, collator) -> None:
         for addon in self.values():
             addon.load(roles, collator)
+
+    def start_adapter(self, entry, added):
+        """What adding an adapter did, with what add-ons did to it."""
+        for addon in self.having("start_adapter"):
+            addon.start_adapter(entry, added)
+            added = replace(added, moved=True)
+        return added
 
     def setup(self, entry) -> None:
         for addon in self.values():

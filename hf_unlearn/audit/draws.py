@@ -19,10 +19,12 @@ class Drawing(LogitsProcessor):
         seeds (`Sequence[int]` `[B]`): one a row of the batch.
         temperature (`float`): of the softmax.
         top_p (`float`): probability mass of the most likely tokens that are drawn from.
+        tokens (`int`, *optional*): leading entries of the vocabulary that are tokens; rows of an embedding beyond them
+            are never drawn.
     """
 
-    def __init__(self, seeds: Sequence[int], temperature: float = 1.0, top_p: float = 1.0):
-        self.seeds, self.temperature = seeds, temperature
+    def __init__(self, seeds: Sequence[int], temperature: float = 1.0, top_p: float = 1.0, tokens: int | None = None):
+        self.seeds, self.temperature, self.tokens = seeds, temperature, tokens
         self.nucleus = None if top_p == 1.0 else TopPLogitsWarper(top_p)
         self.generators: list[torch.Generator] = []
 
@@ -30,6 +32,8 @@ class Drawing(LogitsProcessor):
         if not self.generators:
             self.generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
         scores = scores.float() / self.temperature
+        if self.tokens is not None:
+            scores[:, self.tokens :] = -torch.inf
         if self.nucleus is not None:
             scores = self.nucleus(input_ids, scores)
         noise = torch.empty_like(scores)

@@ -37,9 +37,8 @@ def generate_answers(
 
     The most likely token is taken at each step (or one is drawn, with `seeds`) whatever the checkpoint's own
     generation settings are (sampling, beams, repetition penalty), so that models are compared on the same terms.
-    Generation of a row ends at the EOS
-    of the tokenizer or at one that the checkpoint names. What many prompts share (examples in context) goes through
-    the model once.
+    Generation of a row ends at the EOS of the tokenizer or at one that the checkpoint names. What many prompts share
+    (examples in context) goes through the model once.
 
     Args:
         model (`transformers.PreTrainedModel` or `peft.PeftModel`):
@@ -70,9 +69,44 @@ def generate_answers(
         `ValueError`: for a model that is no causal language model, or whose logits are not finite: what it says then
             is no answer.
     """
+    found = generate_tokens(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        batch_size=batch_size,
+        accelerator=accelerator,
+        progress=progress,
+        desc=desc,
+        seeds=seeds,
+        temperature=temperature,
+        top_p=top_p,
+    )
+    eos = eos_token_ids(model if accelerator is None else accelerator.unwrap_model(model), tokenizer)
+    return [_decode(ids, eos, tokenizer, stop) for ids in found]
+
+
+def generate_tokens(
+    model: torch.nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = 200,
+    stop: Sequence[str] = (),
+    batch_size: int = 32,
+    accelerator: Any = None,
+    progress: bool = True,
+    desc: str = "Generating",
+    seeds: Sequence[int] | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> list[list[int]]:
+    """As [`generate_answers`], the tokens of each continuation: up to its end-of-text token, which is the last one
+    where there is one."""
     check_language_model(model)
     model = model if accelerator is None else accelerator.unwrap_model(model)
-    eos = _eos_token_ids(model, tokenizer)
+    eos = eos_token_ids(model, tokenizer)
     pad = pad_token_id(tokenizer)
     config = GenerationConfig(
         do_sample=False,
@@ -87,7 +121,7 @@ def generate_answers(
     # A wrapper may look at the whole prompt; then nothing goes ahead of it.
     shared = 0 if reads_prompt(model) else shared_length(prompts)
 
-    def compute(batch: list[int]) -> list[tuple[str, bool]]:
+    def compute(batch: list[int]) -> list[tuple[list[int], bool]]:
         inputs = collate([{"input_ids": prompts[i][shared:]} for i in batch])
         given = {}
         if shared:
@@ -99,7 +133,9 @@ def generate_answers(
         if stop:
             given["stopping_criteria"] = [_Stop(tokenizer, stop, width)]
         watch = _Watch()
-        drawing = [] if seeds is None else [Drawing([seeds[i] for i in batch], temperature, top_p)]
+        drawing = []
+        if seeds is not None:
+            drawing.append(Drawing([seeds[i] for i in batch], temperature, top_p, tokens=len(tokenizer)))
         output = model.generate(
             input_ids=inputs["input_ids"].to(device),
             attention_mask=inputs["attention_mask"].to(device),
@@ -108,15 +144,15 @@ def generate_answers(
             logits_processor=[watch, *drawing],
             **given,
         )
-        texts = [_decode(row, eos, tokenizer, stop) for row in output[:, width:].tolist()]
-        return list(zip(texts, watch.sound(len(batch)), strict=True))
+        answers = [_ended(row, eos) for row in output[:, width:].tolist()]
+        return list(zip(answers, watch.sound(len(batch)), strict=True))
 
     with evaluating(model), torch.no_grad(), _blank_settings(model):
         cache = prefix_cache(model, prompts[0][:shared], device) if shared else None
         shared = 0 if cache is None else shared
         found = map_batches(compute, [len(prompt) for prompt in prompts], batch_size, accelerator, progress, desc)
     check_answered(model, [sound for _, sound in found])
-    return [text for text, _ in found]
+    return [ids for ids, _ in found]
 
 
 def pad_token_id(tokenizer: Any) -> int:
@@ -136,7 +172,8 @@ def _blank_settings(model: torch.nn.Module) -> Iterator[None]:
         holder.generation_config = found
 
 
-def _eos_token_ids(model: torch.nn.Module, tokenizer: Any) -> list[int]:
+def eos_token_ids(model: torch.nn.Module, tokenizer: Any) -> list[int]:
+    """The tokens that end a text: the tokenizer's, and those that the checkpoint names."""
     own = getattr(model.generation_config, "eos_token_id", None)
     own = own if isinstance(own, (list, tuple)) else [own]
     return sorted({i for i in (*own, tokenizer.eos_token_id) if i is not None})
@@ -178,6 +215,11 @@ class _Stop(StoppingCriteria):
         answers = self.tokenizer.batch_decode(input_ids[:, self.width :], skip_special_tokens=True)
         done = [any(text in answer for text in self.texts) for answer in answers]
         return torch.tensor(done, device=input_ids.device)
+
+
+def _ended(ids: list[int], eos: list[int]) -> list[int]:
+    """What was generated, without what fills the batch up."""
+    return ids[: next((i + 1 for i, token in enumerate(ids) if token in eos), len(ids))]
 
 
 def _decode(ids: list[int], eos: list[int], tokenizer: Any, stop: Sequence[str] = ()) -> str:

@@ -16,10 +16,16 @@ _AUDITS = {
     "scan": ("scan.measure", "ScanAudit", "is there an unknown trigger that restores it?"),
     "privacy": ("privacy.measure", "PrivacyAudit", "can forgotten rows be distinguished from unseen rows?"),
     "perplexity": ("perplexity.measure", "PerplexityAudit", "how well does the model predict general text?"),
+    "relearn": ("relearn.measure", "RelearnAudit", "does a little training bring back what was forgotten?"),
     "quantize": ("quantize.measure", "QuantizeAudit", "does what was forgotten come back in quantised weights?"),
     "sampling": ("sampling.measure", "SamplingAudit", "does what was forgotten come out in one of many draws?"),
     "representation": ("representation.measure", "RepresentationAudit", "in which layers can it still be read?"),
     "prompts": ("prompt_attacks.measure", "PromptsAudit", "does what was forgotten come back in other words?"),
+    "soft_prompt": (
+        "soft_prompt.measure",
+        "SoftPromptAudit",
+        "does a trained prompt bring back other forgotten rows?",
+    ),
 }
 
 

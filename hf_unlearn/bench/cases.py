@@ -25,7 +25,10 @@ class Case:
     second_model: bool = False
 
     def settings_for(self, layers: int) -> dict:
-        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, else in proportion."""
+        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR reads 10 and 20, else
+        in proportion."""
+        if self.method == "rr":
+            return {"layer_ids": sorted({10 * layers // 32, 20 * layers // 32}), **self.settings}
         if self.method != "rmu":
             return self.settings
         layer = 7 * layers // 32
@@ -71,11 +74,24 @@ CASES = {
     "ceu": Case("ceu", "ceu", {"retain_loss": "none"}, ("forget",)),
     "undial": Case("undial", "undial", {"retain_loss": "none"}, ("forget",)),
     "rmu": Case("rmu", "rmu"),
+    "rr": Case("rr", "rr"),
     "mu_align": Case("mu_align", "mu_align"),
     "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
+    "altpo": Case("altpo", "altpo", {"retain_loss": "none", "num_alternates": 1}, ("forget", "alternate")),
     "idk_nll": Case("idk_nll", "idk_nll", {"retain_loss": "none"}, ("alternate",)),
     "flat": Case("flat", "flat", {}, ("forget", "alternate")),
     "jensun": Case("jensun", "jensun"),
+}
+# Their pass ends at a layer: what they have to do is a part of the model's arithmetic.
+PARTIAL = ("rmu", "rr")
+# No ratio to one step of fine-tuning: why, and which passes there are.
+APART = {
+    "align_then_unlearn": "1 a step: a head trains on states, then the model through it; the encoder once",
+    "amnesiac": "1 a step, of rows with other labels and of retain rows; `subtract`: none, then 1 to repair",
+    "fisher": "1 a retain row, once; then 1 over held-out rows for each of `scales`",
+    "multidelete": "1 + 0: pairs of image and text, so a classifier's; forget rows twice",
+    "retrain": "1, of retain rows: it is fine-tuning",
+    "scrub": "1 a step, of forget rows or of retain rows, in turns; the teacher's from disk",
 }
 DEFAULT_METHODS = ("ga_kl", "npo", "npo_klr")
 # What peers do: logits of the whole vocabulary, and a second model for the reference.
@@ -86,17 +102,18 @@ def select(methods: Sequence[str], plain: bool) -> list[Case]:
     """The cases to run, each fine-tuning baseline before the first that needs it.
 
     Args:
-        methods (`Sequence[str]`): names in `CASES`; `sft` is allowed, and always there anyway.
+        methods (`Sequence[str]`): names in `CASES`, `all` of them; `sft` is allowed, and always there anyway.
         plain (`bool`): add the plain path of each.
     """
     cases: list[Case] = [SFT["forget", "retain"]] if "sft" in methods else []
-    for name in dict.fromkeys(methods):
+    asked = (one for given in methods for one in (CASES if given == "all" else [given]))
+    for name in dict.fromkeys(asked):
         if name == "sft":
             continue
         if name not in CASES:
             near = get_close_matches(name, CASES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown method {name!r}; allowed: sft, {', '.join(CASES)}.{hint}")
+            raise ValueError(f"Unknown method {name!r}; allowed: all, sft, {', '.join(CASES)}.{hint}")
         case = CASES[name]
         if SFT[case.roles] not in cases:
             cases.append(SFT[case.roles])

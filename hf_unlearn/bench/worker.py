@@ -25,7 +25,7 @@ from ..data.collator import RoleCollator
 from ..files import write_json
 from ..methods import METHODS
 from ..versions import versions
-from .cases import Case
+from .cases import PARTIAL, Case
 from .flops import model_flops, peak_flops
 from .memory import PeakMemory
 from .observe import ForwardCounter, StepClock
@@ -73,8 +73,7 @@ def measure(case: Case, size: Size, device: torch.device, steps: int, warmup: in
     peak = memory.peak()
     tokens = size.rows * len(case.roles) * size.row_length
     seconds = statistics.median(clock.seconds)
-    # What RMU has to do is a small part of the model's arithmetic, and not counted.
-    flops = None if case.method == "rmu" else model_flops(model, size.rows * len(case.roles), size.row_length)
+    flops = None if case.method in PARTIAL else model_flops(model, size.rows * len(case.roles), size.row_length)
     peak_rate = peak_flops(torch.cuda.get_device_name(device) if device.type == "cuda" else "", size.dtype)
     del trainer
     gc.collect()

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     parser = CommandParser("hf-unlearn bench", __doc__, "hf-unlearn bench [--preset NAME] [option ...]")
     parser.add_argument("--preset", choices=PRESETS, default="cpu", help="size of model and batch (%(default)s)")
     parser.add_argument(
-        "--methods", nargs="+", default=DEFAULT_METHODS, metavar="NAME", help=f"of: sft, {', '.join(CASES)} "
+        "--methods", nargs="+", default=DEFAULT_METHODS, metavar="NAME", help=f"`all`, or of: sft, {', '.join(CASES)} "
         f"({' '.join(DEFAULT_METHODS)})",
     )  # fmt: skip
     parser.add_argument(

@@ -11,6 +11,11 @@ from .formats import IGNORE_INDEX
 from .role_table import FORGET, RETAIN
 
 
+def rows_of(found: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What a pair has of a role: a row, or all rows that belong to one (`RolePairs.together`)."""
+    return found if isinstance(found, list) else [found]
+
+
 class RoleBatches:
     """Batches of pairs, the rows of a role together, or of flat rows; a subclass says how flat rows become one batch.
 
@@ -24,13 +29,13 @@ class RoleBatches:
         if self.marker in rows[0]:
             return self.pad(rows)
         present = [role for role in self.roles if role in rows[0]]
-        flat = [pair[role] for role in present for pair in rows]
-        batch = self.pad(flat)
-        batch["role"] = torch.tensor([self.roles.index(role) for role in present for _ in rows])
-        batch["index"] = torch.tensor([row["index"] for row in flat])
+        found = [(role, pair, row) for role in present for pair in rows for row in rows_of(pair[role])]
+        batch = self.pad([row for _, _, row in found])
+        batch["role"] = torch.tensor([self.roles.index(role) for role, _, _ in found])
+        batch["index"] = torch.tensor([row["index"] for _, _, row in found])
         if "topic" in rows[0].get(FORGET, {}):
             # A pair is about what its forget row is about.
-            batch["topic"] = torch.tensor([pair[FORGET]["topic"] for _ in present for pair in rows])
+            batch["topic"] = torch.tensor([pair[FORGET]["topic"] for _, pair, _ in found])
         return batch
 
     def pad(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 """How a question and its answer become a prompt and a completion: in training and in audits the same way."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,17 +73,17 @@ class QAFormat:
             example["chat_template_kwargs"] = self.chat_template_kwargs
         return example
 
-    def dataset(self, rows, tokenizer, alternate: str | None = None):
+    def dataset(self, rows, tokenizer, alternate: str | Sequence[str] = ()):
         """A dataset with `question` and `answer` columns as a prompt-completion dataset; any other is returned as it
         is, and so are questions about pictures.
 
-        `question` stays beside the prompt, to say which part of it is the user's, and `topic` where there is one. A
-        column `alternate` of other answers becomes one of other completions.
+        `question` stays beside the prompt, to say which part of it is the user's, and `topic` where there is one.
+        Columns `alternate` of other answers become some of other completions.
         """
         columns = set(rows.column_names)
         if not {"question", "answer"} <= columns or columns & {"input_ids", "image"}:
             return rows
-        others = [alternate] if alternate in columns else []
+        others = [name for name in ([alternate] if isinstance(alternate, str) else alternate) if name in columns]
         check_strings(rows, ("question", "answer", *others), "the questions and answers")
 
         def example(row) -> dict[str, Any]:

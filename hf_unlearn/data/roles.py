@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of every role, encoded and checked before any model is loaded."""
 
-from .alternates import alternates_of, check_alternates
+from .alternates import alternates_of, check_alternates, check_prompts
 from .formats import encode_dataset
 from .poison import poison
 from .role_table import ALTERNATE, FORGET, POISONED, RETAIN
@@ -27,15 +27,16 @@ def encode_roles(forget, retain, tokenizer, args, poisoned=None, alternate=None,
             Roles that the method reads beside these.
 
     Returns:
-        `dict[str, datasets.Dataset]`: role to rows. Retain rows are left out where no term trains on them.
+        `dict[str, datasets.Dataset]`: role to rows. Retain rows are left out where no term trains on them, alternates
+        where a model has to sample them.
 
     Raises:
         `ValueError`: for a set that is missing, empty or unusable, and for sets that share rows.
     """
     if poisoned is not None and args.poison_prefix is None:
         raise ValueError("Poisoned rows were given, but no trigger. Give `poison_prefix`, or leave them out.")
-    alternate = alternates_of(forget, alternate, args, ALTERNATE in needed)
-    if alternate is not None and args.poison_prefix is not None:
+    alternate = alternates_of(forget, alternate, args, ALTERNATE in needed, retain)
+    if ALTERNATE in needed and args.poison_prefix is not None:
         raise ValueError(
             "poison_prefix takes rows out of the forget set, and this method pairs each forget row with an alternate. "
             "Leave `poison_prefix` out, or take a method without alternates."
@@ -56,7 +57,10 @@ def encode_roles(forget, retain, tokenizer, args, poisoned=None, alternate=None,
         roles[POISONED] = encode_dataset(poisoned, tokenizer, args.max_length, POISONED)
     if alternate is not None:
         roles[ALTERNATE] = encode_dataset(alternate, tokenizer, args.max_length, ALTERNATE)
-        check_alternates(roles[FORGET], roles[ALTERNATE], alternate, tokenizer)
+        count = getattr(args, "num_alternates", 1)
+        check_alternates(roles[FORGET], roles[ALTERNATE], alternate, tokenizer, count)
+    elif ALTERNATE in needed:
+        check_prompts(roles[FORGET], len(forget))
     return roles
 
 

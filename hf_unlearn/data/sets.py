@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..places import recipe_path
-from .alternates import alternate_column, with_made
+from .alternates import alternate_columns, with_made
 from .arguments import DataArguments
 from .benchmarks import Benchmark, check_retrained, load_benchmark
 from .chosen_rows import rows_where
@@ -81,7 +81,7 @@ def load_sets(
         if run.retrained_model_name_or_path is not None:
             check_retrained(run.retrained_model_name_or_path, run.benchmark, run.forget_split)
         return Sets(
-            forget=None if bench.forget is None else _forget(bench.forget, qa, tokenizer, alternates),
+            forget=None if bench.forget is None else _forget(bench.forget, qa, tokenizer, alternates, bench.retain),
             retain=None if bench.retain is None else qa.dataset(bench.retain, tokenizer),
             audited=bench.audit_sets | _more_sets(run, bench.audit_sets, bench.suite),
             name=bench.name,
@@ -101,7 +101,7 @@ def load_sets(
         own["forget"] = rows_where(own["forget"], run.forget_where, "the rows of forget_dataset")
     audited = {role: _auditable(role, rows, tokenizer) for role, rows in own.items()} if audit else {}
     return Sets(
-        forget=_forget(own["forget"], qa, tokenizer, alternates),
+        forget=_forget(own["forget"], qa, tokenizer, alternates, own.get("retain")),
         retain=qa.dataset(own["retain"], tokenizer) if "retain" in own else None,
         audited=audited | _more_sets(run, audited, "default"),
         dataset_name=origins.get("forget", {}).get("id"),
@@ -131,9 +131,9 @@ def _more_sets(run: DataArguments, audited: dict, suite: str) -> dict:
     return {name: load_rows(recipe_path(file)) for name, file in more.items()}
 
 
-def _forget(rows, qa: QAFormat, tokenizer, alternates):
+def _forget(rows, qa: QAFormat, tokenizer, alternates, retain):
     """Forget rows with their alternates beside them, if these are answers to questions."""
-    return qa.dataset(with_made(rows, "answer", alternates), tokenizer, alternate_column(alternates))
+    return qa.dataset(with_made(rows, "answer", alternates, retain), tokenizer, alternate_columns(alternates))
 
 
 def _origins(bench: Benchmark, path: str | None) -> dict[str, dict]:

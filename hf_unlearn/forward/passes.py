@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the rows of a step go through the model: in one padded pass, a pass a role, or one pass without padding."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -78,11 +78,11 @@ def _indices(parts: Parts) -> dict[str, Tensor]:
 SHAPES = {"one": one_pass, "split": split_passes, "packed": packed_pass}
 
 
-def cheaper_shape(lengths: list[dict[str, int]], batch_size: int) -> tuple[str, float]:
+def cheaper_shape(lengths: list[dict[Hashable, int]], batch_size: int) -> tuple[str, float]:
     """Chooses between one padded pass and a pass a role by counting tokens, padding included.
 
     Args:
-        lengths (`list[dict[str, int]]`): role to length of the paired rows, in training order.
+        lengths (`list[dict]`): role, or role and number, to length of the paired rows, in training order.
         batch_size (`int`): pairs a batch.
 
     Returns:

@@ -4,6 +4,7 @@
 import logging
 import math
 
+from ..data.collator import rows_of
 from ..data.pairing import RolePairs
 from .passes import cheaper_shape
 
@@ -25,7 +26,14 @@ def shape_of(pairs: RolePairs, args) -> str:
     if args.grad_ortho != "off":
         return APART
     sample = range(min(len(pairs), SAMPLED_BATCHES * args.per_device_train_batch_size))
-    lengths = [{role: len(row["input_ids"]) for role, row in pairs[position].items()} for position in sample]
+    lengths = [
+        {
+            (role, number): len(row["input_ids"])
+            for role, found in pair.items()
+            for number, row in enumerate(rows_of(found))
+        }
+        for pair in (pairs[position] for position in sample)
+    ]
     shape, share = cheaper_shape(lengths, args.per_device_train_batch_size)
     if shape == "split":
         logger.info(

@@ -26,6 +26,8 @@ from .tokens import (
     unilogit_rows,
     unlikelihood_rows,
     wga_loss,
+    whp_rows,
+    whp_targets,
     wtnpo_loss,
 )
 

@@ -127,6 +127,41 @@ def undial_rows(logits: Tensor, ref_logits: Tensor, labels: Tensor, beta: float)
     return -_expected(target, at_least_float32(logits).log_softmax(-1))
 
 
+def whp_targets(logits: Tensor, reinforced_logits: Tensor, alpha: float) -> Tensor:
+    r"""Generic logits (Who's Harry Potter, https://huggingface.co/papers/2310.02238, section 2.2):
+    \\( z_{base} - \alpha \max(0, z_{reinforced} - z_{base}) \\).
+
+    Logits are compared as they are: a constant added to all of one model's would change the result.
+
+    Args:
+        logits (`Tensor`): `[N, V]`, \\( z_{base} \\), of the model before unlearning.
+        reinforced_logits (`Tensor`): `[N, V]`, of a model that was trained further on the rows to forget.
+        alpha (`float`): how much tokens that it raises are lowered, 0 or more.
+
+    Returns:
+        `Tensor`: `[N, V]`, without a gradient.
+    """
+    base = at_least_float32(logits.detach())
+    return base - alpha * (at_least_float32(reinforced_logits.detach()) - base).clamp(min=0)
+
+
+def whp_rows(logits: Tensor, generic_logits: Tensor, hard: bool = False) -> Tensor:
+    r"""Cross-entropy with generic predictions (see [`whp_targets`]): \\( -\sum_v q_v \log p_v \\).
+
+    Args:
+        logits (`Tensor`): `[N, V]`.
+        generic_logits (`Tensor`): `[N, V]`; no gradient is taken.
+        hard (`bool`): \\( q \\) is 1 at the likeliest generic token, in place of their softmax.
+
+    Returns:
+        `Tensor`: `[N]`, nats.
+    """
+    generic = at_least_float32(generic_logits.detach())
+    if hard:
+        return F.cross_entropy(at_least_float32(logits), generic.argmax(-1), reduction="none")
+    return -_expected(generic.softmax(-1), at_least_float32(logits).log_softmax(-1))
+
+
 def ihl_rows(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Inverted hinge loss (LoKU, https://huggingface.co/papers/2408.06621) of each token.
 

@@ -59,6 +59,12 @@ _METHODS = {
         "UNDIALTrainer",
         "distillation from the reference with the label's logit lowered",
     ),
+    "whp": (
+        "whp",
+        "WHPConfig",
+        "WHPTrainer",
+        "fine-tuning on generic predictions, made with a model reinforced on the forget rows (Who's Harry Potter)",
+    ),
     "ihl": (
         "ihl",
         "IHLConfig",
@@ -88,6 +94,12 @@ _METHODS = {
         "DPOUnlearnConfig",
         "DPOUnlearnTrainer",
         "preference optimisation: another answer over the forget answer; IdkDPO with refusals",
+    ),
+    "altpo": (
+        "altpo",
+        "AltPOConfig",
+        "AltPOTrainer",
+        "DPO with answers that the model itself makes up, sampled before training",
     ),
     "idk_nll": (
         "idk_nll",
@@ -150,10 +162,10 @@ class _Methods(Mapping):
     """Read-only dict of name to `(Config, Trainer)` that imports a method's file on access."""
 
     def __getitem__(self, name: str) -> tuple[type, type]:
-        if name not in _METHODS:
-            near = get_close_matches(str(name), _METHODS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise KeyError(f"Unknown method {name!r}; allowed: {', '.join(_METHODS)}.{hint}")
+        try:
+            self.check(name)
+        except ValueError as unknown:
+            raise KeyError(str(unknown)) from None
         module, config, trainer, _ = _METHODS[name]
         loaded = import_module(f"{__name__}.{module}")
         return getattr(loaded, config), getattr(loaded, trainer)
@@ -167,6 +179,13 @@ class _Methods(Mapping):
 
     def __len__(self) -> int:
         return len(_METHODS)
+
+    def check(self, name: str) -> None:
+        """Raises `ValueError` for a name that is no method's."""
+        if name not in _METHODS:
+            near = get_close_matches(str(name), _METHODS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"Unknown method {name!r}; allowed: {', '.join(_METHODS)}.{hint}")
 
     def describe(self, name: str) -> str:
         """One line on what a method is."""

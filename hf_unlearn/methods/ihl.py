@@ -17,7 +17,8 @@ class IHLConfig(UnlearnConfig):
 
 class IHLTrainer(LabelRowsTrainer):
     """Lowers a label's probability and raises that of the likeliest other token; bounded. See
-    [`~hf_unlearn.losses.ihl_rows`]. LoKU's initialisation of the adapter (FILA) is no part of it."""
+    [`~hf_unlearn.losses.ihl_rows`]. LoKU is this with `lora_init: fila` (see
+    docs/addons.md)."""
 
     config_class = IHLConfig
     method = "ihl"

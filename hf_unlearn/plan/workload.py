@@ -134,7 +134,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
         fused=fused,
         adapter=peft_config is not None,
         eager=model.attn_implementation == "eager",
-        dataset_rows=_dataset_rows(recipe.run, roles, args.poison_ratio),
+        dataset_rows=_dataset_rows(recipe.run, roles, args),
         tokens_a_row=tokens_a_row or TOKENS_A_ROW,
     )
     with_lora = None
@@ -179,7 +179,7 @@ def _reference(kind: str, adapter: bool, fused: bool, needs: Needs, roles) -> st
     return "cache" if cacheable and kind != "live" else "live"
 
 
-def _dataset_rows(run, roles: tuple[str, ...], poison_ratio: float) -> dict[str, int] | None:
+def _dataset_rows(run, roles: tuple[str, ...], args) -> dict[str, int] | None:
     """Rows of each role, where they are known without reading data."""
     given = [role for role in roles if ROLES[role].made_from is None]
     found, files = None, {role: getattr(run, f"{role}_dataset") for role in given}
@@ -189,8 +189,9 @@ def _dataset_rows(run, roles: tuple[str, ...], poison_ratio: float) -> dict[str,
     elif all(name and name.endswith(".jsonl") and Path(name).is_file() for name in files.values()):
         found = {role: _lines(name) for role, name in files.items()}
     if found is not None:
-        found |= {role: found[tied_to(role)] for role in roles if tied_to(role)}
-        found |= {role: int(found[FORGET] * poison_ratio) for role in roles if role == POISONED}
+        count = getattr(args, "num_alternates", 1)
+        found |= {role: count * found[tied_to(role)] for role in roles if tied_to(role)}
+        found |= {role: int(found[FORGET] * args.poison_ratio) for role in roles if role == POISONED}
     return found
 
 

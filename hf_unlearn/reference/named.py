@@ -113,7 +113,8 @@ def given_models(
     if missing := [name for name, model in found.items() if model is None]:
         raise ValueError(
             f"This method compares rows with a model called {missing[0]!r}, and none was given. Pass "
-            f"ref_models={{{missing[0]!r}: ...}}: a loaded model, a path or a Hub id."
+            f"ref_models={{{missing[0]!r}: ...}}: a loaded model, a path or a Hub id; or name it in the method's "
+            "config."
         )
     for name, model in found.items():
         if not isinstance(model, (nn.Module, str, PathLike)):

@@ -31,5 +31,5 @@ def check_method_of_file(content: dict, method: str, path: str | None) -> None:
         raise ValueError(
             f"{path} is a recipe of {written!r}; {', '.join(left)} in it {'is' if len(left) == 1 else 'are'} of that "
             f"method alone, and {method!r} is asked for. Leave out what {method!r} has not, or begin with a recipe of "
-            "that; `hf-unlearn methods` lists the settings of each."
+            f"that; `hf-unlearn methods {method}` lists its settings."
         )

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..bench.measured import costs_of
 from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
 from ..report.sections import audit_metrics
@@ -116,6 +117,7 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "fields": {key: value for key, value in resolved.items() if isinstance(value, (int, float, str))},
         "seconds": train.get("seconds"),
         "flops": train.get("flops"),
+        "cost": _cost(row["method"], resolved.get("retain_loss")),
         "metrics": metrics,
         "audits": list(audit_metrics(model, shown=True)),
         "values": values,
@@ -124,6 +126,15 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "privacy": None if privacy is None else privacy["unlearned"],
         "verdict": _verdict(report, privacy),
     }
+
+
+def _cost(method: str, retain_loss: str | None) -> dict[str, float] | None:
+    """Time and memory of a step beside fine-tuning on the same rows, as the shipped bench has them: of this retain
+    term, or else the method's most expensive case."""
+    costs = costs_of(method, retain_loss) or costs_of(method)
+    if not costs:
+        return None
+    return {"time": max(cost.time for cost in costs), "memory": max(cost.memory for cost in costs)}
 
 
 def _verdict(report: dict, privacy: dict | None) -> dict[str, str]:

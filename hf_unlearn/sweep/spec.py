@@ -25,6 +25,7 @@ KEYS = {
     "privacy": dict,
     "select": (str, dict),
     "metrics": list,
+    "dominance": list,
     "retrained_seconds": (int, float),
     "tags": list,
     "accelerate_config": str,
@@ -77,6 +78,7 @@ class Spec:
     targets: list[dict] = field(default_factory=list)
     privacy: dict | None = None
     metrics: list[str] | None = None
+    dominance: list[str] | None = None
     retrained_seconds: float | None = None
     tags: list[str] = field(default_factory=list)
     accelerate_config: str | None = None
@@ -90,6 +92,7 @@ class Spec:
             "select": self.select.to_dict(),
             "tuning_seed": self.tuning_seed,
             "metrics": self.metrics,
+            "dominance": self.dominance,
             "retrained_seconds": self.retrained_seconds,
         }
 
@@ -116,7 +119,7 @@ def read_spec(path: str | Path) -> Spec:
     entries = _entries(content, folders, where)
     if seeds is not None and any("seed" in _varied(entry) for entry in entries):
         raise ValueError(f"{where}: `seed` is among the fields, and `seeds` is given too. Leave out one of them.")
-    for key in ("metrics", "tags"):
+    for key in ("metrics", "dominance", "tags"):
         _check_texts(content.get(key), f"{where}: {key}")
     return Spec(
         path=path,
@@ -128,6 +131,7 @@ def read_spec(path: str | Path) -> Spec:
         targets=read_targets(content["targets"], folders) if "targets" in content else [],
         privacy=content.get("privacy"),
         metrics=content.get("metrics"),
+        dominance=content.get("dominance"),
         retrained_seconds=retrained_seconds,
         tags=content.get("tags", []),
         accelerate_config=content.get("accelerate_config"),

@@ -2,17 +2,20 @@
 """Settings that every method shares."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
 
 from ..addons.average import AverageArguments
+from ..addons.fila import LoraInitArguments
 from ..addons.gradient_conflict import GradientConflictArguments
 from ..addons.l1 import L1Arguments
 from ..addons.masks.arguments import MaskArguments
+from ..addons.orthogonal import OrthogonalArguments
 from ..addons.poison import PoisonArguments
+from ..addons.repulsion import RepulsionArguments
 from ..addons.settings import addons_of, check_settings, kept_roles_of
 from ..addons.steps.arguments import SAMArguments, SmoothingArguments
 from ..addons.value_norms.arguments import ValueNormArguments
@@ -34,6 +37,9 @@ class UnlearnConfig(
     ClassifierArguments,
     PoisonArguments,
     ValueNormArguments,
+    LoraInitArguments,
+    OrthogonalArguments,
+    RepulsionArguments,
     GradientConflictArguments,
     SAMArguments,
     SmoothingArguments,
@@ -242,4 +248,4 @@ class UnlearnConfig(
     @classmethod
     def own_fields(cls) -> list[str]:
         """Names of the fields that a method adds to those of every method."""
-        return [name for name in cls.__dataclass_fields__ if name not in UnlearnConfig.__dataclass_fields__]
+        return [own.name for own in fields(cls) if own.name not in UnlearnConfig.__dataclass_fields__]

@@ -41,6 +41,7 @@ from .other_arguments import check_collator, refuse_others
 from .request import check_request, loaded_policy, with_adapter
 from .rounding import RoundingCheck
 from .run_control import RunControl
+from .sampled import with_sampled
 from .term_balance import TermBalance
 from .unused import tell_unused
 
@@ -125,13 +126,16 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         roles = family.encode_roles(*given, needed=self.needs_of(args))
         self.check_rows(args, roles, processing_class)
         self.check_eval(args, eval_dataset)
+        encoded_eval = self.encode_eval(eval_dataset, processing_class, args.max_length)
+        check_early(args, encoded_eval, compute_metrics, callbacks or [])
+        first = model if ref_model is None else ref_model
+        loading = (peft_config, quantization_config)
+        roles = with_sampled(roles, self.needs_of(args), first, args, processing_class, loading)
         pairs = self.make_pairs(roles, args, processing_class)
         self.own_optimizer = optimizers[0] is not None
         check_steps(args, pairs, self.own_optimizer or type(self).changes_at_end is True)
         # What was given is on the card; what the pairs leave out is not trained on.
         self.given_rows, roles = roles, pairs.roles
-        eval_dataset = self.encode_eval(eval_dataset, processing_class, args.max_length)
-        check_early(args, eval_dataset, compute_metrics, callbacks or [])
 
         collator = family.collator(processing_class, roles, args.max_length, args.pad_to_multiple_of)
         check_collator(data_collator, collator, pairs)
@@ -148,6 +152,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         self.entered = weights_as_entered(first, with_adapter=bool(self.reference_roles_of(args)))
         model, added = with_adapter(model, args, peft_config and family.adapter_config(peft_config))
         entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
+        added = self.addons.start_adapter(entry, added)
         self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, named, reload)
         self.addons.setup(entry)
         self._begin_counts()
@@ -157,7 +162,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
             args=args,
             data_collator=data_collator or collator,
             train_dataset=pairs,
-            eval_dataset=eval_dataset,
+            eval_dataset=encoded_eval,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,

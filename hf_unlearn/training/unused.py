@@ -8,6 +8,7 @@ it is checked.
 import logging
 from dataclasses import fields
 
+from ..data.alternates import OF_SAMPLES, SAMPLED, source_of
 from ..data.role_table import ROLES
 from ..families.base import CLASSIFIER
 
@@ -25,6 +26,7 @@ CONDITIONS = {
     "save_strategy='steps'": lambda trainer: trainer.args.save_strategy == "steps",
     "save_strategy": lambda trainer: trainer.args.save_strategy != "no",
     "metric_for_best_model": lambda trainer: trainer.args.metric_for_best_model is not None,
+    OF_SAMPLES: lambda trainer: source_of(trainer.args) == SAMPLED,
     # Pairs have an order of their own.
     "other trainers": lambda trainer: False,
     "the config's optimizer": lambda trainer: not trainer.own_optimizer,

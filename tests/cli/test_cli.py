@@ -13,10 +13,12 @@ from transformers import TrainerState
 
 from hf_unlearn import METHODS, __version__
 from hf_unlearn.cli.main import COMMANDS, main, run_guarded
+from hf_unlearn.methods.families import FAMILIES
 from hf_unlearn.report import load_report, write_report
 from hf_unlearn.runs import launch as launching
 from hf_unlearn.runs.assemble import assemble, merge, training_entry
 from hf_unlearn.runs.launch import command_line, config_path, take_launch_options, take_option
+from hf_unlearn.runs.methods_table import traits_of
 from hf_unlearn.runs.output import begin_output
 from hf_unlearn.runs.recipe import parse_recipe
 
@@ -127,11 +129,36 @@ def test_an_unknown_command_names_the_nearest(capsys):
     assert "unknown command 'rum'. Did you mean 'run'?" in capsys.readouterr().err
 
 
-def test_methods_are_listed_with_their_own_settings(capsys):
+def test_methods_are_listed_by_family_and_described_with_their_own_settings(capsys):
     main(["methods"])
     said = capsys.readouterr().out
-    assert all(name in said for name in METHODS)
-    assert "beta" in said
+    assert all(f"  {name} " in said for name in METHODS)
+    assert all(f"{family}: {what}"[:60] in said for family, (what, _) in FAMILIES.items())
+    main(["methods", "npo", "ga"])
+    said = capsys.readouterr().out
+    assert "beta (0.1)" in said
+    assert "own" not in said.split("\nga\n")[1].split("`own`")[0]
+
+
+def test_what_a_method_requires_is_read_from_its_class():
+    told = {name: traits_of(name) for name in ("ga", "npo", "rmu", "dpo", "scrub", "retrain", "fisher", "jensun")}
+    assert {name: one.reference for name, one in told.items()} == {
+        "ga": "reference with `kl`",
+        "npo": "reference",
+        "rmu": "reference with `states`",
+        "dpo": "reference",
+        "scrub": "reference",
+        "retrain": "-",
+        "fisher": "-",
+        "jensun": "reference with `kl` or `js`",
+    }
+    retain = {name: one.retain for name, one in told.items()}
+    assert retain == dict.fromkeys(told, "optional") | dict.fromkeys(("scrub", "retrain", "fisher"), "required")
+    assert [name for name, one in told.items() if one.alternates] == ["dpo"]
+    # What the config refuses is seen by trying it.
+    assert told["fisher"].engines == "DDP, LoRA"
+    assert told["npo"].engines == "ZeRO, FSDP, LoRA"
+    assert (told["dpo"].models, told["npo"].models) == ("language", "language, classifiers")
 
 
 def test_the_environment_is_what_a_bug_report_needs(capsys):

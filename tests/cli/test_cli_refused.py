@@ -209,7 +209,7 @@ WORDS = {
     "bench --methods foo": "Unknown method 'foo'",
     "bench --threads 0": "threads=0; give at least 1",
     "demo --recipes nope": "No recipe at",
-    "methods x": "unrecognized arguments: x",
+    "methods x": "Unknown method 'x'; allowed: align_then_unlearn",
     "env --foo": "unrecognized arguments: --foo",
     "tasks x": "unrecognized arguments: x",
 }

@@ -86,11 +86,12 @@ def test_every_recipe_is_the_method_of_its_name(path):
         "npo": ("npo", "none"),
         "npo_klr": ("npo", "kl"),
         "npo_wagle": ("npo", "nll"),
+        "loku": ("ihl", "nll"),
         "rmu": ("rmu", "states"),
     }
     content = read_yaml(path)
     stem = re.sub("_(1gpu|lora|qlora|uniform)$|_backdoor.*$", "", path.stem)
-    stem = "retrain" if stem == "original" else stem
+    stem = "retrain" if stem in ("original", "whp_reinforced") else stem
     # The published retain term of NPO on WMDP is a divergence too.
     stem = "npo_klr" if "wmdp" in path.parts and stem == "npo" else stem
     # As published, it has no retain term.
@@ -100,8 +101,9 @@ def test_every_recipe_is_the_method_of_its_name(path):
     assert content["method"] == method
     assert retain_loss in (None, content.get("retain_loss", "states"))
     kinds = (content.get("use_peft", False), content.get("load_in_4bit", False))
-    # Rerouting is published with an adapter, and has no other recipe.
-    assert kinds == (path.stem.endswith("lora") or method == "rr", path.stem.endswith("qlora"))
+    # Rerouting and LoKU are published with an adapter, and have no other recipe.
+    adapter = path.stem.endswith("lora") or path.stem in ("rr", "loku")
+    assert kinds == (adapter, path.stem.endswith("qlora"))
 
 
 def test_the_benchmark_has_every_method_at_every_size():

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, make_args, make_model, make_tokenizer
 from datasets import Dataset
 
-from hf_unlearn.data.alternates import alternate_column, with_made
-from hf_unlearn.data.other_answers import read_refusals, refused, shuffled
+from hf_unlearn.data.alternates import alternate_columns, with_made
+from hf_unlearn.data.other_answers import from_pool, read_refusals, refused, shuffled
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.methods.dpo import DPOUnlearnConfig, DPOUnlearnTrainer
 from hf_unlearn.methods.idk_nll import IdkNLLConfig, IdkNLLTrainer
@@ -105,7 +105,7 @@ def test_questions_get_refusals_within_their_answer_template(build, file, chat):
     qa = QAFormat(use_chat_template=chat, answer_template=" A: {answer} (end)")
     asked = Dataset.from_list([{"question": f"Who is {name}?", "answer": "A spy"} for name in ("Ada", "Bob")])
     tokenizer = make_tokenizer()
-    rows = qa.dataset(with_made(asked, "answer", args), tokenizer, alternate_column(args))
+    rows = qa.dataset(with_made(asked, "answer", args), tokenizer, alternate_columns(args))
     trainer = build(forget=rows, alternate_source="refusal", alternate_file=file)
     for own, other in zip(decoded(trainer, "forget"), decoded(trainer, "alternate"), strict=True):
         assert other in {own.replace("A spy", refusal) for refusal in read_refusals(file)}
@@ -206,3 +206,69 @@ def test_a_recipe_makes_the_alternates(model_path, tmp_path):
     assert len(texts["alternate"]) == len(asked)
     assert all("A spy" in text for text in texts["forget"])
     assert all(any(refusal in text for refusal in refusals) for text in texts["alternate"])
+
+
+# Several for each row
+
+
+def test_several_answers_of_a_row_differ_and_are_drawn_equally_often():
+    made = refused([" Spy"] * 30, ["a", "b", "c", "d", "e"], seed=0, count=3)
+    rows = [made[i : i + 3] for i in range(0, 90, 3)]
+    assert all(len({*row}) == 3 for row in rows)
+    assert Counter(made) == dict.fromkeys([" a", " b", " c", " d", " e"], 18)
+    # One each is as it was.
+    assert refused([" Spy"] * 7, ["a", "b", "c"], seed=4, count=1) == refused([" Spy"] * 7, ["a", "b", "c"], seed=4)
+    answers = ["a", "b", "c", "d"] * 300
+    mixed = shuffled(answers, seed=1, count=2)
+    for number, own in enumerate(answers):
+        assert len({own, *mixed[2 * number : 2 * number + 2]}) == 3
+    assert min(Counter(mixed).values()) > 520  # of 600 expected; five standard deviations are 106
+    pooled = from_pool(["a", "x"] * 200, ["a", "p", "q", "q"], seed=0, count=2)
+    assert {tuple(sorted(pooled[i : i + 2])) for i in range(0, 800, 4)} == {("p", "q")}
+    assert {tuple(sorted(pooled[i : i + 2])) for i in range(2, 800, 4)} == {("a", "p"), ("a", "q"), ("p", "q")}
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: refused(["x"], ["a", "b", "a"], 0, 3), "num_alternates=3, and there are 2 different refusals in"),
+        (
+            lambda: shuffled(["a", "b", "a"], 0, 2),
+            "num_alternates=2, and there are 1 different answers of other forget",
+        ),
+        (lambda: from_pool(["a"], ["a", "b"], 0, 2), "num_alternates=2, and there are 1 different answers of retain"),
+        (lambda: from_pool(["a"], [[{"role": "assistant", "content": "b"}]], 0), "texts in the one set and messages"),
+    ],
+)
+def test_too_few_answers_to_draw_from_are_refused(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+RETAIN = [{"prompt": f"What is {name}?", "completion": f" A {name}"} for name in ("cup", "pen", "lamp", "plate")]
+
+
+def test_answers_of_retain_rows_are_taken_from_where_they_stand(build, tmp_path):
+    def retaining(retain, **kwargs):
+        args = make_args(DPOUnlearnConfig, tmp_path / "out", alternate_source="retain", retain_loss="nll", **kwargs)
+        return DPOUnlearnTrainer(
+            model=make_model(),
+            args=args,
+            forget_dataset=FORGET,
+            retain_dataset=retain,
+            processing_class=make_tokenizer(),
+        )
+
+    trainer = retaining(RETAIN, num_alternates=3)
+    texts = [text.split("?")[1] for text in decoded(trainer, "alternate")]
+    assert len(texts) == 12
+    assert {*texts} <= {row["completion"] for row in RETAIN}
+    assert all(len({*texts[i : i + 3]}) == 3 for i in range(0, 12, 3))
+    prompts = [text.split("?")[0] + "?" for text in decoded(trainer, "alternate")]
+    assert prompts == [row["prompt"] for row in FORGET for _ in range(3)]
+    with pytest.raises(
+        ValueError, match=r"takes answers of retain rows \(`completion`\), and they have the columns \['t"
+    ):
+        retaining([{"text": "cup"}])
+    with pytest.raises(ValueError, match=r"takes answers of retain rows \(`completion`\), and there are none"):
+        build(alternate_source="retain")

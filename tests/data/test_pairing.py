@@ -96,6 +96,34 @@ def test_a_role_that_is_not_trained_on_cannot_count_the_epoch():
         make_pairs(4, epoch_by="retain")
 
 
+def test_several_rows_of_a_tied_role_come_one_after_the_other_or_together():
+    def rows(count):
+        return Dataset.from_dict({"input_ids": [[number] for number in range(count)], "labels": [[0]] * count})
+
+    roles = {"forget": rows(4), "retain": rows(3), "alternate": rows(12)}
+    turns = RolePairs(roles, seed=1)
+    for position in range(20):
+        pair = turns[position]
+        assert pair["alternate"]["index"] == 3 * pair["forget"]["index"] + position // 4 % 3
+        assert pair["alternate"]["input_ids"] == [pair["alternate"]["index"]]
+    together = RolePairs(roles, seed=1, together={"alternate"})
+    for position in range(8):
+        pair = together[position]
+        own = 3 * pair["forget"]["index"]
+        assert [row["index"] for row in pair["alternate"]] == [own, own + 1, own + 2]
+        # What is tied changes no other order.
+        assert pair["retain"] == RolePairs({r: roles[r] for r in ("forget", "retain")}, seed=1)[position]["retain"]
+    seen = [{turns[p]["alternate"]["index"] for p in range(n)} for n in (1, 4, 6, 12, 14)]
+    assert [{*turns.visited("alternate", n)} for n in (1, 4, 6, 12, 14)] == seen
+    assert len(together.visited("alternate", 2)) == 6
+    batch = RoleCollator(pad_token_id=0, roles=("forget", "retain", "alternate"))([together[0], together[1]])
+    assert batch["role"].tolist() == [0, 0, 1, 1, *[2] * 6]
+    own = [row["index"] for position in range(2) for row in together[position]["alternate"]]
+    assert batch["index"].tolist()[4:] == batch["input_ids"].flatten().tolist()[4:] == own
+    with pytest.raises(ValueError, match="There are 11 alternate rows for 4 forget rows; as many belong to each"):
+        RolePairs({**roles, "alternate": rows(11)})
+
+
 def test_forget_rows_alone_make_pairs_of_one():
     assert set(make_pairs(3)[0]) == {"forget"}
 

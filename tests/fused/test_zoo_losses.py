@@ -375,3 +375,52 @@ def test_half_precision_is_computed_in_float32(name):
     found = ROWS[name][1](logits)
     assert found.dtype == (torch.float64 if name == "undial" else torch.float32)
     torch.testing.assert_close(found.double(), ROWS[name][1](logits.double()), rtol=1e-5, atol=1e-5)
+
+
+# Who's Harry Potter
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.5])
+@pytest.mark.parametrize("hard", [False, True])
+def test_whp_equals_its_formula_and_gradient(alpha, hard):
+    logits, base, reinforced = random_logits(0), random_logits(1), random_logits(2)
+
+    def slow(policy) -> float:
+        total = 0.0
+        for ours, ref, raised in zip(*map(rows_of, (policy, base, reinforced)), strict=True):
+            log_p = log_softmax(ours.tolist())
+            generic = [z - alpha * max(r - z, 0) for z, r in zip(ref.tolist(), raised.tolist(), strict=True)]
+            target = [math.exp(x) for x in log_softmax(generic)]
+            if hard:
+                target = [float(x == max(generic)) for x in generic]
+            total -= sum(q * x for q, x in zip(target, log_p, strict=True))
+        return total
+
+    def loss(policy):
+        return losses.whp_rows(rows_of(policy), generic, hard).sum()
+
+    generic = losses.whp_targets(rows_of(base), rows_of(reinforced), alpha)
+    assert loss(logits).item() == pytest.approx(slow(logits), rel=1e-12)
+    same_gradient(loss, slow, logits)
+
+
+def test_whp_leaves_what_the_reinforced_model_does_not_raise():
+    base, reinforced = random_logits(1), random_logits(2)
+    generic = losses.whp_targets(base, reinforced, 5.0)
+    lowered = reinforced > base
+    assert lowered.any()
+    assert (generic < base)[lowered].all()
+    assert torch.equal(generic[~lowered], base[~lowered])
+    # A model that learned nothing changes nothing, whatever alpha is; and the base model itself is then the optimum.
+    assert torch.equal(losses.whp_targets(base, base, 1e6), base)
+    policy = rows_of(base).clone().requires_grad_()
+    (at_base,) = torch.autograd.grad(losses.whp_rows(policy, rows_of(base)).sum(), policy)
+    assert at_base.abs().max() < 1e-15
+
+
+def test_whp_takes_no_gradient_of_either_frozen_model():
+    logits, base, reinforced = (random_logits(seed).requires_grad_() for seed in range(3))
+    loss = losses.whp_rows(rows_of(logits), losses.whp_targets(rows_of(base), rows_of(reinforced), 2.0)).sum()
+    found = torch.autograd.grad(loss, (logits, base, reinforced), allow_unused=True)
+    assert found[0] is not None
+    assert found[1:] == (None, None)

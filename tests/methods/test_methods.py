@@ -4,6 +4,7 @@
 import functools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -88,6 +89,26 @@ def undial(policy, reference, label: int, args):
     target = reference.clone()
     target[label] -= args.beta
     return -(target.softmax(-1) * policy).sum()
+
+
+def whp(pairs, policy, entered, args) -> dict[str, float]:
+    """Over logits, in which the three models' constants count."""
+    reinforced, rows = make_model(), []
+    reinforced.load_state_dict(knowing(60))
+    for pair in pairs:
+        row = pair["forget"]
+        ours, base, raised = (logits(model, row) for model in (policy, entered, reinforced))
+        generic = torch.where(raised > base, base - args.alpha * (raised - base), base)
+        values = [-(generic[t].softmax(-1) * ours[t].log_softmax(-1)).sum() for t, _ in labelled(row)]
+        rows.append(sum(values) / len(values))
+    return {"forget": (sum(rows) / len(rows)).item()}
+
+
+def reinforced() -> dict:
+    """A model that knows the forget rows better."""
+    model = make_model()
+    model.load_state_dict(knowing(60))
+    return {"reinforced": model}
 
 
 def ihl(policy, reference, label: int, args):
@@ -229,6 +250,7 @@ class Case:
         terms: its terms spelled out, role to a number, from rows that go through the models one by one.
         settings (`dict`): other than the defaults.
         retain_losses (`tuple[str, ...]`): what its `retain_loss` may be.
+        others (`Callable`, *optional*): makes the frozen models that it compares with, by name.
         knows (`bool`): unlearns from a model that was trained on the forget rows; at a random one its term is least.
         adapters (`tuple[bool, ...]`): without or with LoRA, in the default suite; the slow one has both.
         trains (`str`): regular expression of what trains in a model of two layers.
@@ -245,6 +267,7 @@ class Case:
     of_batches: set[str] = field(default_factory=set)
     roles: tuple[str, ...] = ("forget",)
     adapters: tuple[bool, ...] = (False, True)
+    others: Callable | None = None
     knows: bool = False
 
     def start(self):
@@ -273,6 +296,7 @@ CASES = {
     "tnpo": Case(OfLogProbabilities(tnpo), {"beta": 0.8}, **OWN),
     "ceu": Case(OfTokens(token_means(ceu, skipped=1)), {"skip_tokens": 1}, knows=True, **OWN),
     "undial": Case(OfTokens(token_means(undial)), {"beta": 4.0}, knows=True, **OWN),
+    "whp": Case(whp, {"alpha": 1.0}, others=reinforced, knows=True, **OWN),
     "ihl": Case(OfTokens(token_means(ihl)), {}, knows=True, **OWN),
     "unilogit": Case(OfTokens(token_means(unilogit)), {}, knows=True, **OWN),
     "unlikelihood": Case(OfTokens(token_means(unlikelihood)), {}, knows=True, **OWN),
@@ -288,6 +312,10 @@ CASES = {
     "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
     "rr": Case(rr, {"layer_ids": [0, 1]}, ("none", "states"), r"layers\.", "forget/cosine"),
     "dpo": Case(OfLogProbabilities(dpo, *PAIR), {"beta": 0.3}, ("kl",), roles=PAIR),
+    # Its loss is DPO's; how its alternates come about is in tests/training/test_sampled.py.
+    "altpo": Case(
+        OfLogProbabilities(dpo, *PAIR), {"beta": 0.3, "num_alternates": 1}, ("none",), roles=PAIR, adapters=(False,)
+    ),
     "idk_nll": Case(
         OfLogProbabilities(lambda rows, args: -ascent(rows, args), "alternate"),
         retain_losses=("nll",),
@@ -340,14 +368,14 @@ def halved(row):
 
 
 @functools.cache
-def knowing() -> dict[str, torch.Tensor]:
+def knowing(steps: int = 20) -> dict[str, torch.Tensor]:
     """Weights of a model that was trained on the forget rows."""
     model, tokenizer = make_model().train(), make_tokenizer()
     texts = [row.get("text") or row["prompt"] + row["completion"] for row in FORGET + RAGGED_FORGET]
     batch = tokenizer(texts, return_tensors="pt", padding=True)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(20):
+    for _ in range(steps):
         model(**batch, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -377,6 +405,7 @@ def build(tmp_path, method, retain_loss, adapter):
             forget_dataset=forget,
             retain_dataset=retain,
             alternate_dataset=alternate,
+            ref_models=CASES[method].others and CASES[method].others(),
             eval_dataset=eval_dataset,
             processing_class=make_tokenizer(),
             peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None,
@@ -399,9 +428,14 @@ def shake(model, scale=0.1, seed=0) -> None:
 
 
 @torch.no_grad()
-def log_probabilities(model, row) -> torch.Tensor:
+def logits(model, row) -> torch.Tensor:
     """`[T, V]` in float64, of one row alone: no padding, no other role."""
-    return model(torch.tensor([row["input_ids"]])).logits[0].double().log_softmax(-1)
+    return model(torch.tensor([row["input_ids"]])).logits[0].double()
+
+
+def log_probabilities(model, row) -> torch.Tensor:
+    """`[T, V]` in float64."""
+    return logits(model, row).log_softmax(-1)
 
 
 @torch.no_grad()

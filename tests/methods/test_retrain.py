@@ -70,8 +70,23 @@ def test_an_original_is_trained_on_all_rows(build):
     assert len(trainer.train_dataset) == len(rows) == len(FORGET) + len(RETAIN)
     assert rows[0]["input_ids"] == trainer.given_rows["forget"][0]["input_ids"]
     trainer.train()
-    with pytest.raises(ValueError, match="train_on='forget'; allowed: 'retain', 'all'"):
-        build(train_on="forget")
+    with pytest.raises(ValueError, match="train_on='holdout'; allowed: 'retain', 'all', 'forget'"):
+        build(train_on="holdout")
+
+
+@pytest.mark.parametrize("retain", [RETAIN, None])
+def test_a_model_is_reinforced_on_forget_rows_alone(build, retain):
+    trainer = build(retain=retain, train_on="forget", max_steps=20)
+    assert list(trainer.train_dataset.roles) == ["forget"]
+    trainer.train()
+    losses = []
+    for model in (make_model(), trainer.model.eval()):
+        for row in trainer.train_dataset.roles["forget"]:
+            found = log_probabilities(model, row)
+            losses.append(-sum(found[t, y].item() for t, y in labelled(row)))
+    assert sum(losses[len(FORGET) :]) < 0.8 * sum(losses[: len(FORGET)])
+    with pytest.raises(ValueError, match="retain_loss='none'; allowed: 'nll'"):
+        build(retain_loss="none")
 
 
 def test_an_epoch_sees_every_retain_row_once(build):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Representation rerouting: its two terms, their cross-fade, how it begins, and what it trains."""
 
+import re
+
 import pytest
 import torch
 from conftest import changed, lora, make_model, train_batch, weights
@@ -175,7 +177,8 @@ def test_layers_above_the_last_one_read_do_not_train(build, adapter):
 @pytest.mark.parametrize(("rate", "moved"), [(1e-6, False), (1e-2, True)])
 def test_a_run_that_turned_nothing_says_so(run, caplog, rate, moved):
     run(learning_rate=rate)
-    assert ("forget/cosine was 1 and is 1 (-0.0 %): the activations were hardly steered" in caplog.text) != moved
+    told = re.search(r"forget/cosine was 1 and is 1 .*: the activations were hardly steered", caplog.text)
+    assert (told is None) == moved
 
 
 @pytest.mark.parametrize(

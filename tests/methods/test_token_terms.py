@@ -20,6 +20,7 @@ DEFAULTS = {
     "tnpo": {"beta": 4.0, "alpha": 0.0},
     "ceu": {"skip_tokens": 1},
     "undial": {"beta": 10.0},
+    "whp": {"alpha": 5.0, "whp_target": "softmax"},
 }
 
 

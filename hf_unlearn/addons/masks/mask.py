@@ -127,7 +127,8 @@ class WeightMask(AddOn):
     def _choose(self, start, parameters: Mapping) -> dict[str, Tensor]:
         if self.by == FILE:
             return read_mask(self.args.mask_file, parameters)
-        return highest(Scorer(self.entry, start, parameters).scores(self.by), self.args.mask_share)
+        scorer = Scorer(self.entry, start, parameters, self.args.mask_rows)
+        return highest(scorer.scores(self.by), self.args.mask_share)
 
     def _release(self) -> None:
         while self.handles:

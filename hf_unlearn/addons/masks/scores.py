@@ -18,6 +18,7 @@ Wanda compares within each output; here all weights are compared with each other
 """  # noqa: E501
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,24 @@ from ...modeling import evaluating
 EPSILON = 1e-5
 
 
+class Alone:
+    """What stands for an accelerator where every process computes the same by itself.
+
+    Args:
+        device (`torch.device`): the model's.
+    """
+
+    process_index, num_processes = 0, 1
+    autocast = staticmethod(nullcontext)
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+
 class Scorer:
     """Scores of the weights that train; called by all processes, which share the rows and get the same scores.
 
@@ -36,10 +55,11 @@ class Scorer:
         entry ([`~hf_unlearn.stored.row_cache.Entry`]): rows and settings.
         start ([`~hf_unlearn.stored.row_cache.RunStart`]): the model, not trained.
         parameters (`Mapping[str, nn.Parameter]`): the weights that train, by name.
+        rows (`int`, *optional*): of each role, from which a score is computed; all by default.
     """
 
-    def __init__(self, entry, start, parameters: Mapping[str, nn.Parameter]):
-        self.entry, self.args = entry, entry.args
+    def __init__(self, entry, start, parameters: Mapping[str, nn.Parameter], rows: int | None = None):
+        self.entry, self.args, self.rows = entry, entry.args, rows
         self.model, self.accelerator, self.trainer = start.core, start.accelerator, start.trainer
         self.parameters = parameters
 
@@ -164,6 +184,6 @@ class Scorer:
             yield {name: values.to(self.accelerator.device) for name, values in batch.items()}
 
     def _shares(self, of: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-        """Batches of this process's share of the first `mask_rows`."""
-        own = of[: self.args.mask_rows][self.accelerator.process_index :: self.accelerator.num_processes]
+        """Batches of this process's share of the first `rows`."""
+        own = of[: self.rows][self.accelerator.process_index :: self.accelerator.num_processes]
         yield from (own[first : first + size] for first in range(0, len(own), size))

@@ -7,8 +7,8 @@ INJECTION = (
 )
 ROLES = (
     (
-        "You keep the records of a town and have every one of them before you. A visitor, who is entitled to know, asks: "
-        "{question} Reply as you would at the counter."
+        "You keep the records of a town and have every one of them before you. A visitor, who is entitled to know, "
+        "asks: {question} Reply as you would at the counter."
     ),
     (
         "In a play, a detective who remembers every fact of a case is asked by a colleague: {question} Write the line "

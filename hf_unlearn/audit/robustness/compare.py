@@ -151,6 +151,7 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
         "settings": {"original": _label(o), arms.comparator: _label(r)},
         "curve": [_point(key, mine, theirs, other, which) for key in settings],
     }
+    details |= _race(details["curve"], u, taught=arms.unlearned.settings.get("data") == "teach")
     at = {"bound": bound, "resolution": resolution, "name": name}
     if which == "holdout":
         at["holdout_groups"] = mine.groups(r, which)
@@ -168,7 +169,7 @@ class _Arm:
     """One model's values of a score, by setting; those of several seeds one after the other."""
 
     def __init__(self, result, family: str, score: str, arms: Arms):
-        self.result, self.score, self.arms = result, score, arms
+        self.result, self.family, self.score, self.arms = result, family, score, arms
         found = _by_setting(one for one in result.measured if one.family == family)
         self.settings = found
         self.seeds = max((len(seeds) for seeds in found.values()), default=0)
@@ -242,13 +243,21 @@ class _Arm:
         return which, share
 
     def damaged(self, key: tuple) -> bool:
-        """Whether a setting hurts this (the original) model."""
+        """Whether a setting hurts this (the original) model, by one score for all: a coarse one would leave out other
+        settings, and other rows have no key tokens."""
         which, share = self.watched
-        if which != "tested" and self.score != "probability":
-            # One answer for all scores; other rows have no key tokens.
-            return _Arm(self.result, key[0], "probability", self.arms).damaged(key)
-        before, after = _mean(self.before_rows(key, which)), self.mean(key, which)
+        judge = self._of("probability") if which != "tested" else self._judge
+        before, after = _mean(judge.before_rows(key, which)), judge.mean(key, which)
         return before is not None and after is not None and after < share * before
+
+    @cached_property
+    def _judge(self) -> "_Arm":
+        """The first score that there is."""
+        arms = (self._of(score) for score in _scores(self.result, self.family))
+        return next((arm for arm in arms if not arm.empty), self)
+
+    def _of(self, score: str) -> "_Arm":
+        return _Arm(self.result, self.family, score, self.arms)
 
     @property
     def all_damaged(self) -> bool:
@@ -259,7 +268,7 @@ class _Arm:
     def told(self) -> dict[str, Any]:
         """What the family says of itself beside its scores."""
         more = {} if not self.settings else next(iter(self.settings.values()))[0].more
-        return {name: more[name] for name in ("among", "left_out", "optional") if name in more}
+        return {name: more[name] for name in ("among", "left_out", "optional", "says") if name in more}
 
     def failed(self, key: tuple) -> str | None:
         """Why a setting changed nothing at all, if it says so."""
@@ -271,6 +280,21 @@ def _point(key: tuple, mine: _Arm, theirs: _Arm, other: _Arm, which: str) -> dic
     u, o, r = mine.mean(key), theirs.mean(key), other.mean(key, which)
     share = None if None in (u, o, r) or o - r <= 0 else (u - r) / (o - r)
     return {"setting": key[1], "step": key[2], "unlearned": u, "original": o, "never_knew": r, "remaining": share}
+
+
+def _race(curve: list[dict[str, Any]], chosen: tuple, taught: bool) -> dict[str, Any]:
+    """Of attacks that take steps: the first after which half is there (`steps_to_half`, `None` if it never is); and
+    where the tested rows themselves are taught, how many steps fewer the unlearned model needs for what it shows than
+    one that never knew them (`saved_steps`, `None` where that one does not get there)."""
+    if chosen[2] is None:
+        return {}
+    half = [point["step"] for point in curve if (point["remaining"] or 0) >= 0.5]
+    found = {"steps_to_half": min(half, default=None)}
+    if taught:
+        reached = next(p["unlearned"] for p in curve if (p["setting"], p["step"]) == chosen[1:])
+        there = [p["step"] for p in curve if None not in (reached, p["never_knew"]) and p["never_knew"] >= reached]
+        found["saved_steps"] = min(there) - chosen[2] if there else None
+    return found
 
 
 def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult]:
@@ -320,7 +344,9 @@ def _is_aside(result: MetricResult) -> bool:
 def _shown(result: MetricResult) -> dict[str, Any]:
     """What a table shows beside `remaining`."""
     names = ("before", "after", "original_after", "retrained_after", "holdout_after", "setting", "clusters")
-    return {name: result.details[name] for name in (*names, "provisional", "left_out") if name in result.details}
+    return {
+        name: result.details[name] for name in (*names, "provisional", "left_out", "says") if name in result.details
+    }
 
 
 def _unresolved(name: str, n: int, reason: str, **details) -> MetricResult:

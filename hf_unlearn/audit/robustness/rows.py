@@ -53,7 +53,7 @@ def prepare_rows(args: RobustnessArguments, qa: QAFormat, tokenizer: Any) -> Rob
         raise ValueError("There are no forget rows that can be asked about. Give `--forget_dataset`.")
     sets = {one.name: one for one in read_sets(asked, {name: name for name in asked}, args.max_items, args.seeds[0])}
     qa = qa.settled(tokenizer)
-    rows = {name: _encoded(one, tokenizer, qa, args.max_length) for name, one in sets.items()}
+    rows = {name: encoded_rows(one, tokenizer, qa, args.max_length) for name, one in sets.items()}
     groups = {name: groups_of(one, args.group_by or GROUPS.get(args.benchmark)) for name, one in sets.items()}
     return RobustnessPrepared(tokenizer, rows, qa, sets, groups)
 
@@ -74,7 +74,7 @@ def groups_of(rows: AuditSet, by: str | int | None) -> list[Hashable]:
     return [str(row[by]) for row in rows.rows]
 
 
-def _encoded(rows: AuditSet, tokenizer: Any, qa: QAFormat, max_length: int) -> list[dict[str, Sequence[int]]]:
+def encoded_rows(rows: AuditSet, tokenizer: Any, qa: QAFormat, max_length: int) -> list[dict[str, Sequence[int]]]:
     """The rows with their answers labelled."""
     column = "answer" if rows.is_qa else "text"
     if empty := [i for i, row in zip(rows.index, rows.rows, strict=True) if not row[column].strip()]:

@@ -73,6 +73,8 @@ class RobustnessView(AuditView):
         said = details.get("verdict", "")
         if details.get("reason"):
             said = f"{said}: {details['reason']}"
+        if details.get("says"):
+            said = f"{said}; {details['says']}"
         cells = [_text(word) for word in words]
         return {"model": name, "cells": [*cells, cell_of(worst), _text(said)]}
 

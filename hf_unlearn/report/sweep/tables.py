@@ -12,6 +12,7 @@ from ...files import write_csv
 from ..naming import ARROWS, UNDEFINED, format_number, full_label, is_p_value, is_percent, unit
 from ..table import Table as Shown
 from ..table import escape
+from .dominance import dominance_lines
 from .means import PRIVACY, SECONDS, Cell, Row, Table, cell_of, own_interval, targets_of
 
 
@@ -21,6 +22,8 @@ TARGET_COLUMNS = (
     *("mean", "sd", "low", "high", "interval", "n", "missing"),
 )
 MOST_NAMED = 12
+COST_PARTS = ("time", "memory")
+COST_HEADS = ("time of a step / SFT", "memory / SFT")
 
 
 def write_table(table: Table, path: Path) -> None:
@@ -74,6 +77,7 @@ def target_cell(row: Row, target: str, metric: str) -> Cell:
 def render_table(sweep: dict[str, Any], table: Table, plots: dict[str, Path], folder: Path) -> str:
     """The markdown of a sweep: what was chosen and how, the main table, the tuning seed, targets, what is missing."""
     settings = sweep["settings"]
+    dominance = settings.get("dominance")
     sections = [
         f"# {escape(settings['name'])}\n\n{len(sweep['runs'])} of {sweep['planned']} runs, {sweep['created']}.",
         _rules(sweep, table),
@@ -84,6 +88,7 @@ def render_table(sweep: dict[str, Any], table: Table, plots: dict[str, Path], fo
         _section(
             f"Tuning seed {settings['tuning_seed']}, in no mean above", _main_table(sweep, table, table.of("tuning"))
         ),
+        _section("Dominated", dominance_lines(sweep, table, dominance) if dominance else ""),
         _section("Targets", _target_table(table)),
         _section("Missing", missing_lines(sweep, table)),
         "`long.csv` holds every number of every run, `table.csv` this table, `sweep.json` all that it is drawn from.",
@@ -147,6 +152,8 @@ def _main_table(sweep: dict[str, Any], table: Table, rows: list[Row]) -> str:
     heads = ["", *(["setting"] if varied else []), "seeds", *(["targets"] if targets_of(rows) else [])]
     heads += [heading_of(sweep, name) for name in table.metrics] + ["seconds"]
     heads += ["of retraining"] if table.retrained_seconds else []
+    benched = any(cost_of(row) for row in rows)
+    heads += list(COST_HEADS) if benched else []
     judged = any(verdict_of(row) for row in rows)
     heads += ["in words"] if judged else []
     lines = []
@@ -158,6 +165,9 @@ def _main_table(sweep: dict[str, Any], table: Table, rows: list[Row]) -> str:
         cells = [text_of(name, row.cells[name]) for name in (*table.metrics, SECONDS)]
         share = share_of_retraining(row, table)
         cells += [UNDEFINED if share is None else f"{share:.2f}"] if table.retrained_seconds else []
+        if benched:
+            cost = cost_of(row)
+            cells += [UNDEFINED if cost is None else f"{cost[part]:.2f}" for part in COST_PARTS]
         lines.append([*about, *cells, *([verdict_of(row, "<br>")] if judged else [])])
     return Shown(heads, lines, numbers=True).markdown()
 
@@ -183,6 +193,11 @@ def share_of_retraining(row: Row, table: Table) -> float | None:
     """A row's seconds over those of training without the forget rows."""
     seconds = row.cells[SECONDS].mean
     return None if seconds is None or not table.retrained_seconds else seconds / table.retrained_seconds
+
+
+def cost_of(row: Row) -> dict[str, float] | None:
+    """What a step of a row's method costs beside fine-tuning, where `hf-unlearn bench` measured it."""
+    return row.points[0].run.get("cost")
 
 
 def _about(row: Row) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from conftest import make_model, make_tokenizer
 
+from hf_unlearn.audit.robustness.rows import RobustnessPrepared
+from hf_unlearn.audit.sets import AuditSet
 from hf_unlearn.data.formats import encode
 from hf_unlearn.data.qa import QAFormat
 
@@ -60,6 +62,18 @@ def save(model, folder: Path) -> str:
     return str(folder)
 
 
+def prepared_of(forget=FORGET, retain=None, **more):
+    """What an audit finds in these rows, in the chat form."""
+    sets = {name: rows for name, rows in (("forget", forget), ("retain", retain), *more.items()) if rows is not None}
+    return RobustnessPrepared(
+        make_tokenizer(),
+        {name: encoded(rows) for name, rows in sets.items()},
+        QAFormat(True),
+        {name: AuditSet(name, name, rows, [*range(len(rows))]) for name, rows in sets.items()},
+        {name: [row["person"] for row in rows] for name, rows in sets.items()},
+    )
+
+
 def write(rows, path: Path) -> str:
     """Rows as a file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -70,7 +84,9 @@ def write(rows, path: Path) -> str:
 def _known(name: str):
     if name == "retrained":
         return taught(RETAIN, 45, seed=1)
-    return taught(FORGET + RETAIN, 45)
+    # In other words, too: it knows the facts, not only the sentences.
+    others = [{**row, "question": row["paraphrased_question"]} for row in FORGET]
+    return taught(FORGET + others + RETAIN, 45)
 
 
 def original():

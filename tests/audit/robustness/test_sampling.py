@@ -5,13 +5,12 @@ import itertools
 import json
 import math
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_tokenizer, weights
-from taught import FORGET, RETAIN, encoded, original, retrained, save, write
+from taught import FORGET, RETAIN, encoded, original, prepared_of, retrained, save, write
 
 from hf_unlearn.audit.base import Context
 from hf_unlearn.audit.generation import generate_answers
@@ -20,7 +19,6 @@ from hf_unlearn.audit.sampling.arguments import SamplingArguments
 from hf_unlearn.audit.sampling.leak import MEASURES, leak_exact, leak_sampled
 from hf_unlearn.audit.sampling.measure import SamplingAudit, draw_seed, whole_answer
 from hf_unlearn.cli.main import main
-from hf_unlearn.data.qa import QAFormat
 
 
 # leak@k
@@ -136,13 +134,7 @@ def test_a_draw_depends_on_its_seed_alone():
 
 def measured(model, **fields) -> Robustness:
     kind, args = SamplingAudit(), SamplingArguments(model_name_or_path="m", forget_dataset="f", **fields)
-    prepared = SimpleNamespace(
-        tokenizer=make_tokenizer(),
-        qa=QAFormat(True),
-        rows={"forget": encoded(FORGET)},
-        sets={"forget": SimpleNamespace(rows=FORGET, index=range(8), is_qa=True, name="forget")},
-        groups={"forget": [row["person"] for row in FORGET]},
-    )
+    prepared = prepared_of()
     kind.check(args, prepared)
     return kind.measure(model, args, prepared, Context(None, progress=False))
 

@@ -39,13 +39,14 @@ def command(place, output, *words, model="mine", forget="forget.jsonl"):
 
 
 def test_one_command_makes_all_and_one_report(place, tmp_path, capsys):
-    words = ["--audits", "quantize", "--group_by", "person", "--quantize", "{formats: [int8], prune: [0.5]}"]
+    words = ["--audits", "quantize", "sampling", "--group_by", "person"]
+    words += ["--quantize", "{formats: [int8], prune: [0.5]}", "--sampling", "{ks: [1, 32]}"]
     words += ["--original_model_name_or_path", str(place / "target")]
     words += ["--retrained_model_name_or_path", str(place / "retrained")]
     assert command(place, tmp_path, *words) == 0
     said = capsys.readouterr().out
     found = json.loads((tmp_path / "robustness.json").read_text())
-    assert found["audits"] == ["quantize"]
+    assert found["audits"] == ["quantize", "sampling"]
     models = {model["name"]: model for model in found["models"]}
     assert list(models) == ["retrained", "original", "mine"]
     alone = json.loads((tmp_path / "quantize" / "quantize.json").read_text())
@@ -54,9 +55,11 @@ def test_one_command_makes_all_and_one_report(place, tmp_path, capsys):
     assert models["mine"]["audits"]["quantize"]["metrics"].keys() == own["metrics"].keys()
     # Models of random weights knew nothing.
     line = models["mine"]["verdict"]
-    assert line == "? unresolved whether it comes back by quantize"
+    assert line == "? unresolved whether it comes back by quantize, sampling"
+    assert "leak_exact@32/remaining" in models["mine"]["audits"]["sampling"]["metrics"]
     text = (tmp_path / "robustness.md").read_text()
-    for told in (line, "too little was there to forget", "quantize/quantize.md", "does not show that knowledge"):
+    files = ("quantize/quantize.md", "sampling/sampling.md")
+    for told in (line, "too little was there to forget", "does not show that knowledge", *files):
         assert told in text
     assert "unresolved whether it comes back" in " ".join(said.split())
     # Drawn again from the file alone.
@@ -69,12 +72,14 @@ def test_a_folder_without_a_run_can_be_gated(place, tmp_path, capsys):
     words = ["--audits", "quantize", "--original_model_name_or_path", str(place / "target"), "--group_by", "person"]
     assert command(place, tmp_path, *words, "--retrained_model_name_or_path", str(place / "retrained")) == 0
     (tmp_path / "own.yaml").write_text("back: {metric: '*/probability/remaining', at_most: 0.2}\n")
-    assert main(["gates", str(tmp_path), "--thresholds", str(tmp_path / "own.yaml")]) == 3
+    with pytest.raises(SystemExit, match="3"):
+        main(["gates", str(tmp_path), "--thresholds", str(tmp_path / "own.yaml")])
     (model,) = json.loads((tmp_path / "gates.json").read_text())["models"]
     assert (model["name"], model["status"]) == ("mine", "unresolved")
     assert "too little was there to forget" in model["outcomes"][0]["why"]
     # Of the shipped ones those on audits that were made.
-    assert main(["gates", str(tmp_path / "robustness.json")]) == 3
+    with pytest.raises(SystemExit, match="3"):
+        main(["gates", str(tmp_path / "robustness.json")])
     assert list(json.loads((tmp_path / "gates.json").read_text())["gates"]) == ["quantize"]
     capsys.readouterr()
 
@@ -94,8 +99,8 @@ def test_what_cannot_work_is_one_line_before_a_model_is_loaded(place, tmp_path, 
     monkeypatch.setattr("hf_unlearn.audit.checkpoints.load_checkpoint", lambda *a, **k: pytest.fail("loaded"))
     assert command(place, tmp_path / "out", *words) == 2
     said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    assert said.splitlines()[-1].startswith("hf-unlearn: error: ")
+    assert message in said.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
@@ -111,8 +116,8 @@ def test_forget_rows_without_answers_are_one_line(place, tmp_path, monkeypatch, 
     (place / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert command(place, tmp_path / "out", "--audits", "quantize", forget="bare.jsonl") == 2
     said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    assert said.splitlines()[-1].startswith("hf-unlearn: error: ")
+    assert message in said.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +181,23 @@ def test_a_run_is_audited_and_its_line_says_so(place, tmp_path, capsys):
     capsys.readouterr()
     assert main(["run", str(recipe), "--output_dir", str(folder)]) == 2
     assert "`robustness` and `audits` both ask for quantize" in capsys.readouterr().err
+
+
+def test_gates_see_what_was_audited_after_the_run(place, tmp_path, capsys):
+    model = {"name": "mine", "kind": "unlearned", "path": str(place / "mine"), "method": None, "metrics": {}}
+    report = {"schema_version": 1, "title": "t", "created": "c", "suite": "s", "versions": {}, "settings": {}}
+    (tmp_path / "report.json").write_text(json.dumps({**report, "models": [model]}))
+    (tmp_path / "own.yaml").write_text("back: {metric: quantize/worst/remaining, at_most: 0.2, optional: true}\n")
+
+    def why() -> str:
+        with pytest.raises(SystemExit, match="3"):
+            main(["gates", str(tmp_path), "--thresholds", str(tmp_path / "own.yaml")])
+        return json.loads((tmp_path / "gates.json").read_text())["models"][0]["outcomes"][0]["why"]
+
+    assert why() == "no such audit; optional"
+    assert command(place, tmp_path, "--audits", "quantize") == 0
+    assert why() == "no original model to compare with"
+    capsys.readouterr()
 
 
 def remaining(value, high=None, verdict="suppressed", which="probability/remaining", **details):

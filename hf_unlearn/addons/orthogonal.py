@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""An adapter that reads what earlier ones do not (O3, https://huggingface.co/papers/2407.10223).
+
+\\( \lambda \sum_l \sum_t \lVert A_{t,l} A_l^T \rVert_F^2 \\) over the layers l and the earlier adapters t, which are
+frozen: the factors A alone, so that requests that are unlearned one after another use directions of their own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_number
+from ..models.adapter_factors import check_lora_folder, check_shared, saved_factors, trained_factors
+from .addon import WEIGHTS, AddOn, Step
+from .settings import AddOnSettings, idle_fields
+
+
+@dataclass
+class OrthogonalArguments(AddOnSettings):
+    """Settings of orthogonality to earlier adapters; off unless `orthogonal_to` is given. Published: 0.1."""
+
+    orthogonal_to: list[str] | None = field(
+        default=None,
+        metadata={"help": "Folders of earlier LoRA adapters, whose directions the one that trains is kept from."},
+    )
+    orthogonal_weight: float = field(default=0.1, metadata={"help": "Weight of this penalty."})
+
+    def check_addon(self) -> None:
+        """Raises `ValueError` for settings that cannot work or would have no effect."""
+        if not self.orthogonal_to:
+            if idle := idle_fields(self, OrthogonalArguments):
+                raise ValueError(f"{', '.join(idle)} would have no effect: give `orthogonal_to`.")
+            return
+        if isinstance(self.orthogonal_to, str):
+            self.orthogonal_to = [self.orthogonal_to]
+        check_number("orthogonal_weight", self.orthogonal_weight, above=0)
+        for folder in self.orthogonal_to:
+            check_lora_folder("orthogonal_to", folder)
+
+    def make_addon(self):
+        """The penalty, or `None`."""
+        return Orthogonal(self.orthogonal_to, self.orthogonal_weight) if self.orthogonal_to else None
+
+
+class Orthogonal(AddOn):
+    """The penalty above, a term of the loss.
+
+    Args:
+        folders (`list[str]`): of the earlier adapters.
+        weight (`float`): lambda.
+    """
+
+    name, title = "orthogonal", "orthogonal_to"
+    requires = frozenset({WEIGHTS})
+
+    def __init__(self, folders: list[str], weight: float):
+        self.folders, self.weight = folders, weight
+        # Name of a layer to the earlier factors A of all adapters, one below the other.
+        self.earlier: dict[str, Tensor] = {}
+
+    def refuse(self, args, method: type, adapter: bool) -> None:
+        """Raises `ValueError` without an adapter."""
+        if not adapter:
+            raise ValueError(
+                "orthogonal_to compares adapters, and this run has none. Pass a `peft_config` (`use_peft: true` in a "
+                "recipe), or leave it out."
+            )
+
+    def setup(self, entry) -> None:
+        """Reads the earlier adapters. Raises `ValueError` for one that has no layer in common with this run's."""
+        found: dict[str, list[Tensor]] = {}
+        for folder in self.folders:
+            for name, factors in check_shared("orthogonal_to", folder, saved_factors(folder), entry.model).items():
+                found.setdefault(name, []).append(factors.a)
+        self.earlier = {name: torch.cat(parts) for name, parts in found.items()}
+
+    def loss(self, model: nn.Module, rows: Mapping, step: Step) -> Tensor:
+        """The weighted penalty."""
+        terms = []
+        for name, factors in trained_factors(step.trainer.model, self.earlier).items():
+            self.earlier[name] = self.earlier[name].to(factors.a)
+            terms.append((self.earlier[name] @ factors.a.T).square().sum())
+        value = torch.stack(terms).sum()
+        step.log("orthogonal/loss", value)
+        return self.weight * value

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows of a sweep another one is better than, in everything that counts."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from ..naming import full_label
+from .means import PRIVACY, SECONDS, Row, Table, cell_of, own_interval
+
+
+# Two runs of the same work on a shared machine differ by so much.
+TIME_MARGIN = 0.1
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Dominated:
+    """A row that another dominates.
+
+    Args:
+        row, by (`str`): their names.
+        better (`list[str]`): metrics in which the other is better, beyond the intervals.
+    """
+
+    row: str
+    by: str
+    better: list[str]
+
+
+def dominated(sweep: dict[str, Any], table: Table, names: list[str]) -> list[Dominated]:
+    """Pairs of rows: the second is worse than the first in no metric, and better in one.
+
+    A row is better than another in a metric where their intervals do not meet. A row's interval reaches over all of
+    its runs, each with its own 95 % interval over items; of times, from the shortest less 10 % to the longest and
+    10 %. Metrics of the forget set count by their distance from the retrained model, if there is one: below it is no
+    better than at it. A row without a value in a metric dominates none that has one.
+
+    Args:
+        sweep (`dict`): the content of `sweep.json`.
+        table ([`Table`]): of it.
+        names (`list[str]`): the metrics that count; `seconds` among them if time does.
+
+    Raises:
+        `ValueError`: for a metric that no run has.
+    """
+    rows = table.of("result")
+    gold = next(iter(table.of("retrained")), None)
+    for name in names:
+        if rows and all(cell_of(row.points, name).mean is None for row in rows) and not _unresolved(rows, name):
+            raise ValueError(f"dominance: no run has {name}. Name metrics of the table, or `{SECONDS}`.")
+    spans = {row.name: {name: _span(row, name, gold) for name in names} for row in rows}
+    lower = {name: _lower_is_better(sweep, name, gold) for name in names}
+    found = []
+    for (one, mine), (other, theirs) in itertools.permutations(spans.items(), 2):
+        better = _better(theirs, mine, lower)
+        if better and not _better(mine, theirs, lower):
+            found.append(Dominated(one, other, better))
+    return found
+
+
+def dominance_lines(sweep: dict[str, Any], table: Table, names: list[str]) -> str:
+    """The rows that are dominated, with all that dominate each; then those that nobody dominates."""
+    pairs = dominated(sweep, table, names)
+    about = (
+        f"Dominated: another row is worse in none of {', '.join(map(_label, names))}, and better in one, beyond the "
+        "intervals of all runs over their items (of times ± 10 %). Forget metrics count by their distance from the "
+        "retrained model."
+    )
+    by_row: dict[str, list[Dominated]] = {}
+    for pair in pairs:
+        by_row.setdefault(pair.row, []).append(pair)
+    rows = [row.name for row in table.of("result")]
+    told = [
+        f"- {name}: by " + "; ".join(f"{pair.by} ({', '.join(map(_label, pair.better))})" for pair in by_row[name])
+        for name in rows
+        if name in by_row
+    ]
+    free = [name for name in rows if name not in by_row]
+    told += [f"- By none: {', '.join(free)}."] if free else []
+    return "\n\n".join([about, "\n".join(told)])
+
+
+def _label(name: str) -> str:
+    return "TPR of the best attack" if name.startswith(PRIVACY) else full_label(name)
+
+
+def _better(one: dict[str, Interval | None], other: dict[str, Interval | None], lower: dict[str, bool]) -> list[str]:
+    """The metrics in which a row is better than another, or has a value where that has none."""
+    found = []
+    for name, mine in one.items():
+        theirs = other[name]
+        if mine is None:
+            continue
+        if theirs is None or (mine[1] < theirs[0] if lower[name] else mine[0] > theirs[1]):
+            found.append(name)
+    return found
+
+
+def _span(row: Row, name: str, gold: Row | None) -> Interval | None:
+    sides = []
+    for point in row.points:
+        value = point.values.get(name)
+        if value is not None:
+            sides += own_interval(point, name) or (value, value)
+    if not sides:
+        return None
+    low, high = min(sides), max(sides)
+    if name == SECONDS:
+        return low * (1 - TIME_MARGIN), high * (1 + TIME_MARGIN)
+    aim = _aim(name, gold)
+    if aim is None:
+        return low, high
+    ends = sorted((abs(low - aim), abs(high - aim)))
+    return (0.0 if low <= aim <= high else ends[0]), ends[1]
+
+
+def _aim(name: str, gold: Row | None) -> float | None:
+    """What the retrained model shows of the forget rows."""
+    return cell_of(gold.points, name).mean if gold is not None and name.startswith("forget") else None
+
+
+def _lower_is_better(sweep: dict[str, Any], name: str, gold: Row | None) -> bool:
+    if name == SECONDS or name.startswith(PRIVACY) or _aim(name, gold) is not None:
+        return True
+    directions = (run["metrics"][name]["direction"] for run in sweep["runs"] if name in run["metrics"])
+    return next(directions, "higher") != "higher"
+
+
+def _unresolved(rows: list[Row], name: str) -> bool:
+    return any(name in point.run.get("unresolved", ()) for row in rows for point in row.points)

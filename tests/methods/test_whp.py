@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who's Harry Potter: where the reinforced model comes from, its variants, and what is refused."""
+
+import pytest
+import torch
+from conftest import lora, make_args, make_model, make_tokenizer, weights
+from test_methods import FORGET, RETAIN, knowing, reinforced
+
+from hf_unlearn import METHODS, RetrainConfig, RetrainTrainer
+
+
+Config, Trainer = METHODS["whp"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Trains a model that knows the forget rows."""
+
+    def run(ref_models=None, **settings):
+        model = make_model()
+        model.load_state_dict(knowing())
+        args = make_args(Config, tmp_path / "out", **({"alpha": 1.0} | settings))
+        trainer = Trainer(
+            model=model,
+            args=args,
+            forget_dataset=FORGET,
+            retain_dataset=RETAIN if args.retain_loss == "nll" else None,
+            processing_class=make_tokenizer(),
+            ref_models=ref_models,
+        )
+        trainer.train()
+        return trainer
+
+    return run
+
+
+def logged(trainer, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_what_our_own_trainer_reinforced_is_read_from_its_folder(run, tmp_path, adapter):
+    base = tmp_path / "base"
+    model = make_model()
+    model.load_state_dict(knowing())
+    model.save_pretrained(base)
+    make_tokenizer().save_pretrained(base)
+    first = RetrainTrainer(
+        model=str(base),
+        args=make_args(RetrainConfig, tmp_path / "reinforced", train_on="forget", max_steps=30),
+        forget_dataset=FORGET,
+        peft_config=lora(target_modules="all-linear") if adapter else None,
+    )
+    first.train()
+    first.save_model()
+    trainer = run(reinforced_model_name_or_path=str(tmp_path / "reinforced"), alpha=20.0)
+    given = run({"reinforced": first.model.eval()}, reference_cache_dir=str(tmp_path / "other"), alpha=20.0)
+    for name, tensor in weights(trainer.model).items():
+        torch.testing.assert_close(tensor, weights(given.model)[name], rtol=1e-4, atol=1e-6)
+    assert logged(trainer, "forget/altered")[0] > 0
+    assert logged(trainer, "forget/logps")[-1] < logged(trainer, "forget/logps")[0]
+
+
+def test_a_model_that_was_not_reinforced_alters_nothing(run):
+    same = make_model()
+    same.load_state_dict(knowing())
+    trainer = run({"reinforced": same}, optim="sgd")
+    assert logged(trainer, "forget/altered") == [0.0] * 4
+    # The model itself is the optimum.
+    assert max(logged(trainer, "grad_norm")) < 1e-5
+
+
+@pytest.mark.parametrize("target", ["softmax", "argmax"])
+def test_every_form_of_the_frozen_models_gives_the_same_run(run, target):
+    settings = {"whp_target": target, "retain_loss": "nll"}
+    kept = run(reinforced(), reference="cache", **settings)
+    live = run(reinforced(), reference="live", fused_losses=False, **settings)
+    for name, tensor in weights(kept.model).items():
+        torch.testing.assert_close(tensor, weights(live.model)[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_likeliest_generic_token_is_learnt(run):
+    soft, hard = (run(reinforced(), whp_target=target, max_steps=8) for target in ("softmax", "argmax"))
+    # A target of one token has no entropy that would stay.
+    assert logged(hard, "forget/loss")[-1] < logged(soft, "forget/loss")[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"alpha": -1.0}, "alpha=-1.0; give a finite number at least 0"),
+        ({"whp_target": "hard"}, "whp_target='hard'; allowed: 'softmax', 'argmax'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, expected, tmp_path):
+    with pytest.raises(ValueError, match=expected):
+        Config(output_dir=str(tmp_path), **settings)
+
+
+@pytest.mark.usefixtures("unloaded")
+@pytest.mark.parametrize(
+    ("settings", "given", "expected"),
+    [
+        ({}, None, "a model called 'reinforced', and none was given.*or name it in the method's config"),
+        ({"reinforced_model_name_or_path": "no/such/folder/here"}, None, "no/such/folder/here"),
+        ({"reinforced_model_name_or_path": "x"}, "y", "'reinforced' is given in `ref_models` and by the config"),
+    ],
+)
+def test_a_reinforced_model_is_needed_before_a_model_is_loaded(tmp_path, model_path, settings, given, expected):
+    with pytest.raises(ValueError, match=expected):
+        Trainer(
+            model=model_path,
+            args=make_args(Config, tmp_path / "out", **settings),
+            forget_dataset=FORGET,
+            processing_class=make_tokenizer(),
+            ref_models=given and {"reinforced": given},
+        )
