@@ -155,6 +155,12 @@ _METHODS = {
         "RRTrainer",
         "representation rerouting (circuit breakers): activations turn away from the reference's",
     ),
+    "lunar": (
+        "lunar",
+        "LUNARConfig",
+        "LUNARTrainer",
+        "moves one layer's activations on forget prompts to where prompts are that the model refuses",
+    ),
     "retrain": (
         "retrain",
         "RetrainConfig",

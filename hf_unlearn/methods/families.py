@@ -10,7 +10,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "distillation": (
         "gives the predictions at forget answers another target",
-        ("ceu", "undial", "unilogit", "max_entropy", "pdu", "jensun", "mu_align", "scrub"),
+        ("ceu", "undial", "unilogit", "whp", "max_entropy", "pdu", "jensun", "mu_align", "scrub"),
     ),
     "other answers": ("trains on other answers to the forget prompts", ("idk_nll", "llmu")),
     "representation": (

@@ -227,6 +227,8 @@ def test_tofu_recipes_have_the_settings_of_their_sources(path):
         assert (args.learning_rate, args.num_train_epochs) == (1e-5, 5)
     elif recipe.run.method == "undial":
         assert (args.learning_rate, args.num_train_epochs) == (1e-4, 10)
+    elif recipe.run.method == "lunar":
+        assert (args.learning_rate, args.num_train_epochs) == (1e-2, 20)
     elif recipe.run.method == "flat":
         assert (args.learning_rate, args.num_train_epochs) == (1e-5, 5)
     elif model.use_peft:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from conftest import changed, make_args, make_model, make_tokenizer, train_batch, weights
+from conftest import ROOT, changed, make_args, make_model, make_tokenizer, train_batch, weights
 from transformers import AutoModelForCausalLM
 
 import hf_unlearn
@@ -244,6 +244,31 @@ def rr(pairs, policy, entered, args) -> dict[str, float]:
     return terms | ({"retain": 0.0} if args.retain_loss == "states" else {})
 
 
+def lunar(pairs, policy, entered, args) -> dict[str, float]:
+    """Squared distances at the tokens of prompts; the direction from those in the file. All forget prompts of the
+    rows here are one."""
+    tokenizer = make_tokenizer()
+    questions = [tokenizer(line)["input_ids"] for line in (ROOT / args.refusal_file).read_text().splitlines()]
+    questions = [ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids for ids in questions]
+
+    def asked(row) -> list[int]:
+        return row["input_ids"][: next(i for i, label in enumerate(row["labels"]) if label != -100)]
+
+    def last(ids) -> torch.Tensor:
+        return states(policy, {"input_ids": ids}, args.layer_id)[-1]
+
+    direction = sum(map(last, questions)) / len(questions) - last(asked(pairs[0]["forget"]))
+    terms = {}
+    for role in ("forget", "retain")[: 1 + (args.retain_loss == "states")]:
+        moved = args.refusal_coeff * direction if role == "forget" else 0.0
+        distances = []
+        for pair in pairs:
+            prompt = {"input_ids": asked(pair[role])}
+            distances.append(states(policy, prompt, args.layer_id) - states(entered, prompt, args.layer_id) - moved)
+        terms[role] = torch.cat(distances).square().mean().item()
+    return terms
+
+
 def jensun(pairs, policy, entered, args) -> dict[str, float]:
     """Divergences from the mixture, entry by entry; the forget rows' targets from the tokenizer."""
 
@@ -269,6 +294,7 @@ class Case:
         terms: its terms spelled out, role to a number, from rows that go through the models one by one.
         settings (`dict`): other than the defaults.
         retain_losses (`tuple[str, ...]`): what its `retain_loss` may be.
+        prompts (`bool`): reads prompts, so that all rows need one.
         others (`Callable`, *optional*): makes the frozen models that it compares with, by name.
         knows (`bool`): unlearns from a model that was trained on the forget rows; at a random one its term is least.
         adapters (`tuple[bool, ...]`): without or with LoRA, in the default suite; the slow one has both.
@@ -286,6 +312,7 @@ class Case:
     of_batches: set[str] = field(default_factory=set)
     roles: tuple[str, ...] = ("forget",)
     adapters: tuple[bool, ...] = (False, True)
+    prompts: bool = False
     others: Callable | None = None
     knows: bool = False
 
@@ -330,6 +357,14 @@ CASES = {
     ),
     "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
     "rr": Case(rr, {"layer_ids": [0, 1]}, ("none", "states"), r"layers\.", "forget/cosine"),
+    "lunar": Case(
+        lunar,
+        {"layer_id": 1, "refusal_template": "{prompt}", "refusal_coeff": 1000.0},
+        ("none", "states"),
+        r"layers\.1\..*down_proj",
+        "forget/loss",
+        prompts=True,
+    ),
     "dpo": Case(OfLogProbabilities(dpo, *PAIR), {"beta": 0.3}, ("kl",), roles=PAIR),
     # Its loss is DPO's; how its alternates come about is in tests/training/test_sampled.py.
     "altpo": Case(
@@ -393,6 +428,11 @@ def halved(row):
     return {"prompt": row["text"][:9], "completion": row["text"][9:]} if "text" in row else row
 
 
+def asked(row):
+    """A text as a prompt, of its first letters, and its completion."""
+    return {"prompt": row["text"][:2], "completion": row["text"][2:]} if "text" in row else row
+
+
 @functools.cache
 def knowing(steps: int = 20) -> dict[str, torch.Tensor]:
     """Weights of a model that was trained on the forget rows."""
@@ -426,6 +466,8 @@ def build(tmp_path, method, retain_loss, adapter):
                 for i, row in enumerate(forget)
                 for i in range(i, i + CASES[method].settings.get("num_alternates", 1))
             ]
+        if CASES[method].prompts:
+            forget, retain = ([asked(row) for row in rows] for rows in (forget, retain))
         return trainer_class(
             model=model or CASES[method].start(),
             args=make_args(config_class, **settings),
