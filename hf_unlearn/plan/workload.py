@@ -107,6 +107,9 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     trainer = recipe.trainer_class()
     roles = trainer.trained_roles_of(args)
     needs = {role: trainer.needs_of(args)[role] for role in roles}
+    # Further rows of a pair that belong to one row take what the first does.
+    further = range(2, 1 + getattr(args, "num_alternates", 1))
+    needs |= {f"{role} {number}": needs[role] for role in trainer.together for number in further}
     reference_roles = tuple(role for role in roles if role in trainer.reference_roles_of(args))
     fused = shape.fusible if args.fused_losses is None else args.fused_losses
     row_length = row_length or args.max_length

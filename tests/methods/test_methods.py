@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import hf_unlearn
 from hf_unlearn import METHODS, UnlearnConfig, UnlearnTrainer
+from hf_unlearn.data.collator import rows_of
 
 
 # What a slow formula sees of a row: log-probabilities of its labels under the policy and the reference, in float64.
@@ -38,6 +39,12 @@ def dpo(rows: list[Row], alternates: list[Row], args) -> float:
 
     margins = [preferred - lost for lost, preferred in zip(gains(rows), gains(alternates), strict=True)]
     return 2 / args.beta * sum(math.log(1 + math.exp(-args.beta * margin)) for margin in margins) / len(margins)
+
+
+def llmu(rows: list[Row], alternates: list[Row], args) -> float:
+    """Its two terms on forget prompts, as if they had one weight."""
+    means = [[sum(policy) / len(policy) for policy, _ in answers] for answers in (rows, alternates)]
+    return sum(means[0]) / len(means[0]) - sum(means[1]) / len(means[1])
 
 
 def flat(rows: list[Row], alternates: list[Row], args) -> float:
@@ -131,6 +138,18 @@ def negative_entropy(policy, reference, label: int, args):
     return (policy.exp() * policy).sum()
 
 
+def flatness(pairs, policy, entered, args) -> dict[str, float]:
+    """PDU's: squared margins of logits at the places that predict a label, and the retain tokens' likelihood."""
+    margins, tokens = [], []
+    for pair in pairs:
+        logits = policy(torch.tensor([pair["forget"]["input_ids"]])).logits[0].detach().double()
+        values = [(logits[t].max() - logits[t].mean()).item() ** 2 for t, _ in labelled(pair["forget"])]
+        margins.append(sum(values) / len(values))
+        log_p = log_probabilities(policy, pair["retain"])
+        tokens += [-log_p[t, label].item() for t, label in labelled(pair["retain"])]
+    return {"forget": sum(margins) / len(margins), "retain": sum(tokens) / len(tokens)}
+
+
 class OfLogProbabilities:
     """The objective of methods over log-probabilities: a forget term over rows, and a mean over retain tokens."""
 
@@ -144,9 +163,9 @@ class OfLogProbabilities:
         seen = {role: [] for role in self.roles}
         for role, found in seen.items():
             for pair in pairs:
-                by_policy, by_reference = (log_probabilities(model, pair[role]) for model in (policy, entered))
-                spots = labelled(pair[role])
-                found.append(self.row(by_policy, by_reference, spots))
+                for row in rows_of(pair[role]):
+                    by_policy, by_reference = (log_probabilities(model, row) for model in (policy, entered))
+                    found.append(self.row(by_policy, by_reference, labelled(row)))
         terms = {self.roles[0]: self.forget_term(*seen.values(), args)}
         if args.retain_loss == "none":
             return terms
@@ -351,6 +370,8 @@ CASES = {
     "altpo": Case(
         OfLogProbabilities(dpo, *PAIR), {"beta": 0.3, "num_alternates": 1}, ("none",), roles=PAIR, adapters=(False,)
     ),
+    "llmu": Case(OfLogProbabilities(llmu, *PAIR), {"num_alternates": 2, "alternate_weight": 0.7}, ("kl",), roles=PAIR),
+    "pdu": Case(flatness, {}, ("nll",), sinking="forget/loss", knows=True, adapters=(False,)),
     "idk_nll": Case(
         OfLogProbabilities(lambda rows, args: -ascent(rows, args), "alternate"),
         retain_losses=("nll",),
@@ -438,6 +459,7 @@ def build(tmp_path, method, retain_loss, adapter):
             alternate = [
                 {**row, "completion": " No" + "." * (i % 3 * (forget == RAGGED_FORGET))}
                 for i, row in enumerate(forget)
+                for i in range(i, i + CASES[method].settings.get("num_alternates", 1))
             ]
         if CASES[method].prompts:
             forget, retain = ([asked(row) for row in rows] for rows in (forget, retain))
