@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of a step of every method beside fine-tuning on the same rows: counted, so the same on any machine."""
+"""The arithmetic of a step of every method beside fine-tuning on the same rows: counted, so alike on any machine."""
 
 import functools
 from dataclasses import replace
