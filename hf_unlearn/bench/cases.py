@@ -54,6 +54,7 @@ SFT = {
     ("forget", "retain"): Case("sft"),
     ("forget",): Case("sft (forget rows)", roles=("forget",)),
     ("forget", "alternate"): Case("sft (forget rows, alternates)", roles=("forget", "alternate")),
+    ("forget", "retain", "alternate"): Case("sft (with alternates)", roles=("forget", "retain", "alternate")),
     ("alternate",): Case("sft (alternates)", roles=("alternate",)),
 }
 CASES = {
@@ -78,6 +79,8 @@ CASES = {
     "mu_align": Case("mu_align", "mu_align"),
     "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
     "altpo": Case("altpo", "altpo", {"retain_loss": "none", "num_alternates": 1}, ("forget", "alternate")),
+    "llmu": Case("llmu", "llmu", {"num_alternates": 1}, ("forget", "retain", "alternate")),
+    "pdu": Case("pdu", "pdu"),
     "idk_nll": Case("idk_nll", "idk_nll", {"retain_loss": "none"}, ("alternate",)),
     "flat": Case("flat", "flat", {}, ("forget", "alternate")),
     "jensun": Case("jensun", "jensun"),

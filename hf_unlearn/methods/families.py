@@ -10,9 +10,9 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "distillation": (
         "gives the predictions at forget answers another target",
-        ("ceu", "undial", "unilogit", "whp", "max_entropy", "jensun", "mu_align", "scrub"),
+        ("ceu", "undial", "unilogit", "whp", "max_entropy", "pdu", "jensun", "mu_align", "scrub"),
     ),
-    "other answers": ("trains on other answers to the forget prompts", ("idk_nll",)),
+    "other answers": ("trains on other answers to the forget prompts", ("idk_nll", "llmu")),
     "representation": (
         "moves the states inside the model, away from what they say of forget rows",
         ("rmu", "rr", "align_then_unlearn", "multidelete"),

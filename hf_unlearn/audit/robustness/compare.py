@@ -82,7 +82,8 @@ def compared(arms: Arms) -> dict[str, MetricResult]:
         for score in _scores(arms.unlearned, family):
             name = "/".join(part for part in (family, score, "remaining") if part)
             result = _family(arms, family, score, name)
-            if result is not None:
+            # One attack of many that says nothing is named by their maximum, and has no result of its own.
+            if result is not None and not (result.details.get("idle") and result.details.get("optional")):
                 found[name] = result
     return found | _worst(found, arms)
 
