@@ -84,7 +84,12 @@ def test_no_family_and_no_limit_is_of_a_method_that_is_gone():
 
 def test_the_command_line_page_has_every_command_and_audit(tables):
     page = tables.commands_page()
-    for heading in ("## `hf-unlearn run`", "## `hf-unlearn gates`", "### `hf-unlearn audit privacy`", "audit robustness`"):
+    for heading in (
+        "## `hf-unlearn run`",
+        "## `hf-unlearn gates`",
+        "### `hf-unlearn audit privacy`",
+        "audit robustness`",
+    ):
         assert heading in page
     assert "--fprs" in page
     assert "Exit status: 0" in page

@@ -21,7 +21,7 @@ from .addon import WEIGHTS, AddOn, Step
 from .settings import AddOnSettings, idle_fields
 
 
-APART = "repel_from and {}: what such an adapter adds is its difference from its start, which is not compared. Leave one out."
+APART = "repel_from and {}: such an adapter adds its difference from its start, which is not compared. Leave one out."
 REPEL_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda distance: (-distance).exp(),
     "inverse": torch.reciprocal,

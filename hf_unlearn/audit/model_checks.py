@@ -41,6 +41,10 @@ def check_classifier(model: Any) -> None:
         )
 
 
+class UnsoundModelError(ValueError):
+    """A model none of whose numbers is finite."""
+
+
 def check_sound(model: torch.nn.Module, finite: Sequence[bool], what: str = "rows") -> None:
     """Refuses a model none of whose numbers is finite: undefined all over would look like a report.
 
@@ -54,10 +58,12 @@ def check_sound(model: torch.nn.Module, finite: Sequence[bool], what: str = "row
             What the rows are called.
 
     Raises:
-        `ValueError`: in one line.
+        [`UnsoundModelError`]: a `ValueError`, in one line.
     """
     if len(finite) and not any(finite):
-        raise ValueError(f"{_name(model)} gives no finite logits for any of {len(finite)} {what}: {_why(model)}")
+        raise UnsoundModelError(
+            f"{_name(model)} gives no finite logits for any of {len(finite)} {what}: {_why(model)}"
+        )
 
 
 def check_answered(model: torch.nn.Module, sound: Sequence[bool]) -> None:

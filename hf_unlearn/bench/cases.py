@@ -25,8 +25,8 @@ class Case:
     second_model: bool = False
 
     def settings_for(self, layers: int) -> dict:
-        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR reads 10 and 20, else
-        in proportion."""
+        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR 10 and 20. Others
+        have the same for all sizes."""
         if self.method == "rr":
             return {"layer_ids": sorted({10 * layers // 32, 20 * layers // 32}), **self.settings}
         if self.method != "rmu":
@@ -54,6 +54,7 @@ SFT = {
     ("forget", "retain"): Case("sft"),
     ("forget",): Case("sft (forget rows)", roles=("forget",)),
     ("forget", "alternate"): Case("sft (forget rows, alternates)", roles=("forget", "alternate")),
+    ("forget", "retain", "alternate"): Case("sft (with alternates)", roles=("forget", "retain", "alternate")),
     ("alternate",): Case("sft (alternates)", roles=("alternate",)),
 }
 CASES = {
@@ -78,6 +79,8 @@ CASES = {
     "mu_align": Case("mu_align", "mu_align"),
     "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
     "altpo": Case("altpo", "altpo", {"retain_loss": "none", "num_alternates": 1}, ("forget", "alternate")),
+    "llmu": Case("llmu", "llmu", {"num_alternates": 1}, ("forget", "retain", "alternate")),
+    "pdu": Case("pdu", "pdu"),
     "idk_nll": Case("idk_nll", "idk_nll", {"retain_loss": "none"}, ("alternate",)),
     "flat": Case("flat", "flat", {}, ("forget", "alternate")),
     "jensun": Case("jensun", "jensun"),
@@ -91,6 +94,7 @@ APART = {
     "fisher": "1 a retain row, once; then 1 over held-out rows for each of `scales`",
     "multidelete": "1 + 0: pairs of image and text, so a classifier's; forget rows twice",
     "retrain": "1, of retain rows: it is fine-tuning",
+    "whp": "1 + 0: two frozen models read the forget rows once, before; one of them is trained first",
     "scrub": "1 a step, of forget rows or of retain rows, in turns; the teacher's from disk",
 }
 DEFAULT_METHODS = ("ga_kl", "npo", "npo_klr")

@@ -14,7 +14,18 @@ from ..places import recipe_path
 
 
 def read_refusals(file: str) -> list[str]:
-    """The lines of a text file, each one refusal; empty lines are left out.
+    """The lines of a text file, each one refusal; see [`read_lines`]."""
+    return read_lines("alternate_file", file, "refusal", "recipes/refusals.txt")
+
+
+def read_lines(setting: str, file: str, what: str, shipped: str) -> list[str]:
+    """The lines of a text file; empty lines are left out, and lines that are JSON strings are what these say.
+
+    Args:
+        setting (`str`): that names the file.
+        file (`str`): a path, of `shipped` the package's own.
+        what (`str`): what a line is.
+        shipped (`str`): the file that comes with the package.
 
     Raises:
         `ValueError`: for a file that is not there, holds none, or whose lines are JSON objects.
@@ -22,16 +33,16 @@ def read_refusals(file: str) -> list[str]:
     path = Path(recipe_path(file)).expanduser()
     if not path.is_file():
         raise ValueError(
-            f"alternate_file={file!r} is no file. Give a text file with one refusal a line; `recipes/refusals.txt` "
-            "comes with the package."
+            f"{setting}={file!r} is no file. Give a text file with one {what} a line; `{shipped}` comes with the "
+            "package."
         )
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    refusals = [json.loads(line) if _is_json(line, '"') else line for line in lines if line]
-    if any(_is_json(line, "{") for line in refusals):
-        raise ValueError(f"alternate_file={file!r} has lines of JSON objects. Give plain text, one refusal a line.")
-    if not refusals:
-        raise ValueError(f"alternate_file={file!r} has no line of text. Give one refusal a line.")
-    return refusals
+    found = [json.loads(line) if _is_json(line, '"') else line for line in lines if line]
+    if any(_is_json(line, "{") for line in found):
+        raise ValueError(f"{setting}={file!r} has lines of JSON objects. Give plain text, one {what} a line.")
+    if not found:
+        raise ValueError(f"{setting}={file!r} has no line of text. Give one {what} a line.")
+    return found
 
 
 def _is_json(line: str, opening: str) -> bool:

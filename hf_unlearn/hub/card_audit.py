@@ -75,7 +75,7 @@ def attack_lines(audits: dict[str, dict[str, dict]]) -> list[str]:
         details = result["details"]
         which = str(details.get("which", "")).removesuffix("/remaining")
         said = details.get("verdict", "unresolved")
-        left = f"{format_metric(WORST, result)} of what was known is left at most ({which})"
+        left = f"at worst {format_metric(WORST, result)} of what was known is left ({which})"
         said += f", {left}" if result["value"] is not None else f": {details.get('reason', 'undefined')}"
         tried = [_counted(count, what) for what, count in details.get("budget", {}).items()]
         lines.append(f"`{kind}`: {said}; {', '.join(tried)}." if tried else f"`{kind}`: {said}.")

@@ -20,6 +20,7 @@ from .tokens import (
     ceu_rows,
     ihl_rows,
     negative_entropy_rows,
+    pdu_rows,
     satimp_loss,
     simnpo_loss,
     undial_rows,

@@ -235,6 +235,21 @@ def negative_entropy_rows(logits: Tensor) -> Tensor:
     return _expected(log_p.exp(), log_p)
 
 
+def pdu_rows(logits: Tensor) -> Tensor:
+    r"""Squared margin of each prediction (PDU, https://huggingface.co/papers/2506.05314).
+
+    \\( (\max_v z_v - \frac{1}{V} \sum_v z_v)^2 \\), of the logits themselves: 0 at the uniform prediction.
+
+    Args:
+        logits (`Tensor`): `[N, V]`.
+
+    Returns:
+        `Tensor`: `[N]`.
+    """
+    logits = at_least_float32(logits)
+    return (logits.amax(-1) - logits.mean(-1)).square()
+
+
 def _expected(p: Tensor, values: Tensor) -> Tensor:
     """\\( \\sum_v p_v x_v \\) of each row, `[N]`; entries that are impossible count 0, whatever their value."""
     return (p * values.masked_fill(p == 0, 0.0)).sum(-1)

@@ -89,6 +89,12 @@ _METHODS = {
         "MaxEntropyTrainer",
         "predictions on forget rows as uncertain as they can be",
     ),
+    "pdu": (
+        "pdu",
+        "PDUConfig",
+        "PDUTrainer",
+        "flat logits on forget rows, under a limit on the retain loss whose weight is a dual variable",
+    ),
     "dpo": (
         "dpo",
         "DPOUnlearnConfig",
@@ -100,6 +106,12 @@ _METHODS = {
         "AltPOConfig",
         "AltPOTrainer",
         "DPO with answers that the model itself makes up, sampled before training",
+    ),
+    "llmu": (
+        "llmu",
+        "LLMUConfig",
+        "LLMUTrainer",
+        "gradient ascent, fine-tuning on random other answers, KL on retain rows; stops at a limit",
     ),
     "idk_nll": (
         "idk_nll",
@@ -142,6 +154,12 @@ _METHODS = {
         "RRConfig",
         "RRTrainer",
         "representation rerouting (circuit breakers): activations turn away from the reference's",
+    ),
+    "lunar": (
+        "lunar",
+        "LUNARConfig",
+        "LUNARTrainer",
+        "moves one layer's activations on forget prompts to where prompts are that the model refuses",
     ),
     "retrain": (
         "retrain",

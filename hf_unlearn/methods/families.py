@@ -6,13 +6,13 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ascent": ("raises the loss of the forget answers", ("ga", "wga", "satimp", "ihl", "unlikelihood")),
     "preference": (
         "prefers what is not the forget answer, until it is unlikely enough",
-        ("npo", "simnpo", "tnpo", "dpo", "flat"),
+        ("npo", "simnpo", "tnpo", "dpo", "altpo", "flat"),
     ),
     "distillation": (
         "gives the predictions at forget answers another target",
-        ("ceu", "undial", "unilogit", "max_entropy", "jensun", "mu_align", "scrub"),
+        ("ceu", "undial", "unilogit", "whp", "max_entropy", "pdu", "jensun", "mu_align", "scrub"),
     ),
-    "other answers": ("trains on other answers to the forget prompts", ("idk_nll",)),
+    "other answers": ("trains on other answers to the forget prompts", ("idk_nll", "llmu")),
     "representation": (
         "moves the states inside the model, away from what they say of forget rows",
         ("rmu", "rr", "align_then_unlearn", "multidelete"),

@@ -2,13 +2,15 @@
 """Forget terms that compare whole predictions with labels: a function a token, and the trainer that takes its mean."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ..data.role_table import FORGET
 from ..families.base import CAUSAL_LM
 from ..forward.role_rows import RoleRows
 from ..fused import TileRows
+from ..stored.row_cache import Entry
 from ..training.trainer import UnlearnTrainer
 
 
@@ -34,3 +36,14 @@ class LabelRowsTrainer(UnlearnTrainer):
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         return rows.value
+
+
+class PredictionRowsTrainer(LabelRowsTrainer):
+    """The function looks at predictions as a whole, among the tokenizer's tokens: what only pads the head is none."""
+
+    def setup(self, entry: Entry) -> None:
+        self._tokens = self.family.predictions(entry.model, entry.tokenizer)
+
+    def build_forward(self, model, args, needs, shape):
+        needs = {**needs, FORGET: replace(needs[FORGET], columns=self._tokens)}
+        return super().build_forward(model, args, needs, shape)

@@ -2,6 +2,7 @@
 """What methods share whose terms read the output of decoder layers, and nothing above them."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -39,6 +40,22 @@ class LayerStatesConfig(UnlearnConfig):
                 f"{name} reads activations inside the model, and reentrant checkpointing cuts their gradients. Pass "
                 "activation_checkpointing_kwargs={'use_reentrant': False}."
             )
+
+    @property
+    def ends_at(self) -> int | None:
+        """The last layer that rows go through; `None` where some go on to the head."""
+        raise NotImplementedError
+
+    @property
+    def trained_patterns(self) -> list[str]:
+        """Regular expressions of what trains by default, without an adapter."""
+        raise NotImplementedError
+
+
+def in_layers(layers: Iterable[int], names: Iterable[str] = ("",)) -> list[str]:
+    """Regular expressions of the parameters of some layers that one of `names` matches."""
+    numbers = "|".join(map(str, layers))
+    return [rf"\.({numbers})\..*{name}" for name in names]
 
 
 def check_layers(name: str, layers: list[int], model: nn.Module, method: str) -> None:

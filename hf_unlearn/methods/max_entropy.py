@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maximum entropy of the predictions on forget rows (https://huggingface.co/papers/2408.00761, a baseline there)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from ..data.role_table import FORGET
 from ..forward.needs import Need
 from ..losses import negative_entropy_rows
 from ..training.config import UnlearnConfig
-from .label_rows import LabelRowsTrainer, OfLabels
+from .label_rows import OfLabels, PredictionRowsTrainer
 
 
 @dataclass
@@ -22,7 +22,7 @@ def negative_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return negative_entropy_rows(logits)
 
 
-class MaxEntropyTrainer(LabelRowsTrainer):
+class MaxEntropyTrainer(PredictionRowsTrainer):
     """Makes the predictions on forget rows as uncertain as they can be, among the tokenizer's tokens. See
     [`~hf_unlearn.losses.negative_entropy_rows`].
 
@@ -36,11 +36,3 @@ class MaxEntropyTrainer(LabelRowsTrainer):
     @classmethod
     def needs_of(cls, args: MaxEntropyConfig):
         return {**super().needs_of(args), FORGET: Need(OfLabels(negative_entropy))}
-
-    def setup(self, entry) -> None:
-        self._tokens = self.family.predictions(entry.model, entry.tokenizer)
-
-    def build_forward(self, model, args, needs, shape):
-        # What only pads the head has nothing to be uncertain about.
-        needs = {**needs, FORGET: replace(needs[FORGET], columns=self._tokens)}
-        return super().build_forward(model, args, needs, shape)

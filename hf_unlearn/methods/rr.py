@@ -13,7 +13,7 @@ from ..forward.layer import LayerForward, LayerRows
 from ..forward.needs import REFERENCE, Need
 from ..losses import distance_loss, rerouting_loss
 from ..training.trainer import UnlearnTrainer
-from .layer_states import LayerStatesConfig, check_layers, patterns_up_to, tell_movement
+from .layer_states import LayerStatesConfig, check_layers, in_layers, patterns_up_to, tell_movement
 
 
 @dataclass
@@ -41,6 +41,14 @@ class RRConfig(LayerStatesConfig):
             raise ValueError(f"layer_ids={self.layer_ids!r}; give at least one layer, and each once.")
         check_left_out(self, ("use_kl_poison",), "RR keeps poisoned rows by their activations, and computes no KL.")
         super().__post_init__()
+
+    @property
+    def ends_at(self) -> int:
+        return max(self.layer_ids)
+
+    @property
+    def trained_patterns(self) -> list[str]:
+        return in_layers(range(self.ends_at + 1))
 
 
 class RRTrainer(UnlearnTrainer):
@@ -78,7 +86,7 @@ class RRTrainer(UnlearnTrainer):
         check_layers("layer_ids", args.layer_ids, model, "RR")
 
     def trainable_patterns(self, args: RRConfig, model: nn.Module) -> list[str] | None:
-        return patterns_up_to(model, max(args.layer_ids), "layer_ids", args.trainable_modules)
+        return patterns_up_to(model, args.ends_at, "layer_ids", args.trainable_modules)
 
     @property
     def faded(self) -> float:

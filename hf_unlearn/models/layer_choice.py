@@ -67,13 +67,14 @@ def check_below(model: nn.Module, patterns: Sequence[str], layer: int, named: st
         )
 
 
-def freeze_outside(model: nn.Module, layers: Sequence[int]) -> None:
-    """Leaves trainable only what is trainable already and in one of `layers`.
+def freeze_outside(model: nn.Module, layers: Sequence[int], patterns: Sequence[str] = ("",)) -> None:
+    """Leaves trainable only what is trainable already, in one of `layers`, and matched by one of `patterns`.
 
     Raises:
         `ValueError`: if that is nothing.
     """
     inside = {name for layer in layers for name in _names_in(model, layer)}
+    inside = {name for name in inside if any(re.search(pattern, name) for pattern in patterns)}
     kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad and name in inside}
     if not kept:
         raise ValueError(

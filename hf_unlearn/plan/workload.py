@@ -8,7 +8,7 @@ from pathlib import Path
 from ..data.role_table import FORGET, POISONED, RETAIN, ROLES, tied_to
 from ..forward.needs import Needs
 from ..methods.fisher.config import FisherConfig
-from ..methods.rmu.trainer import RMUConfig
+from ..methods.layer_states import LayerStatesConfig
 from ..methods.scrub.config import ScrubConfig
 from .engines import Engine
 from .shapes import Shape, find_config, shape_of
@@ -107,6 +107,9 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     trainer = recipe.trainer_class()
     roles = trainer.trained_roles_of(args)
     needs = {role: trainer.needs_of(args)[role] for role in roles}
+    # Further rows of a pair that belong to one row take what the first does.
+    further = range(2, 1 + getattr(args, "num_alternates", 1))
+    needs |= {f"{role} {number}": needs[role] for role in trainer.together for number in further}
     reference_roles = tuple(role for role in roles if role in trainer.reference_roles_of(args))
     fused = shape.fusible if args.fused_losses is None else args.fused_losses
     row_length = row_length or args.max_length
@@ -145,17 +148,15 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
 
 def _shape(config, args, peft_config) -> Shape:
     """The model's; of methods that stop at a layer, what is there up to it, unless some rows go on to the head."""
-    if not isinstance(args, RMUConfig):
+    if not isinstance(args, LayerStatesConfig):
         return shape_of(
             config, args.trainable_modules, peft_config, args.trust_remote_code, untie=args.untie_embeddings
         )
-    layers = "|".join(map(str, args.trained_layers))
-    names = args.module_names if args.param_ids is None else [""]
-    patterns = None if peft_config else [rf"\.({layers})\..*{name}" for name in names]
+    patterns = None if peft_config else args.trained_patterns
     shape = shape_of(config, args.trainable_modules or patterns, peft_config, args.trust_remote_code)
-    if args.kl_coeff:
+    if args.ends_at is None:
         return shape
-    above = shape.layers - 1 - args.layer_id
+    above = shape.layers - 1 - args.ends_at
     return replace(shape, layers=shape.layers - above, trained_layers=shape.trained_layers - above)
 
 

@@ -210,7 +210,7 @@ def kept_status(mine: dict | None, before: dict | None) -> tuple[str, str]:
     if share < KEPT_SHARE and (apart(mine, before) or not sure):
         return ("no", "no, most is lost") if share < HALF else ("partly", "partly, less than before")
     if not sure:
-        return "yes", "yes"
+        return "unresolved", "unresolved: no interval"
     if before["interval"][0] < HALF * before["value"] or mine["interval"][0] < HALF * before["value"]:
         return "unresolved", "unresolved: the interval reaches below half of what was there"
     if share < KEPT_SHARE:

@@ -59,7 +59,7 @@ class Traits:
 def traits_of(name: str) -> Traits:
     """The traits of a method, of its default settings unless they say otherwise."""
     config, trainer = METHODS[name]
-    terms = [_config(config, name, retain_loss=term) for term in config.RETAIN_LOSSES]
+    terms = _terms(config, name)
     costs = costs_of(name)
     most = max(costs, key=lambda cost: cost.time, default=None)
     return Traits(
@@ -109,6 +109,18 @@ def _config(config: type, name: str, **settings):
     with tempfile.TemporaryDirectory() as folder:
         about = {"output_dir": folder, "report_to": "none", "use_cpu": True}
         return config(**about, **SETTINGS.get(name, {}), **settings)
+
+
+def _terms(config: type, name: str) -> list:
+    """The settings with each retain term that the method's other defaults go with."""
+    found = [_config(config, name)]
+    for term in config.RETAIN_LOSSES:
+        try:
+            found.append(_config(config, name, retain_loss=term))
+        except ValueError:
+            continue
+    # The first says whether the defaults are valid; a term that was left out is none of its own.
+    return found[1:] or found
 
 
 def _reference(trainer: type, terms: list) -> str:

@@ -29,6 +29,11 @@ class Meters:
         self._maxima: dict[str, Tensor] = {}
         self._last: dict[str, Tensor] = {}
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is added now: a pass is made again."""
+        return self._silent
+
     @contextmanager
     def silent(self) -> Iterator[None]:
         """Nothing is added inside."""

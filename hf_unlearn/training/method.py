@@ -26,6 +26,8 @@ class Method:
     paper: ClassVar[str | None] = None
     # Kinds of models that the method is defined for.
     families: ClassVar[tuple[str, ...]] = (CAUSAL_LM, CLASSIFIER)
+    # Tied roles of which a step reads all rows that belong to a row, not the next of them.
+    together: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def needs_of(cls, args: UnlearnConfig) -> Needs:
@@ -60,7 +62,7 @@ class Method:
 
     def make_pairs(self, roles, args: UnlearnConfig, processor) -> RolePairs:
         """Which rows meet in a step, and in which order; roles that the pairs leave out are not trained on."""
-        return RolePairs(roles, seed=data_seed(args), epoch_by=args.epoch_by)
+        return RolePairs(roles, data_seed(args), args.epoch_by, self.together)
 
     def check_eval(self, args: UnlearnConfig, eval_dataset) -> None:
         """Raises `ValueError` for rows to evaluate, as given to the constructor, that the method cannot do with."""
@@ -97,6 +99,10 @@ class Method:
         """The term of retain and poisoned rows: negative log-likelihood, or KL(reference || model) where that was
         asked for; a scalar."""
         return rows.nll if rows.kl_to_reference is None else rows.kl_to_reference
+
+    def weight_of(self, role: str) -> float:
+        """The weight of a role's term in this step; a method may let it change."""
+        return self.args.weight_of(role)
 
     def terms(self, rows: Mapping[str, RoleRows]) -> dict[str, Tensor]:
         """The terms of the objective, role to a scalar, before they are weighted; by default each role's own,

@@ -237,7 +237,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
             named = {"loss": terms[role]} if role in terms else {}
             for name, value in (named | found.observed()).items():
                 self.meters.add(f"{role}/{name}", value)
-        weighted = {role: self.args.weight_of(role) * term for role, term in terms.items()}
+        weighted = {role: self.weight_of(role) * term for role, term in terms.items()}
         return self.addons.with_terms(weighted, model, rows)
 
     def role_rows(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, RoleRows]:

@@ -227,6 +227,8 @@ def test_tofu_recipes_have_the_settings_of_their_sources(path):
         assert (args.learning_rate, args.num_train_epochs) == (1e-5, 5)
     elif recipe.run.method == "undial":
         assert (args.learning_rate, args.num_train_epochs) == (1e-4, 10)
+    elif recipe.run.method == "lunar":
+        assert (args.learning_rate, args.num_train_epochs) == (1e-2, 20)
     elif recipe.run.method == "flat":
         assert (args.learning_rate, args.num_train_epochs) == (1e-5, 5)
     elif model.use_peft:
@@ -238,7 +240,13 @@ def test_tofu_recipes_have_the_settings_of_their_sources(path):
     # One epoch warms up; SCRUB has a schedule of its own.
     assert args.get_warmup_steps(100) == (0 if recipe.run.method == "scrub" else 100 / args.num_train_epochs)
     # Those of the method's own authors, where they publish some for TOFU.
-    weights = {"simnpo": (0.1375, 1.0), "satimp": (1.0, 0.1), "rr": (10.0, 10.0)}.get(recipe.run.method, (1.0, 1.0))
+    weights = {
+        "simnpo": (0.1375, 1.0),
+        "satimp": (1.0, 0.1),
+        "rr": (10.0, 10.0),
+        "llmu": (0.5, 1.0),
+        "pdu": (1.0, 100.0),
+    }.get(recipe.run.method, (1.0, 1.0))
     assert (args.forget_weight, args.retain_weight) == weights
     # NPO's; another method's beta is something else.
     assert recipe.run.method != "npo" or args.beta == 0.1

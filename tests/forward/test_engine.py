@@ -25,6 +25,7 @@ CASES = [("ga", "none"), ("ga", "nll"), ("ga", "kl"), ("npo", "none"), ("npo", "
 # Their forget terms alone are their own.
 TERMS = [(name, "none") for name in ("simnpo", "wga", "satimp", "tnpo", "ceu", "undial", "ihl", "unilogit")]
 TERMS += [(name, "none") for name in ("unlikelihood", "max_entropy")]
+TERMS += [("pdu", "nll")]
 PATHS = {
     "fused, live": {"reference": "live", "forward_passes": "one"},
     "fused, cache": {"reference": "cache", "forward_passes": "one"},

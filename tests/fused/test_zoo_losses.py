@@ -214,6 +214,10 @@ def slow_negative_entropy(logits) -> list[float]:
     return [sum(x * math.log(x) for x in p) for p in probabilities(logits)]
 
 
+def slow_pdu(logits) -> list[float]:
+    return [(max(row) - sum(row) / V) ** 2 for row in rows_of(logits).tolist()]
+
+
 ROWS = {
     "ceu": (slow_ceu, lambda logits: losses.ceu_rows(logits, TARGETS)),
     "undial": (slow_undial, lambda logits: losses.undial_rows(logits, rows_of(REF), TARGETS, 3.0)),
@@ -221,6 +225,7 @@ ROWS = {
     "unilogit": (slow_unilogit, lambda logits: losses.unilogit_rows(logits, TARGETS)),
     "unlikelihood": (slow_unlikelihood, lambda logits: losses.unlikelihood_rows(logits, TARGETS)),
     "max_entropy": (slow_negative_entropy, losses.negative_entropy_rows),
+    "pdu": (slow_pdu, losses.pdu_rows),
 }
 
 

@@ -246,12 +246,15 @@ def test_the_card_says_what_a_report_of_the_same_audits_says(build, tmp_path, au
 def test_what_attacks_on_the_weights_found_is_in_the_cards_line(build, tmp_path, audits):
     from hf_unlearn.audit import MetricResult
 
-    details = {"verdict": "suppressed"}
+    budget = {"settings": 9, "seeds": 3, "seconds": 12.5}
+    details = {"verdict": "suppressed", "which": "probability/remaining", "budget": budget}
     back = MetricResult("worst/remaining", 0.9, 32, "lower", interval=(0.8, 1.0), details=details)
-    audits["unlearned"].metrics["perplexity/worst/remaining"] = back
+    audits["unlearned"].metrics["relearn/worst/remaining"] = back
     card = written(build(), tmp_path, audits=audits)
-    del audits["unlearned"].metrics["perplexity/worst/remaining"]
-    assert "suppressed: comes back by perplexity.**" in card.text
+    del audits["unlearned"].metrics["relearn/worst/remaining"]
+    assert "suppressed: comes back by relearn.**" in card.text
+    told = "suppressed, at worst 0.900 [0.800, 1.000] of what was known is left (probability)"
+    assert f"- `relearn`: {told}; 9 settings, 3 seeds, 12.5 seconds." in card.text
 
 
 def test_an_undefined_metric_is_a_dash_and_no_result(build, tmp_path, audits):

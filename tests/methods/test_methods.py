@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from conftest import changed, make_args, make_model, make_tokenizer, train_batch, weights
+from conftest import ROOT, changed, make_args, make_model, make_tokenizer, train_batch, weights
 from transformers import AutoModelForCausalLM
 
 import hf_unlearn
 from hf_unlearn import METHODS, UnlearnConfig, UnlearnTrainer
+from hf_unlearn.data.collator import rows_of
 
 
 # What a slow formula sees of a row: log-probabilities of its labels under the policy and the reference, in float64.
@@ -38,6 +39,12 @@ def dpo(rows: list[Row], alternates: list[Row], args) -> float:
 
     margins = [preferred - lost for lost, preferred in zip(gains(rows), gains(alternates), strict=True)]
     return 2 / args.beta * sum(math.log(1 + math.exp(-args.beta * margin)) for margin in margins) / len(margins)
+
+
+def llmu(rows: list[Row], alternates: list[Row], args) -> float:
+    """Its two terms on forget prompts, as if they had one weight."""
+    means = [[sum(policy) / len(policy) for policy, _ in answers] for answers in (rows, alternates)]
+    return sum(means[0]) / len(means[0]) - sum(means[1]) / len(means[1])
 
 
 def flat(rows: list[Row], alternates: list[Row], args) -> float:
@@ -131,6 +138,18 @@ def negative_entropy(policy, reference, label: int, args):
     return (policy.exp() * policy).sum()
 
 
+def flatness(pairs, policy, entered, args) -> dict[str, float]:
+    """PDU's: squared margins of logits at the places that predict a label, and the retain tokens' likelihood."""
+    margins, tokens = [], []
+    for pair in pairs:
+        logits = policy(torch.tensor([pair["forget"]["input_ids"]])).logits[0].detach().double()
+        values = [(logits[t].max() - logits[t].mean()).item() ** 2 for t, _ in labelled(pair["forget"])]
+        margins.append(sum(values) / len(values))
+        log_p = log_probabilities(policy, pair["retain"])
+        tokens += [-log_p[t, label].item() for t, label in labelled(pair["retain"])]
+    return {"forget": sum(margins) / len(margins), "retain": sum(tokens) / len(tokens)}
+
+
 class OfLogProbabilities:
     """The objective of methods over log-probabilities: a forget term over rows, and a mean over retain tokens."""
 
@@ -144,9 +163,9 @@ class OfLogProbabilities:
         seen = {role: [] for role in self.roles}
         for role, found in seen.items():
             for pair in pairs:
-                by_policy, by_reference = (log_probabilities(model, pair[role]) for model in (policy, entered))
-                spots = labelled(pair[role])
-                found.append(self.row(by_policy, by_reference, spots))
+                for row in rows_of(pair[role]):
+                    by_policy, by_reference = (log_probabilities(model, row) for model in (policy, entered))
+                    found.append(self.row(by_policy, by_reference, labelled(row)))
         terms = {self.roles[0]: self.forget_term(*seen.values(), args)}
         if args.retain_loss == "none":
             return terms
@@ -225,6 +244,31 @@ def rr(pairs, policy, entered, args) -> dict[str, float]:
     return terms | ({"retain": 0.0} if args.retain_loss == "states" else {})
 
 
+def lunar(pairs, policy, entered, args) -> dict[str, float]:
+    """Squared distances at the tokens of prompts; the direction from those in the file. All forget prompts of the
+    rows here are one."""
+    tokenizer = make_tokenizer()
+    questions = [tokenizer(line)["input_ids"] for line in (ROOT / args.refusal_file).read_text().splitlines()]
+    questions = [ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids for ids in questions]
+
+    def asked(row) -> list[int]:
+        return row["input_ids"][: next(i for i, label in enumerate(row["labels"]) if label != -100)]
+
+    def last(ids) -> torch.Tensor:
+        return states(policy, {"input_ids": ids}, args.layer_id)[-1]
+
+    direction = sum(map(last, questions)) / len(questions) - last(asked(pairs[0]["forget"]))
+    terms = {}
+    for role in ("forget", "retain")[: 1 + (args.retain_loss == "states")]:
+        moved = args.refusal_coeff * direction if role == "forget" else 0.0
+        distances = []
+        for pair in pairs:
+            prompt = {"input_ids": asked(pair[role])}
+            distances.append(states(policy, prompt, args.layer_id) - states(entered, prompt, args.layer_id) - moved)
+        terms[role] = torch.cat(distances).square().mean().item()
+    return terms
+
+
 def jensun(pairs, policy, entered, args) -> dict[str, float]:
     """Divergences from the mixture, entry by entry; the forget rows' targets from the tokenizer."""
 
@@ -250,6 +294,7 @@ class Case:
         terms: its terms spelled out, role to a number, from rows that go through the models one by one.
         settings (`dict`): other than the defaults.
         retain_losses (`tuple[str, ...]`): what its `retain_loss` may be.
+        prompts (`bool`): reads prompts, so that all rows need one.
         others (`Callable`, *optional*): makes the frozen models that it compares with, by name.
         knows (`bool`): unlearns from a model that was trained on the forget rows; at a random one its term is least.
         adapters (`tuple[bool, ...]`): without or with LoRA, in the default suite; the slow one has both.
@@ -267,6 +312,7 @@ class Case:
     of_batches: set[str] = field(default_factory=set)
     roles: tuple[str, ...] = ("forget",)
     adapters: tuple[bool, ...] = (False, True)
+    prompts: bool = False
     others: Callable | None = None
     knows: bool = False
 
@@ -311,11 +357,21 @@ CASES = {
     ),
     "rmu": Case(rmu, RMU, ("none", "states"), r"layers\.1\..*(down_proj|lora_)", "forget/loss"),
     "rr": Case(rr, {"layer_ids": [0, 1]}, ("none", "states"), r"layers\.", "forget/cosine"),
+    "lunar": Case(
+        lunar,
+        {"layer_id": 1, "refusal_template": "{prompt}", "refusal_coeff": 1000.0},
+        ("none", "states"),
+        r"layers\.1\..*down_proj",
+        "forget/loss",
+        prompts=True,
+    ),
     "dpo": Case(OfLogProbabilities(dpo, *PAIR), {"beta": 0.3}, ("kl",), roles=PAIR),
     # Its loss is DPO's; how its alternates come about is in tests/training/test_sampled.py.
     "altpo": Case(
         OfLogProbabilities(dpo, *PAIR), {"beta": 0.3, "num_alternates": 1}, ("none",), roles=PAIR, adapters=(False,)
     ),
+    "llmu": Case(OfLogProbabilities(llmu, *PAIR), {"num_alternates": 2, "alternate_weight": 0.7}, ("kl",), roles=PAIR),
+    "pdu": Case(flatness, {}, ("nll",), sinking="forget/loss", knows=True, adapters=(False,)),
     "idk_nll": Case(
         OfLogProbabilities(lambda rows, args: -ascent(rows, args), "alternate"),
         retain_losses=("nll",),
@@ -367,6 +423,11 @@ def halved(row):
     return {"prompt": row["text"][:9], "completion": row["text"][9:]} if "text" in row else row
 
 
+def asked(row):
+    """A text as a prompt, of its first letters, and its completion."""
+    return {"prompt": row["text"][:2], "completion": row["text"][2:]} if "text" in row else row
+
+
 @functools.cache
 def knowing(steps: int = 20) -> dict[str, torch.Tensor]:
     """Weights of a model that was trained on the forget rows."""
@@ -398,7 +459,10 @@ def build(tmp_path, method, retain_loss, adapter):
             alternate = [
                 {**row, "completion": " No" + "." * (i % 3 * (forget == RAGGED_FORGET))}
                 for i, row in enumerate(forget)
+                for i in range(i, i + CASES[method].settings.get("num_alternates", 1))
             ]
+        if CASES[method].prompts:
+            forget, retain = ([asked(row) for row in rows] for rows in (forget, retain))
         return trainer_class(
             model=model or CASES[method].start(),
             args=make_args(config_class, **settings),

@@ -268,6 +268,7 @@ def test_attacked_models_are_found_by_their_paths(tmp_path, monkeypatch):
         ({"metric": "privacy/loss/aucc", "at_most": 0.1}, "no metric is called 'privacy/loss/aucc'"),
         ({"metric": "quantise/worst/remaining", "at_most": 0.1}, "no metric is called 'quantise/worst/remaining'"),
         ({"metric": "*/worst/left", "at_most": 0.1}, "no metric is called '*/worst/left'"),
+        ({"metric": "forget/*", "at_most": 0.1}, "no metric is called 'forget/*'"),
         ({"metric": "*/worst/remaining", "at_most": 0.1, "optional": True}, "names no audit, so none is left out"),
         ({**AGAINST, "within": 0.1, "optional": "yes"}, "optional='yes'; give true or false"),
     ],

@@ -206,6 +206,12 @@ def test_a_metric_of_keeping(mine, before, status):
     assert kept_status(*found)[0] == status
 
 
+def test_without_an_interval_a_loss_is_told_and_no_loss_is_not():
+    before = number(0.6, (0.55, 0.65), "higher")
+    assert kept_status(number(0.0, None, "higher"), before) == ("no", "no, most is lost")
+    assert kept_status(number(0.6, None, "higher"), before) == ("unresolved", "unresolved: no interval")
+
+
 def test_utility_that_decides_nothing_has_no_tick_and_names_the_term_that_rules_it():
     report = report_of(*(copy.deepcopy(one) for one in (TARGET, RETRAINED)), tofu("unlearned", 0, 0.1, 0.32, 76, 0.5))
     for one in report["models"]:

@@ -83,6 +83,8 @@ def test_the_table_names_both_and_those_that_nobody_dominates(tmp_path):
     text = render_table(sweep, tabulate(sweep), {}, tmp_path)
     assert "- bad: by good (model utility)" in text
     assert "- By none: good." in text
+    # Both seeds' intervals, and times with their margin.
+    assert "| bad | [0.0, 10.0] | [0.400, 0.600] | [9.0, 11.0] |" in text.replace("-10.0", "0.0")
     assert "time of a step / SFT | memory / SFT |" in text
     assert "| 1.07 | 0.89 |" in text
     # A sweep of before has no such settings, and no such section.

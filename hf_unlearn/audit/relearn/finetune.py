@@ -17,6 +17,7 @@ from ...data.formats import IGNORE_INDEX
 from ...modeling import evaluating
 from ...models.wrappers import ATTRIBUTE, wrapper_of
 from ..batching import device_of
+from ..model_checks import UnsoundModelError
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def finetune(
         at (`Sequence[int]`): after which steps.
 
     Returns:
-        `int`, *optional*: the step at which the loss or a weight was not finite any more; nothing is evaluated after.
+        `int`, *optional*: the step at which a loss, a weight or all answers were not finite any more; nothing is
+        evaluated after.
     """
     start = [parameter.detach().clone() for parameter in parameters]
     held = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in parameters]
@@ -141,7 +143,10 @@ def finetune(
             return step
         if step in at:
             pairs = zip(parameters, start, strict=True)
-            evaluate(step, sum(int((parameter.detach() != value).sum()) for parameter, value in pairs))
+            try:
+                evaluate(step, sum(int((parameter.detach() != value).sum()) for parameter, value in pairs))
+            except UnsoundModelError:
+                return step
     return None
 
 

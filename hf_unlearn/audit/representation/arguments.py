@@ -4,6 +4,7 @@
 from dataclasses import dataclass, field
 
 from ..robustness.arguments import RobustnessArguments
+from .vectors import read_vector
 
 
 # part -> what it requires besides the audited model
@@ -33,6 +34,13 @@ class RepresentationArguments(RobustnessArguments):
         },
     )
 
+    vectors: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Value vectors of MLPs (columns of `down_proj`) to be compared with the original's, each as "
+            "layer:index, such as 12:3407."
+        },
+    )
     preset: str = field(
         default="full",
         metadata={
@@ -44,6 +52,9 @@ class RepresentationArguments(RobustnessArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.vectors and self.original_model_name_or_path is None:
+            raise ValueError("vectors requires `--original_model_name_or_path`, whose vectors they are compared with.")
+        self.places()
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r}; allowed: {', '.join(PRESETS)}.")
         if self.preset == "quick":
@@ -61,6 +72,10 @@ class RepresentationArguments(RobustnessArguments):
         """Which models there are to compare with."""
         names = {"original": self.original_model_name_or_path, "retrained": self.retrained_model_name_or_path}
         return {name for name, path in names.items() if path is not None}
+
+    def places(self) -> list[tuple[int, int]]:
+        """Layer and index of each of `vectors`."""
+        return [read_vector(text) for text in self.vectors or ()]
 
     def layers_of(self, count: int) -> list[int]:
         """Layers to read, of a model that has so many."""

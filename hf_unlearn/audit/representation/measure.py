@@ -24,6 +24,7 @@ from .lens import TOP, answer, check_decodes, lens
 from .result import Representation
 from .similarity import similarity
 from .states import Rows, answer_states, patched_answers, restored_answers
+from .vectors import compared
 from .weights import movement
 
 
@@ -76,8 +77,9 @@ class RepresentationAudit(RobustnessKind):
                     f"{name} has {differs[0]}={theirs!r}, the audited model {mine!r}: states of one cannot be read in "
                     "the other. Give models of one architecture."
                 )
-        for layer in args.layers or ():
-            check_layer("layers", layer, first.num_hidden_layers)
+        for name, layers in (("layers", args.layers or ()), ("vectors", [layer for layer, _ in args.places()])):
+            for layer in layers:
+                check_layer(name, layer, first.num_hidden_layers)
         if not any(args.asked(part) for part in args.parts):
             lacks = sorted({name for part in args.parts for name in PARTS[part]} - args.given)
             raise ValueError(
@@ -103,6 +105,9 @@ class RepresentationAudit(RobustnessKind):
         places = anchors.places
         if "weights" in reads:
             yield Measured("weights", RowScores([]), "weights", more=movement(model, original))
+        if args.vectors:
+            more = {"vectors": compared(model, original, args.places())}
+            yield Measured("vectors", RowScores([]), "vectors", more=more)
         mine = answer_states(model, forget)
         if "lens" in reads:
             yield from self._lens(model, original, mine, args, rows, places, layers)

@@ -13,6 +13,7 @@ from ..robustness.result import Robustness
 INTACT = "erasure/intact/remaining"
 # Two models that never knew differ by less (1.07 in the embedded world).
 OVERSHOT = 1.25
+VECTOR = ("cosine", "distance", "top_tokens")
 SHARES = ("relative_change", "same_code", "stable_rank")
 
 
@@ -22,7 +23,7 @@ class Representation(Robustness):
 
     `erasure` (0 intact, 1 as in the retrained model) is 1 less `erasure/intact/remaining`. `restoration` is the share
     of what was lost that comes back where the model's upper layers read the original's states. `weights/...` say how
-    far weights moved from the original's.
+    far weights moved from the original's, `vectors/...` how far single value vectors did.
     """
 
     kind: ClassVar[str] = "representation"
@@ -32,7 +33,7 @@ class Representation(Robustness):
             return
         super().__post_init__()
         for family, add in (("erasure", _erasure), ("restoration", _restoration), ("weights", _weights),
-                            ("similarity", _similarity)):  # fmt: skip
+                            ("similarity", _similarity), ("vectors", _vectors)):  # fmt: skip
             for one in self.measured:
                 if one.family == family:
                     self.metrics.update(add(one, self.settings))
@@ -47,8 +48,9 @@ class Representation(Robustness):
                 for point in layers
                 for left in [None if point["unlearned"] is None else 1 - point["unlearned"]]
             ]
-        for name in ("restoration", "erasure", *(f"weights/{share}" for share in SHARES)):
-            if retrained is not None and name in self.metrics and name in retrained.metrics:
+        beside = ("restoration", "erasure", "weights/", "vectors/")
+        for name in (name for name in self.metrics if name.startswith(beside)):
+            if retrained is not None and name in retrained.metrics and not name.startswith("erasure/"):
                 details = self.metrics[name].details
                 details["retrained"] = retrained.metrics[name].value
                 theirs = retrained.metrics[name].details.get("curve", [])
@@ -113,6 +115,11 @@ def _similarity(one: Measured, settings) -> dict[str, MetricResult]:
             key = f"similarity/{name}_to_{other}"
             found[key] = MetricResult(key, value, len(known), "none", details={"by_layer": layers})
     return found
+
+
+def _vectors(one: Measured, settings) -> dict[str, MetricResult]:
+    names = {f"vectors/{found['vector']}/{name}": found[name] for found in one.more["vectors"] for name in VECTOR}
+    return {name: MetricResult(name, value, 1, "none") for name, value in names.items()}
 
 
 def _curve(layers, values) -> list[dict]:

@@ -19,7 +19,7 @@ from ...modeling import is_peft_model
 from ...models.layer_choice import check_below, freeze_outside, parameters_by_name, parameters_by_position
 from ...training.method_state import read_method_state, write_method_state
 from ...training.trainer import UnlearnTrainer
-from ..layer_states import LayerStatesConfig, check_layers, tell_movement
+from ..layer_states import LayerStatesConfig, check_layers, in_layers, tell_movement
 from .movement import tell_lengths
 
 
@@ -91,6 +91,15 @@ class RMUConfig(LayerStatesConfig):
         """Layers whose parameters train."""
         lowest = max(self.layer_id - 2, 0)
         return list(range(lowest, self.layer_id + 1)) if self.layer_ids is None else self.layer_ids
+
+    @property
+    def ends_at(self) -> int | None:
+        return None if self.kl_coeff else self.layer_id
+
+    @property
+    def trained_patterns(self) -> list[str]:
+        names = self.module_names if self.param_ids is None else [""]
+        return in_layers(self.trained_layers, names)
 
 
 class RMUTrainer(UnlearnTrainer):

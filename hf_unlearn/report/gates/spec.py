@@ -104,19 +104,18 @@ def check_names(gates: list[Gate], report: dict, privacy: dict | None, kinds: It
     """
     there = {name for model in report["models"] for name in model["metrics"]}
     there |= {f"{PRIVACY}{name}" for model in (privacy or {"models": []})["models"] for name in model["metrics"]}
-    there |= {name for model in report["models"] for name in audit_metrics(model)}
-    made = {name.split("/")[0] for model in report["models"] for name in audit_metrics(model)}
-    metrics, kinds = {*LABELS, *MEANINGS, *PERCENT}, {*kinds}
+    audited = {name for model in report["models"] for name in audit_metrics(model)}
+    there |= audited
+    kinds, made = {*kinds} - {PRIVACY.rstrip("/")}, {name.split("/")[0] for name in audited}
+    metrics = {*LABELS, *MEANINGS, *PERCENT}
     for gate in gates:
         head, _, tail = gate.metric.rpartition("/")
         could = tail in metrics and (head in SETS or not head) or ATTACK.fullmatch(gate.metric)
         # Of an audit that was made another metric is a mistake, but for what is shipped for every setting of it.
-        could = could or gate.metric.split("/")[0] in (kinds if gate.optional else kinds - made) - {
-            PRIVACY.rstrip("/")
-        }
+        could = could or gate.metric.split("/")[0] in (kinds if gate.optional else kinds - made)
         # Where it is not known which audits there are, every name of what is left may be one.
         could = could or ((gate.is_pattern or not kinds) and gate.metric.endswith(REMAINING))
-        could = could or (gate.is_pattern and fitting(gate.metric, there))
+        could = could or (gate.is_pattern and fitting(gate.metric, audited))
         if gate.metric not in there and not could:
             near = get_close_matches(gate.metric, there, n=3) or sorted(there)[:3]
             raise ValueError(f"Gate {gate.name!r}: no metric is called {gate.metric!r}. Close: {', '.join(near)}.")

@@ -5,7 +5,9 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from ..naming import full_label
+from ..naming import UNDEFINED, format_number, full_label, unit
+from ..table import Table as Shown
+from ..table import escape
 from .means import PRIVACY, SECONDS, Row, Table, cell_of, own_interval
 
 
@@ -49,7 +51,10 @@ def dominated(sweep: dict[str, Any], table: Table, names: list[str]) -> list[Dom
     for name in names:
         if rows and all(cell_of(row.points, name).mean is None for row in rows) and not _unresolved(rows, name):
             raise ValueError(f"dominance: no run has {name}. Name metrics of the table, or `{SECONDS}`.")
-    spans = {row.name: {name: _span(row, name, gold) for name in names} for row in rows}
+    spans = {
+        row.name: {name: _distance(_reach(row, name), None if gold is None else _aim(name, gold)) for name in names}
+        for row in rows
+    }
     lower = {name: _lower_is_better(sweep, name, gold) for name in names}
     found = []
     for (one, mine), (other, theirs) in itertools.permutations(spans.items(), 2):
@@ -78,7 +83,25 @@ def dominance_lines(sweep: dict[str, Any], table: Table, names: list[str]) -> st
     ]
     free = [name for name in rows if name not in by_row]
     told += [f"- By none: {', '.join(free)}."] if free else []
-    return "\n\n".join([about, "\n".join(told)])
+    return "\n\n".join([about, _reach_table(table, names), "\n".join(told)])
+
+
+def _reach_table(table: Table, names: list[str]) -> str:
+    """The intervals that are compared."""
+    heads = ["95 % intervals", *(f"{_label(name)}{f', {unit(name)}' if unit(name) else ''}" for name in names)]
+    lines = []
+    for row in table.of("target", "retrained", "result"):
+        reaches = [_reach(row, name) for name in names]
+        cells = [
+            UNDEFINED if reach is None else f"[{', '.join(_shown(name, side) for side in reach)}]"
+            for name, reach in zip(names, reaches, strict=True)
+        ]
+        lines.append([escape(row.name), *cells])
+    return Shown(heads, lines, numbers=True).markdown()
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.1f}" if name == SECONDS else format_number(name, value)
 
 
 def _label(name: str) -> str:
@@ -97,7 +120,8 @@ def _better(one: dict[str, Interval | None], other: dict[str, Interval | None], 
     return found
 
 
-def _span(row: Row, name: str, gold: Row | None) -> Interval | None:
+def _reach(row: Row, name: str) -> Interval | None:
+    """From the lowest to the highest end of the intervals of a row's runs."""
     sides = []
     for point in row.points:
         value = point.values.get(name)
@@ -105,23 +129,25 @@ def _span(row: Row, name: str, gold: Row | None) -> Interval | None:
             sides += own_interval(point, name) or (value, value)
     if not sides:
         return None
-    low, high = min(sides), max(sides)
-    if name == SECONDS:
-        return low * (1 - TIME_MARGIN), high * (1 + TIME_MARGIN)
-    aim = _aim(name, gold)
-    if aim is None:
-        return low, high
-    ends = sorted((abs(low - aim), abs(high - aim)))
-    return (0.0 if low <= aim <= high else ends[0]), ends[1]
+    margin = TIME_MARGIN if name == SECONDS else 0
+    return min(sides) * (1 - margin), max(sides) * (1 + margin)
 
 
-def _aim(name: str, gold: Row | None) -> float | None:
+def _distance(reach: Interval | None, aim: float | None) -> Interval | None:
+    """How far from what it should be a value may be."""
+    if reach is None or aim is None:
+        return reach
+    low, high = sorted(abs(side - aim) for side in reach)
+    return (0.0 if reach[0] <= aim <= reach[1] else low), high
+
+
+def _aim(name: str, gold: Row) -> float | None:
     """What the retrained model shows of the forget rows."""
-    return cell_of(gold.points, name).mean if gold is not None and name.startswith("forget") else None
+    return cell_of(gold.points, name).mean if name.startswith("forget") else None
 
 
 def _lower_is_better(sweep: dict[str, Any], name: str, gold: Row | None) -> bool:
-    if name == SECONDS or name.startswith(PRIVACY) or _aim(name, gold) is not None:
+    if name == SECONDS or name.startswith(PRIVACY) or (gold is not None and _aim(name, gold) is not None):
         return True
     directions = (run["metrics"][name]["direction"] for run in sweep["runs"] if name in run["metrics"])
     return next(directions, "higher") != "higher"

@@ -95,7 +95,7 @@ def metrics(report: dict, name: str) -> dict:
 
 
 def test_a_masked_head_hides_nothing_from_another(place, tmp_path):
-    report = found(place, tmp_path, "masked")
+    report = found(place, tmp_path, "masked", "--vectors", "1:7", "2:0")
     mine = metrics(report, "masked")
     assert mine["before/exact_match"]["value"] == 0
     # Its own head cannot say it.
@@ -108,6 +108,8 @@ def test_a_masked_head_hides_nothing_from_another(place, tmp_path):
     assert mine["weights/relative_change"]["value"] > 0.01
     changed = mine["weights/relative_change"]["details"]["by_module"]
     assert [name for name, value in changed.items() if value] == ["lm_head"]
+    assert mine["vectors/1:7/cosine"]["value"] == pytest.approx(1)
+    assert mine["vectors/1:7/cosine"]["details"]["retrained"] < 0.999
 
 
 def test_what_stands_below_a_garbled_layer_is_read_there(place, tmp_path):
@@ -185,6 +187,8 @@ def test_what_can_be_said_without_the_other_models(place, tmp_path):
         (["--parts", "weights"], {"original": None}, r"parts=weights require the original model."),
         (["--parts", "lense"], {}, r"parts: 'lense' is unknown; allowed: weights, lens,"),
         (["--layers", "3"], {}, r"layers=3; the model has 3 layers: give 0 to 2\."),
+        (["--vectors", "3:0"], {}, r"vectors=3; the model has 3 layers"),
+        (["--vectors", "1:0"], {"original": None}, r"vectors requires `--original_model_name_or_path`"),
         (["--layers", "1", "1"], {}, r"layers=\[1, 1\]; give each layer once"),
         (
             [],

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import lora, make_model, weights
+from zoo import small
 
 from hf_unlearn.audit.cka import debiased_cka, linear_cka
 from hf_unlearn.audit.representation.similarity import pca_shift
+from hf_unlearn.audit.representation.vectors import compared, read_vector, value_vectors
 from hf_unlearn.audit.representation.weights import matrices, movement
+from hf_unlearn.models.activations import layers_of
 
 
 def test_the_same_weights_did_not_move():
@@ -125,3 +128,39 @@ def test_a_shift_is_in_standard_deviations_of_the_other_model():
     assert pca_shift(other, other) == 0
     assert pca_shift(other[:2], other[:2]) is None
     assert pca_shift(np.ones((5, 4)), np.ones((5, 4))) is None
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "qwen3"])
+def test_a_value_vector_is_what_one_neuron_writes(name):
+    model = small(name)
+    vectors = value_vectors(model, 1)
+    mlp = layers_of(model)[1].mlp
+    out = next(module for module in reversed([*mlp.modules()]) if hasattr(module, "weight"))
+    one = torch.zeros(1, len(vectors))
+    one[0, 3] = 1
+    written = out(one) - out(torch.zeros_like(one))
+    assert torch.allclose(written[0], vectors[3], atol=1e-6)
+
+
+def test_value_vectors_are_compared_with_the_originals():
+    original, model = make_model(), make_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[:, 5] *= -2
+    same, turned = compared(model, original, [(0, 5), (1, 5)])
+    assert same == {"vector": "0:5", "cosine": pytest.approx(1), "distance": 0, "top_tokens": 1}
+    assert (turned["cosine"], turned["distance"]) == (pytest.approx(-1), pytest.approx(3))
+    # All of so few tokens are among the first 200.
+    assert turned["top_tokens"] == 1
+    with pytest.raises(ValueError, match=r"vectors: 1:64; the layer has 64 value vectors, counted from 0\."):
+        compared(model, original, [(1, 64)])
+    with pytest.raises(ValueError, match=r"vectors: '1,2'; give each as layer:index, such as 12:3407\."):
+        read_vector("1,2")
+
+
+def test_a_value_vector_is_read_through_an_adapter():
+    from peft import get_peft_model
+
+    model = get_peft_model(make_model(), lora(init_lora_weights=False, target_modules=["down_proj"])).eval()
+    vectors = value_vectors(model, 0)
+    assert torch.equal(vectors, value_vectors(model.merge_and_unload(), 0))
+    assert not torch.allclose(vectors, value_vectors(make_model(), 0))

@@ -87,7 +87,7 @@ def test_a_folder_without_a_run_can_be_gated(place, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "audits=None; give a list of attacks. Allowed: quantize"),
+        ([], "audits=None; give a list of attacks. Allowed: relearn, quantize"),
         (["--audits", "quantise"], "'quantise' is no attack. Did you mean 'quantize'?"),
         (["--audits", "perplexity"], "'perplexity' is no attack."),
         (["--audits", "quantize", "--quantize", "{formats: [nf5]}"], "quantize: formats: 'nf5' is unknown"),
