@@ -76,6 +76,7 @@ CASES = {
     "undial": Case("undial", "undial", {"retain_loss": "none"}, ("forget",)),
     "rmu": Case("rmu", "rmu"),
     "rr": Case("rr", "rr"),
+    "repnoise": Case("repnoise", "repnoise"),
     "mu_align": Case("mu_align", "mu_align"),
     "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
     "altpo": Case("altpo", "altpo", {"retain_loss": "none", "num_alternates": 1}, ("forget", "alternate")),

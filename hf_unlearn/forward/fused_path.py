@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """From last hidden states through the LM head in tiles, at predicted tokens only."""
 
+from contextlib import nullcontext
+from functools import partial
+
 from torch import Tensor
 
 from .. import fused
 from ..fused import Head
 from ..fused.predicted import Predicted
+from .lens import every_layer, layers_at, lens_logps
 from .needs import REFERENCE
 from .path import Forward, Values, function_values, picked_rows
 from .role_rows import ReferenceRows
@@ -17,9 +21,16 @@ class FusedForward(Forward):
     fused = True
 
     def probe(self, model):
+        self.find_norm(model)
         return fused.check_head(model)[0]
 
     def policy_values(self, model, call, predicted, references):
+        asking = any(self.needs[role].lens for role in call.picks)
+        norm = self.find_norm(model)
+        with every_layer(model) if asking else nullcontext({}) as taken:
+            return self._values(model, call, predicted, references, norm, taken)
+
+    def _values(self, model, call, predicted, references, norm, taken) -> Values:
         def compute(hidden: Tensor, head: Head) -> Values:
             values: Values = {}
             for role, picked in picked_rows(hidden, call):
@@ -31,6 +42,9 @@ class FusedForward(Forward):
                     ref = references[role][REFERENCE]
                     loss, logps = fused.row_kl_to_reference(picked, head, ref.hidden, ref.head or head, labels)
                     values |= {(role, "kl"): loss, (role, "logps"): logps}
+                elif need.lens:
+                    states = layers_at(taken, call.picks[role])
+                    values |= self._lens_values(role, picked, head, predicted[role], norm, states)
                 else:
                     values[role, "logps"] = fused.row_logps(picked, labels, head)
             return values
@@ -57,6 +71,10 @@ class FusedForward(Forward):
             )
 
         return function_values(role, apply, need, tokens, hidden)
+
+    def _lens_values(self, role: str, hidden: Tensor, head: Head, tokens: Predicted, norm, states: Tensor) -> Values:
+        logps = lens_logps(states, hidden, norm, tokens.targets, partial(fused.row_logps, head=head))
+        return {(role, "layer_states"): states, (role, "layer_logps"): logps, (role, "logps"): logps[:, -1]}
 
     def reference_rows(self, model, call, predicted):
         heads = []

@@ -88,6 +88,10 @@ class LayerForward(Forward):
         self.computed = {"layers": self.layers} if self.several else {"layer": layer}
         self.fused = not whole and any(need.kl for need in needs.values())
 
+    @property
+    def lowest_read(self):
+        return min(self.layers)
+
     def probe(self, model):
         if self.fused:
             fused.check_head(model)

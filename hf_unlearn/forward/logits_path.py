@@ -10,6 +10,7 @@ from .. import losses
 from ..fused import TileRows
 from ..fused.predicted import Predicted
 from .head_input import inputs_of
+from .lens import every_layer, layers_at, layers_to_head
 from .needs import REFERENCE
 from .passes import Pass
 from .path import Forward, Values, function_values, picked_rows
@@ -22,9 +23,27 @@ class LogitsForward(Forward):
     # How labels are read.
     rows_type = TileRows
 
+    def probe(self, model):
+        self.find_norm(model)
+
     def policy_values(self, model, call, predicted, references):
+        asking = [role for role in call.picks if self.needs[role].lens]
+        if not asking:
+            return self._values(call, predicted, references, *self._logits_and_states(model, call))
+        norm = self.find_norm(model)
+        with every_layer(model) as taken, layers_to_head(self.reader(model)[0], norm, taken):
+            logits, states = self._logits_and_states(model, call)
+        own, *blocks = logits.chunk(len(taken))
+        values = self._values(call, predicted, references, own, states)
+        for role in asking:
+            labels = self.rows_type(predicted[role].targets)
+            read = [block.flatten(0, 1).index_select(0, call.picks[role]) for block in (*blocks, own)]
+            values[role, "layer_logps"] = torch.stack([-labels.nll(block) for block in read], dim=1)
+            values[role, "layer_states"] = layers_at(taken, call.picks[role])
+        return values
+
+    def _values(self, call, predicted, references, logits: Tensor, states) -> Values:
         values: Values = {}
-        logits, states = self._logits_and_states(model, call)
         for role, own in picked_rows(logits, call):
             need = self.needs[role]
             if need.function is not None:

@@ -27,6 +27,8 @@ class Need:
         kl (`bool`): KL(reference || model) in closed form; log-probabilities are then for logging, without a gradient.
         layer (`bool`): the output of the layer that the path ends at, at every real token.
         states (`bool`): the last hidden states at predicted tokens, the references' too.
+        lens (`bool`): the output of every decoder layer at predicted tokens, and the log-probabilities of the labels
+            that the final norm and the head read from it.
         modalities (`bool`): means over the row's picture and over its text.
         columns (`int`, *optional*): `function` sees no more of the vocabulary than so many leading entries.
         weigh (`Callable`, *optional*): from the function's statistics, name to `[N]`, and [`Predicted`] to weights
@@ -43,6 +45,7 @@ class Need:
     kl: bool = False
     layer: bool = False
     states: bool = False
+    lens: bool = False
     modalities: bool = False
     columns: int | None = None
     weigh: Callable | None = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..fused.head import unwrapped
 from ..fused.predicted import Predicted
 from .head_input import changed_inputs
+from .lens import final_norm
 from .needs import LOGPS, REFERENCE, Need, Needs
 from .passes import SHAPES, Parts, Pass
 from .role_rows import ReferenceRows, References, RoleRows
@@ -39,6 +40,8 @@ class Forward:
         self.needs, self.shape = dict(needs), shape
         # A `FrozenPrefix`: layers whose states are on disk, once some were found.
         self.prefix: Any = None
+        # What is between the last layer and the head, once a role's layers were read.
+        self.norm: nn.Module | None = None
 
     def policy(self, model: nn.Module, parts: Parts, references: References) -> dict[str, RoleRows]:
         """Rows of all roles through the policy.
@@ -99,6 +102,8 @@ class Forward:
             stats=stats,
             states=own.get("states"),
             ref_states=None if "states" not in own else reference.hidden,
+            layer_states=own.get("layer_states"),
+            layer_logps=own.get("layer_logps"),
             modalities=own.get("modalities"),
             references=references,
         )
@@ -133,6 +138,17 @@ class Forward:
     def reader(self, model: nn.Module) -> tuple[nn.Module, int]:
         """The module from states to logits, and how many leading dimensions of its input count rows."""
         return unwrapped(model).get_output_embeddings(), 2
+
+    @property
+    def lowest_read(self) -> int | None:
+        """The lowest decoder layer whose output is read; `None` where none is."""
+        return 0 if any(need.lens for need in self.needs.values()) else None
+
+    def find_norm(self, model: nn.Module) -> nn.Module | None:
+        """What stands between the model's last decoder layer and its head, if a role's layers are read; seen once."""
+        if self.norm is None and any(need.lens for need in self.needs.values()):
+            self.norm = final_norm(model, self.reader(model)[0])
+        return self.norm
 
     def check_packing(self, model: nn.Module, parts: Parts, half_precision: bool) -> None:
         """Compares packed rows with padded ones: not every attention keeps rows apart by their positions.

@@ -46,6 +46,9 @@ class RoleRows:
         value (`Tensor`, *optional*): a [`Need`]'s function's, mean over a row's tokens, then over rows; a scalar.
         stats (`Mapping[str, Tensor]`): its statistics, name to `[N]`, without gradient.
         states, ref_states (`Tensor`, *optional*): `[N, d]`, last hidden states, the model's and the reference's.
+        layer_states (`Tensor`, *optional*): `[N, layers, d]`, the output of every decoder layer.
+        layer_logps (`Tensor`, *optional*): `[N, layers]`, log-probabilities of the labels, read from these; the last
+            column is `token_logps`.
         modalities (`tuple[Tensor, Tensor]`, *optional*): means over a row's picture and over its text, `[B, d]` each.
         noted (`dict[str, Tensor]`): scalars that the method wants logged of the role.
         references (`Mapping[str, ReferenceRows]`): what each frozen model says of the rows, by its name; `ref_...` is
@@ -62,6 +65,8 @@ class RoleRows:
     stats: Mapping[str, Tensor] = field(default_factory=dict)
     states: Tensor | None = None
     ref_states: Tensor | None = None
+    layer_states: Tensor | None = None
+    layer_logps: Tensor | None = None
     modalities: tuple[Tensor, Tensor] | None = None
     noted: dict[str, Tensor] = field(default_factory=dict)
     references: Mapping[str, ReferenceRows] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from torch import Tensor
 from .answers import FLAT_TERMS, dpo_unlearn_loss, flat_loss, jensun_rows, js_rows, one_hot_js
 from .arithmetic import IGNORE_INDEX, at_least_float32, masked_mean, prediction_mask
 from .soft_labels import bernoulli_distillation_rows, bernoulli_kl_rows, bernoulli_nll_rows, soft_nll_rows
-from .states import distance_loss, rerouting_loss
+from .states import distance_loss, layer_ascent_loss, noise_loss, rerouting_loss
 from .tokens import (
     ceu_rows,
     ihl_rows,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Terms over activations inside the model, compared with those of the frozen original."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -54,3 +55,50 @@ def distance_loss(states: Tensor, ref_states: Tensor) -> Tensor:
     """
     norms = (at_least_float32(states) - at_least_float32(ref_states.detach())).norm(dim=-1)
     return norms.sum() / max(norms.numel(), 1)
+
+
+def noise_loss(states: Tensor, noise: Tensor, kernels: int = 5) -> Tensor:
+    r"""Squared maximum mean discrepancy of states and noise, the term of RepNoise
+    (https://huggingface.co/papers/2405.14577).
+
+    \\( E[k(h, h')] + E[k(z, z')] - 2 E[k(h, z)] \\), all pairs with themselves included, of a sum of Gaussian kernels
+    \\( k(a, b) = \sum_i \exp(-\|a - b\|^2 / (2^i s)) \\), \\( i \\) around 0, \\( s \\) the mean squared distance of
+    two different samples of either kind, which no gradient is taken of. 0 where the two are the same samples.
+
+    Args:
+        states (`Tensor`): `[N, d]`, \\( h \\).
+        noise (`Tensor`): `[M, d]`, \\( z \\); no gradient is taken.
+        kernels (`int`): how many, of twice the width each; an odd number has \\( i = 0 \\) in its middle.
+
+    Returns:
+        `Tensor`: a scalar between 0 and `2 * kernels`; 0 where there are no samples.
+    """
+    count, others = len(states), len(noise)
+    if not count or not others:
+        return states.sum() * 0.0
+    every = torch.cat([at_least_float32(states), at_least_float32(noise.detach()).to(at_least_float32(states))])
+    # By products, so that no `[N, M, d]` is kept; rounding may leave less than 0.
+    products = every @ every.T
+    norms = products.diagonal()
+    distances = (norms[:, None] + norms[None] - 2 * products).clamp(min=0)
+    total = len(every)
+    width = (distances.detach().sum() / (total * (total - 1))).clamp(min=torch.finfo(distances.dtype).tiny)
+    # Signs and shares of the four blocks of pairs.
+    signs = torch.cat([distances.new_full((count,), 1 / count), distances.new_full((others,), -1 / others)])
+    shifts = [number - kernels // 2 for number in range(kernels)]
+    return sum(signs @ torch.exp(-distances / (width * 2.0**shift)) @ signs for shift in shifts)
+
+
+def layer_ascent_loss(layer_logps: Tensor, row_weights: Tensor) -> Tensor:
+    r"""\\( -\log(1 + E[-\log p_l(y)]) \\), the other term of RepNoise: cross-entropy of the labels that is raised, as
+    every layer predicts them, with a gradient that fades as it grows.
+
+    Args:
+        layer_logps (`Tensor`): `[N, layers]`, \\( \log p_l(y) \\).
+        row_weights (`Tensor`): `[N]`, shares of the tokens, which add to 1.
+
+    Returns:
+        `Tensor`: a scalar, at most 0; 0 where there are no tokens.
+    """
+    nll = -(at_least_float32(layer_logps).mean(-1) * row_weights).sum()
+    return -nll.log1p()

@@ -161,6 +161,12 @@ _METHODS = {
         "LUNARTrainer",
         "moves one layer's activations on forget prompts to where prompts are that the model refuses",
     ),
+    "repnoise": (
+        "repnoise",
+        "RepNoiseConfig",
+        "RepNoiseTrainer",
+        "representation noising: every layer's states of forget answers become noise that no head reads",
+    ),
     "retrain": (
         "retrain",
         "RetrainConfig",

@@ -269,6 +269,33 @@ def lunar(pairs, policy, entered, args) -> dict[str, float]:
     return terms
 
 
+def repnoise(pairs, policy, entered, args) -> dict[str, float]:
+    """Pair by pair of tokens and layer by layer, with the drawn noise; every layer through norm and head."""
+    core = getattr(policy, "get_base_model", lambda: policy)()
+    spots = [(pair["forget"], labelled(pair["forget"])) for pair in pairs]
+    count, layers, width = sum(len(found) for _, found in spots), len(core.model.layers), policy.config.hidden_size
+    noise = torch.randn((count, layers, width), generator=torch.Generator().manual_seed(args.seed)).double()
+    distance, nll = 0.0, 0.0
+    for layer in range(layers):
+        by_row = [states(policy, row, layer) for row, _ in spots]
+        h = torch.cat([found[[t for t, _ in places]] for found, (_, places) in zip(by_row, spots, strict=True)])
+        every = torch.cat([h, noise[:, layer]])
+        squares = (every[:, None] - every[None]).square().sum(-1)
+        scale = squares.sum() / (len(every) ** 2 - len(every))
+        kernel = sum((-squares / (scale * 2.0**i)).exp() for i in (-2, -1, 0, 1, 2))
+        distance += kernel[:count, :count].mean() + kernel[count:, count:].mean() - 2 * kernel[:count, count:].mean()
+        for found, (_, places) in zip(by_row, spots, strict=True):
+            with torch.no_grad():
+                log_p = core.lm_head(core.model.norm(found.float())).double().log_softmax(-1)
+            nll -= sum(log_p[t, label] for t, label in places) / len(places) / len(spots)
+    terms = {"forget": (args.beta * distance / layers - args.alpha * torch.log(1 + nll / layers)).item()}
+    if args.retain_loss == "none":
+        return terms
+    kept = [(log_probabilities(policy, pair["retain"]), labelled(pair["retain"])) for pair in pairs]
+    tokens = [-log_p[t, label].item() for log_p, places in kept for t, label in places]
+    return terms | {"retain": sum(tokens) / len(tokens)}
+
+
 def jensun(pairs, policy, entered, args) -> dict[str, float]:
     """Divergences from the mixture, entry by entry; the forget rows' targets from the tokenizer."""
 
@@ -300,6 +327,7 @@ class Case:
         adapters (`tuple[bool, ...]`): without or with LoRA, in the default suite; the slow one has both.
         trains (`str`): regular expression of what trains in a model of two layers.
         sinking (`str`): what is logged of the forget rows and sinks.
+        of_rows (`bool`): its terms are means over rows, which a step may be cut into.
         of_batches (`set[str]`): what is logged and is no mean over rows.
         roles (`tuple[str, ...]`): whose rows it trains on beside retain rows.
     """
@@ -309,6 +337,7 @@ class Case:
     retain_losses: tuple[str, ...] = ("none", "nll", "kl")
     trains: str = ""
     sinking: str = "forget/logps"
+    of_rows: bool = True
     of_batches: set[str] = field(default_factory=set)
     roles: tuple[str, ...] = ("forget",)
     adapters: tuple[bool, ...] = (False, True)
@@ -365,6 +394,7 @@ CASES = {
         "forget/loss",
         prompts=True,
     ),
+    "repnoise": Case(repnoise, {"beta": 1.0, "alpha": 2.0}, ("none", "nll"), of_rows=False, knows=True),
     "dpo": Case(OfLogProbabilities(dpo, *PAIR), {"beta": 0.3}, ("kl",), roles=PAIR),
     # Its loss is DPO's; how its alternates come about is in tests/training/test_sampled.py.
     "altpo": Case(
@@ -401,20 +431,21 @@ APART = {"align_then_unlearn": "tests/methods/test_align_trainer.py"} | {
     name: f"tests/methods/test_{name}.py" for name in ("amnesiac", "fisher", "multidelete", "retrain", "scrub")
 }
 
-grid = pytest.mark.parametrize(
-    ("method", "retain_loss", "adapter"),
-    [
-        pytest.param(
-            method,
-            retain_loss,
-            adapter,
-            id=f"{method}-{retain_loss}-{'lora' if adapter else 'full'}",
-            marks=() if adapter in case.adapters else pytest.mark.slow,
-        )
-        for method, case in CASES.items()
-        for retain_loss in case.retain_losses
-        for adapter in (False, True)
-    ],
+CELLS = [
+    pytest.param(
+        method,
+        retain_loss,
+        adapter,
+        id=f"{method}-{retain_loss}-{'lora' if adapter else 'full'}",
+        marks=() if adapter in case.adapters else pytest.mark.slow,
+    )
+    for method, case in CASES.items()
+    for retain_loss in case.retain_losses
+    for adapter in (False, True)
+]
+grid = pytest.mark.parametrize(("method", "retain_loss", "adapter"), CELLS)
+grid_of_rows = pytest.mark.parametrize(
+    ("method", "retain_loss", "adapter"), [cell for cell in CELLS if CASES[cell.values[0]].of_rows]
 )
 
 FORGET = [{"text": f"secret {i:02d} of Ada"} for i in range(8)]
@@ -559,7 +590,7 @@ def test_trains_what_should_train_and_nothing_else(build, method, adapter):
     assert logged[-1] < logged[0]
 
 
-@grid
+@grid_of_rows
 def test_accumulation_gives_the_update_of_one_big_batch(build, method):
     results = {}
     for size, accumulation in ((8, 1), (2, 4)):

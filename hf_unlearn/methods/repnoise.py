@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Representation noising (https://huggingface.co/papers/2405.14577)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..checks import check_number
+from ..data.alternates import AlternateArguments, source_of
+from ..data.role_table import ALTERNATE, FORGET
+from ..families.base import CAUSAL_LM
+from ..forward.needs import LOGPS, Need
+from ..forward.role_rows import RoleRows
+from ..losses import layer_ascent_loss, noise_loss
+from ..training.config import UnlearnConfig
+from ..training.trainer import UnlearnTrainer
+
+
+@dataclass
+class RepNoiseConfig(AlternateArguments, UnlearnConfig):
+    """Settings of [`RepNoiseTrainer`]; the defaults are those of its code (beside a learning rate of 2e-5)."""
+
+    alpha: float = field(default=1.0, metadata={"help": "Weight of the ascent at every layer, 0 or more."})
+    beta: float = field(default=1e-3, metadata={"help": "Weight of the distance to noise, 0 or more."})
+    alternate_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the alternates' term, 0 or more, where there are some."}
+    )
+    retain_loss: str = field(default="nll", metadata={"help": "Retain term: `nll`, `kl` or `none`."})
+
+    def __post_init__(self):
+        for name in ("alpha", "beta", "alternate_weight"):
+            check_number(name, getattr(self, name), at_least=0)
+        super().__post_init__()
+        if self.reentrant:
+            raise ValueError(
+                "RepNoise reads activations inside the model, and reentrant checkpointing cuts their gradients. Pass "
+                "activation_checkpointing_kwargs={'use_reentrant': False}."
+            )
+
+    def weight_of(self, role: str) -> float:
+        return self.alternate_weight if role == ALTERNATE else super().weight_of(role)
+
+
+class RepNoiseTrainer(UnlearnTrainer):
+    r"""\\( CE(harmless) + \beta \frac{1}{L} \sum_l MMD^2(h_l(x_f), N(0, I)) - \alpha \log(1 + \frac{1}{L} \sum_l
+    CE_l(y_f)) \\) over all \\( L \\) decoder layers: their states at the answers' tokens become noise, and no layer,
+    read with the final norm and the head, predicts the answers. See [`~hf_unlearn.losses.noise_loss`] and
+    [`~hf_unlearn.losses.layer_ascent_loss`].
+
+    Harmless are the retain rows and, with `alternate_source`, another answer to each forget prompt: the paper pairs
+    harmful answers with refusals of the same prompt, and has no other rows.
+
+    Neither logarithm nor discrepancy is a mean over rows, so the size of a micro-batch is part of the objective. The
+    noise is drawn from `seed` at every step.
+
+    The published code differs: a sample of its discrepancy is a whole row, the output of its MLPs with padding; its
+    lens reads the embeddings too, and the last layer twice, once through the norm twice.
+    """
+
+    config_class = RepNoiseConfig
+    method = "repnoise"
+    paper = "2405.14577"
+    families = (CAUSAL_LM,)
+
+    @classmethod
+    def needs_of(cls, args: RepNoiseConfig):
+        others = {} if source_of(args) is None else {ALTERNATE: LOGPS}
+        return {**super().needs_of(args), FORGET: Need(lens=True), **others}
+
+    def forget_loss(self, rows: RoleRows) -> Tensor:
+        states, args = rows.layer_states, self.args
+        seed = args.seed + self.state.global_step + 1_000_003 * args.process_index
+        generator = torch.Generator(states.device).manual_seed(seed)
+        noise = torch.randn(states.shape, generator=generator, device=states.device)
+        # The pairs of one layer at a time.
+        distances = [
+            checkpoint(noise_loss, states[:, layer], noise[:, layer], use_reentrant=False)
+            for layer in range(states.shape[1])
+        ]
+        distance = torch.stack(distances).mean()
+        ascent = layer_ascent_loss(rows.layer_logps, rows.predicted.row_weights)
+        rows.noted |= {"mmd": distance.detach(), "layer_nll": ascent.detach().neg().expm1()}
+        return args.beta * distance + args.alpha * ascent
+
+    def terms(self, rows: Mapping[str, RoleRows]) -> dict[str, Tensor]:
+        others = {ALTERNATE: rows[ALTERNATE].nll} if ALTERNATE in rows else {}
+        return {**super().terms(rows), **others}
