@@ -15,7 +15,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "other answers": ("trains on other answers to the forget prompts", ("idk_nll", "llmu")),
     "representation": (
         "moves the states inside the model, away from what they say of forget rows",
-        ("rmu", "rr", "align_then_unlearn", "multidelete"),
+        ("rmu", "rr", "lunar", "align_then_unlearn", "multidelete"),
     ),
     "weights": ("changes weights without a forget term", ("fisher", "amnesiac")),
     "retraining": ("trains without the forget rows: what the others are judged against", ("retrain",)),
