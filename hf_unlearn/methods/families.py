@@ -26,7 +26,7 @@ SETTINGS: dict[str, dict] = {"align_then_unlearn": {"concept": ["it"]}}
 
 # What runs on whole weights, or with an adapter, in some settings only.
 LIMITS = {
-    "rmu": "no LoRA with ZeRO-3",
+    **dict.fromkeys(("rmu", "rr", "lunar"), "no LoRA with ZeRO-3"),
     "amnesiac": "`relabel`: ZeRO, FSDP too",
     "scrub": "`rewind`: one process, DDP",
     "mu_align": "`grad_ortho`: one process",
