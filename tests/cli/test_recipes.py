@@ -22,7 +22,9 @@ from hf_unlearn.runs.recipe import parse_recipe
 
 
 MADE_BY = sorted(ROOT.glob("recipes/*/prepare.yaml"))
-RECIPES = sorted({path for path in ROOT.glob("recipes/**/*.yaml") if "sweeps" not in path.parts} - {*MADE_BY})
+REQUESTS = {ROOT / "recipes" / "demo" / f"{name}.yaml" for name in ("requests", "growing")}
+OTHERS = {*ROOT.glob("recipes/sweeps/**/*.yaml"), *MADE_BY, *REQUESTS}
+RECIPES = sorted({*ROOT.glob("recipes/**/*.yaml")} - OTHERS)
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]
 TARGETED = [path for path in RECIPES if path.stem == "targeted" or "targeted" in path.parts]
