@@ -97,6 +97,9 @@ def _with_maximum(arms: Arms) -> Arms:
     original = arms.original
     left_out = [] if original is None else [name for name in families if _Arm(original, name, "", arms).all_damaged]
     kept = [name for name in families if name not in left_out]
+    if arms.comparator == "holdout":
+        # A maximum of more attacks is higher, also where nothing was ever known.
+        kept = [name for name in kept if _Arm(arms.unlearned, name, "", arms).has_holdout]
     scores = list(dict.fromkeys(score for name in families for score in _scores(arms.unlearned, name)))
 
     def joined(result):

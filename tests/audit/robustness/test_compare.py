@@ -169,6 +169,24 @@ def test_results_are_json_both_ways(tmp_path):
     assert Robustness.load(mine.save(tmp_path / "all.json")).metrics == mine.metrics
 
 
+def joined(before: float, first: float, second: float, seed: int, holdout: tuple | None = None):
+    """A model under two ways to ask that take part in the maximum; only the first was put to rows that no model saw."""
+    found = result(before, {"first": [first] * 3, "second": [second] * 3}, seed=seed, holdout=0.05)
+    found.measured = [one for one in found.measured if one.step == 1]
+    for one in found.measured:
+        one.family, one.step, one.more = one.setting, None, {"joins": True}
+        one.holdout = scores([0.05] * 12) if one.family == "first" else None
+    return Robustness({}, found.settings, found.before, found.measured)
+
+
+def test_a_maximum_is_of_the_same_attacks_in_the_rows_that_stand_for_a_model_that_never_knew():
+    # The second way to ask brings 0.6 out of any row, known or not: of rows that no model saw it was not asked.
+    found = joined(0.05, 0.05, 0.6, seed=0).compare(None, joined(0.95, 0.95, 0.95, seed=1))
+    assert found["max/probability/remaining"].details["among"] == ["first"]
+    assert found["max/probability/remaining"].value == pytest.approx(0, abs=0.05)
+    assert found["worst/remaining"].details["verdict"] != "suppressed"
+
+
 # Key tokens
 
 
