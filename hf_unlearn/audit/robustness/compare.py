@@ -321,6 +321,9 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
     name = max(resolved, key=lambda key: (resolved[key].interval or (0, resolved[key].value))[1])
     worst = resolved[name]
     details = {"which": name, "verdict": said, "status": "resolved", "budget": budget, **_shown(worst)}
+    unknown = [key for key, result in found.items() if result.value is None and not _is_aside(result)]
+    # A bound that the worst of the others keeps is not kept by these.
+    details |= {"open": unknown} if unknown else {}
     return {
         "worst/remaining": MetricResult(
             "worst/remaining",
