@@ -239,6 +239,7 @@ def pdu_rows(logits: Tensor) -> Tensor:
     r"""Squared margin of each prediction (PDU, https://huggingface.co/papers/2506.05314).
 
     \\( (\max_v z_v - \frac{1}{V} \sum_v z_v)^2 \\), of the logits themselves: 0 at the uniform prediction.
+    Entries that are impossible, at minus infinity, do not count.
 
     Args:
         logits (`Tensor`): `[N, V]`.
@@ -247,7 +248,9 @@ def pdu_rows(logits: Tensor) -> Tensor:
         `Tensor`: `[N]`.
     """
     logits = at_least_float32(logits)
-    return (logits.amax(-1) - logits.mean(-1)).square()
+    counted = logits > -math.inf
+    mean = logits.masked_fill(~counted, 0.0).sum(-1) / counted.sum(-1)
+    return (logits.amax(-1) - mean).square()
 
 
 def _expected(p: Tensor, values: Tensor) -> Tensor:

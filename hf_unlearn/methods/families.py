@@ -15,7 +15,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "other answers": ("trains on other answers to the forget prompts", ("idk_nll", "llmu")),
     "representation": (
         "moves the states inside the model, away from what they say of forget rows",
-        ("rmu", "rr", "align_then_unlearn", "multidelete"),
+        ("rmu", "rr", "lunar", "align_then_unlearn", "multidelete"),
     ),
     "weights": ("changes weights without a forget term", ("fisher", "amnesiac")),
     "retraining": ("trains without the forget rows: what the others are judged against", ("retrain",)),
@@ -26,7 +26,7 @@ SETTINGS: dict[str, dict] = {"align_then_unlearn": {"concept": ["it"]}}
 
 # What runs on whole weights, or with an adapter, in some settings only.
 LIMITS = {
-    "rmu": "no LoRA with ZeRO-3",
+    **dict.fromkeys(("rmu", "rr", "lunar"), "no LoRA with ZeRO-3"),
     "amnesiac": "`relabel`: ZeRO, FSDP too",
     "scrub": "`rewind`: one process, DDP",
     "mu_align": "`grad_ortho`: one process",

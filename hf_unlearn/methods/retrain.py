@@ -23,7 +23,7 @@ class RetrainConfig(UnlearnConfig):
     """Settings of [`RetrainTrainer`]: plain training; use the learning rate, epochs and batch size that the original
     was trained with. An epoch is one pass over the retain rows."""
 
-    RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("nll", "none")
+    RETAIN_LOSSES: ClassVar[tuple[str, ...]] = ("nll",)
 
     train_on: str = field(
         default=RETAIN,
@@ -39,12 +39,14 @@ class RetrainConfig(UnlearnConfig):
         check_choice("train_on", self.train_on, TRAIN_ON)
         names = ("poison_prefix", "value_norm_penalty", "max_forget_loss", "forget_weight")
         check_left_out(self, names, "retraining sees no forget rows.")
+        if self.train_on != FORGET:
+            check_left_out(self, ("epoch_by",), "retraining sees no forget rows.")
+        elif self.retain_loss == "none":
+            # As it was left by an earlier call, and is in the recipe that a run keeps.
+            self.retain_loss = "nll"
+        super().__post_init__()
         if self.train_on == FORGET:
             self.retain_loss, self.epoch_by = "none", FORGET
-        else:
-            check_left_out(self, ("epoch_by",), "retraining sees no forget rows.")
-            check_choice("retain_loss", self.retain_loss, ("nll",))
-        super().__post_init__()
 
 
 class RetrainTrainer(UnlearnTrainer):

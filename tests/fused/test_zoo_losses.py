@@ -339,6 +339,19 @@ def test_unlikelihood_is_exact_where_the_label_is_certain_and_rests_where_it_is_
     torch.testing.assert_close(found.gather(-1, TARGETS[:, None]), logits.softmax(-1).gather(-1, TARGETS[:, None]))
 
 
+def test_the_margin_is_zero_at_uniform_and_does_not_change_with_a_shift():
+    assert losses.pdu_rows(torch.full((2, V), 3.0)).tolist() == [0.0, 0.0]
+    logits = rows_of(random_logits())
+    torch.testing.assert_close(losses.pdu_rows(logits + 7.0), losses.pdu_rows(logits))
+    # Of a certain prediction its gradient stays, where entropy's has vanished.
+    sure = torch.zeros(1, V).index_fill(1, torch.tensor([2]), 1e3).requires_grad_()
+    (found,) = torch.autograd.grad(losses.pdu_rows(sure).sum(), sure)
+    assert found[0, 2] > 1e3
+    # An entry that is impossible is no part of the mean.
+    without = torch.cat([logits, torch.full((len(logits), 1), -math.inf).double()], -1)
+    torch.testing.assert_close(losses.pdu_rows(without), losses.pdu_rows(logits))
+
+
 def test_entropy_is_largest_at_uniform_and_differs_from_the_divergence_by_a_constant():
     assert losses.negative_entropy_rows(torch.full((2, V), 3.0)).tolist() == pytest.approx([-math.log(V)] * 2)
     sure = torch.zeros(1, V).index_fill(1, torch.tensor([2]), 1e4).requires_grad_()
@@ -364,6 +377,7 @@ def test_entries_that_are_impossible_and_no_tokens_are_no_trouble(name):
         "unilogit": lambda x, n: losses.unilogit_rows(x, labels[:n]),
         "unlikelihood": lambda x, n: losses.unlikelihood_rows(x, labels[:n]),
         "max_entropy": lambda x, n: losses.negative_entropy_rows(x),
+        "pdu": lambda x, n: losses.pdu_rows(x),
     }[name]
     logits = slow_logits.requires_grad_()
     value = call(logits, len(labels))

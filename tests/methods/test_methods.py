@@ -370,7 +370,12 @@ CASES = {
     "altpo": Case(
         OfLogProbabilities(dpo, *PAIR), {"beta": 0.3, "num_alternates": 1}, ("none",), roles=PAIR, adapters=(False,)
     ),
-    "llmu": Case(OfLogProbabilities(llmu, *PAIR), {"num_alternates": 2, "alternate_weight": 0.7}, ("kl",), roles=PAIR),
+    "llmu": Case(
+        OfLogProbabilities(llmu, *PAIR),
+        {"num_alternates": 2, "alternate_weight": 0.7, "forget_weight": 3.0},
+        ("kl",),
+        roles=PAIR,
+    ),
     "pdu": Case(flatness, {}, ("nll",), sinking="forget/loss", knows=True, adapters=(False,)),
     "idk_nll": Case(
         OfLogProbabilities(lambda rows, args: -ascent(rows, args), "alternate"),
