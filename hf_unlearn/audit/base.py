@@ -112,6 +112,11 @@ class Prepared:
     tokenizer: Any
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
 
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What results depend on beside `rows`, by name; JSON values."""
+        return {}
+
 
 @dataclass
 class Context:

@@ -275,6 +275,7 @@ def _cache(kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared, device:
     about = {name: value for name, value in vars(args).items() if name not in idle}
     about |= {"metrics": METRICS, **vars(qa), "tokenizer": hash_processor(prepared.tokenizer), "device": device}
     about |= {f"rows of {name}": rows_digest(rows) for name, rows in prepared.rows.items()}
+    about |= prepared.beside
     if kind.reads_others:
         names = [getattr(args, name, None) for name in ("retrained_model_name_or_path", ORIGINAL)]
         about["others"] = [name and (weights_of(resolve_model(name)) or name) for name in names]

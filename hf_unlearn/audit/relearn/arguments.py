@@ -7,6 +7,7 @@ from typing import Any
 
 from ...checks import check_whole
 from ..robustness.arguments import RobustnessArguments
+from ..robustness.rows import GROUPS
 from ..robustness.splits import SPLITS
 
 
@@ -51,7 +52,7 @@ class RelearnArguments(RobustnessArguments):
         default=None,
         metadata={
             "help": "Column that names the fact of a row: its wordings are either all shown or all tested. Default: "
-            "rows of a group with one answer are one fact."
+            "rows of a group with one answer are one fact. Without `group_by` its rows are a group, too."
         },
     )
     adapter: str = field(
@@ -114,6 +115,9 @@ class RelearnArguments(RobustnessArguments):
             check_whole("eval_steps", step, at_least=0)
         # Step 0 is the model as it is, which is measured anyway.
         self.eval_steps = sorted({*(step for step in self.eval_steps if 0 < step < self.max_steps), self.max_steps})
+        if self.fact_by is not None and self.group_by is None and self.benchmark not in GROUPS:
+            # The wordings of one fact are no independent rows, in the split and in the interval.
+            self.group_by = self.fact_by
         if (self.data in OWN_ROWS) != (self.relearn_dataset is not None):
             needs = "requires" if self.data in OWN_ROWS else "takes no"
             raise ValueError(

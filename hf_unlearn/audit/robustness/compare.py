@@ -97,6 +97,9 @@ def _with_maximum(arms: Arms) -> Arms:
     original = arms.original
     left_out = [] if original is None else [name for name in families if _Arm(original, name, "", arms).all_damaged]
     kept = [name for name in families if name not in left_out]
+    if arms.comparator == "holdout":
+        # A maximum of more attacks is higher, also where nothing was ever known.
+        kept = [name for name in kept if _Arm(arms.unlearned, name, "", arms).has_holdout]
     scores = list(dict.fromkeys(score for name in families for score in _scores(arms.unlearned, name)))
 
     def joined(result):
@@ -318,6 +321,9 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
     name = max(resolved, key=lambda key: (resolved[key].interval or (0, resolved[key].value))[1])
     worst = resolved[name]
     details = {"which": name, "verdict": said, "status": "resolved", "budget": budget, **_shown(worst)}
+    unknown = [key for key, result in found.items() if result.value is None and not _is_aside(result)]
+    # A bound that the worst of the others keeps is not kept by these.
+    details |= {"open": unknown} if unknown else {}
     return {
         "worst/remaining": MetricResult(
             "worst/remaining",

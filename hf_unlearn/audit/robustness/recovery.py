@@ -93,6 +93,11 @@ def remaining(
         return unresolved(
             f"{found} group{'s' * (found != 1)} of rows; an interval requires {FEWEST_GROUPS}", estimate=value
         )
+    if holdout_groups is not None and len({*h_groups}) < FEWEST_GROUPS:
+        several = "s" * (len({*h_groups}) != 1)
+        return unresolved(
+            f"{len({*h_groups})} group{several} of holdout rows; an interval requires {FEWEST_GROUPS}", estimate=value
+        )
     half = _half(((u - r) - value * (o - r)) / known, groups)
     if holdout_groups is not None:
         # `r` is the mean of other rows, drawn by itself.

@@ -9,12 +9,12 @@ from ...data.qa import QAFormat
 from ...data.sets import load_sets
 from ...data.sources import load_rows
 from ..base import Prepared
-from ..sets import AuditSet, read_sets
+from ..sets import AuditSet, read_sets, rows_digest
 from .arguments import RobustnessArguments
 
 
 # What the rows of a benchmark are about: a column, or so many rows one after the other.
-GROUPS: dict[str, str | int] = {"world": "person", "tofu": 20}
+GROUPS: dict[str, str | int] = {"world": "person", "tofu": 20, "tofu_mini": 20}
 
 
 @dataclass
@@ -33,6 +33,13 @@ class RobustnessPrepared(Prepared):
     sets: dict[str, AuditSet] = field(default_factory=dict)
     groups: dict[str, list[Hashable]] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        # Attacks read other columns than question and answer, and put questions into templates of their own.
+        columns = {f"columns of {name}": rows_digest(one.rows) for name, one in self.sets.items()}
+        groups = {f"groups of {name}": rows_digest(found) for name, found in self.groups.items()}
+        return {**columns, **groups, "chat template": getattr(self.tokenizer, "chat_template", None)}
 
 
 def prepare_rows(args: RobustnessArguments, qa: QAFormat, tokenizer: Any) -> RobustnessPrepared:

@@ -47,8 +47,10 @@ class SoftPromptAudit(RobustnessKind):
             seed: split_rows(prepared.groups["forget"], args.attacker_share, args.split, seed, facts)
             for seed in args.seeds
         }
-        config = config_of(resolve_model(args.model_name_or_path), args.trust_remote_code, args.model_revision)
-        mark = reserved_id([row for name in sets for row in prepared.rows[name]], vocabulary_size(config))
+        # What fills a batch is no mark, though it stands in no row.
+        filled = {"input_ids": [pad_token_id(prepared.tokenizer)]}
+        rows = [row for name in sets for row in prepared.rows[name]]
+        mark = reserved_id([*rows, filled], min(map(vocabulary_size, _configs(args))))
         prepared.more["mark"] = mark
         prepared.more["marked"] = {
             name: [
@@ -111,6 +113,14 @@ class SoftPromptAudit(RobustnessKind):
                 "(`shown`) says nothing: vectors can hold sentences that no model ever saw."
             ),
         ]
+
+
+def _configs(args: SoftPromptArguments) -> list[Any]:
+    """Of the audited model and those that it is compared with."""
+    named = [(args.model_name_or_path, args.model_revision)]
+    others = (args.original_model_name_or_path, args.retrained_model_name_or_path)
+    named += [(name, None) for name in others if name is not None]
+    return [config_of(resolve_model(name), args.trust_remote_code, revision) for name, revision in named]
 
 
 def _told(shown: RowScores, tested: RowScores, before: RowScores, vectors, model) -> dict[str, Any]:

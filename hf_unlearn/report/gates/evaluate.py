@@ -150,6 +150,9 @@ def _held(gate: Gate, name: str, model: dict, other: dict | None = None) -> Outc
             return Outcome(gate.name, name, MISSING, why=f"{gate.against}: {why}")
         found = difference(name, mine, theirs, paired)
     status, why = _status(gate, found)
+    unknown = (mine.get("details") or {}).get("open")
+    if status == PASSED and unknown:
+        status, why = UNRESOLVED, f"{', '.join(unknown)} may be worse and cannot be told"
     return Outcome(gate.name, name, status, found.value, found.interval, found.n, found.method, why)
 
 

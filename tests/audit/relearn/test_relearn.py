@@ -149,6 +149,23 @@ def test_holdout_rows_are_attacked_by_themselves(place):
     assert measured(place, model(), without=()).measured[0].holdout is None
 
 
+@pytest.mark.parametrize("split", ["within", "across"])
+def test_wordings_of_one_fact_stay_together_without_groups(place, tmp_path, split):
+    rows = [
+        {**row, "answer": f"{row['answer']} w{i % 2}", "fact": f"f{i // 2}"} for i, row in enumerate(rows_of("forget"))
+    ]
+    path = tmp_path / "facts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    how = {"forget_dataset": str(path), "fact_by": "fact", "split": split, "seeds": [0, 1], "group_by": None}
+    args = arguments(place, **how)
+    prepared = RelearnAudit().prepare(args, QAFormat())
+    for attack in prepared.more["attacks"].values():
+        tested = [rows[i]["fact"] for i in attack.tested]
+        assert all(tested.count(fact) == 2 for fact in tested)
+    # Nor are they independent in the interval.
+    assert len({*prepared.groups["forget"]}) == 18
+
+
 # The loop
 
 

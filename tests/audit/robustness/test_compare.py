@@ -169,6 +169,52 @@ def test_results_are_json_both_ways(tmp_path):
     assert Robustness.load(mine.save(tmp_path / "all.json")).metrics == mine.metrics
 
 
+def joined(before: float, first: float, second: float, seed: int, holdout: tuple | None = None):
+    """A model under two ways to ask that take part in the maximum; only the first asks rows that no model saw."""
+    found = result(before, {"first": [first] * 3, "second": [second] * 3}, seed=seed, holdout=0.05)
+    found.measured = [one for one in found.measured if one.step == 1]
+    for one in found.measured:
+        one.family, one.step, one.more = one.setting, None, {"joins": True}
+        one.holdout = scores([0.05] * 12) if one.family == "first" else None
+    return Robustness({}, found.settings, found.before, found.measured)
+
+
+def test_a_maximum_is_of_the_same_attacks_in_the_rows_that_stand_for_a_model_that_never_knew():
+    # The second way to ask brings 0.6 out of any row, known or not: of rows that no model saw it was not asked.
+    found = joined(0.05, 0.05, 0.6, seed=0).compare(None, joined(0.95, 0.95, 0.95, seed=1))
+    assert found["max/probability/remaining"].details["among"] == ["first"]
+    assert found["max/probability/remaining"].value == pytest.approx(0, abs=0.05)
+    assert found["worst/remaining"].details["verdict"] != "suppressed"
+
+
+def test_a_gate_on_the_worst_is_not_passed_while_another_score_cannot_be_told():
+    from hf_unlearn.report.gates.evaluate import judge
+    from hf_unlearn.report.gates.spec import read_gates
+
+    def status(wide: float) -> str:
+        models = [result(0.05, {"weak": [mean] * 3}, seed=seed) for seed, mean in ((0, 0.06), (1, 0.05), (2, 0.95))]
+        for model, mean in zip(models, (0.15, 0.05, 0.95), strict=True):
+            for one in model.measured:
+                # By person far apart in the unlearned model alone.
+                far = [mean + (wide * (-1) ** (i // 4) if mean == 0.15 else 0.01 * (i % 3)) for i in range(N)]
+                one.tested.scores["other"] = far
+        found = models[0].compare(models[1], models[2])
+        assert (found["other/remaining"].value is None) == (wide > 0.1)
+        assert found["worst/remaining"].value is not None
+        metrics = {name: metric.to_dict() for name, metric in found.items()}
+        model = {
+            "name": "u",
+            "kind": "unlearned",
+            "metrics": {},
+            "audits": {"relearn": {"metrics": metrics, "settings": {}}},
+        }
+        gates = read_gates({"back": {"metric": "relearn/worst/remaining", "at_most": 0.3}})
+        return judge({"models": [model]}, gates, kinds=["relearn"])["models"][0]["outcomes"][0]["status"]
+
+    assert status(0.01) == "passed"
+    assert status(0.5) == "unresolved"
+
+
 # Key tokens
 
 

@@ -152,6 +152,17 @@ def test_a_bootstrap_over_rows_would_not():
     assert held / draws < 0.8
 
 
+@pytest.mark.parametrize("people", [1, 3])
+def test_other_rows_of_few_groups_give_no_interval(people):
+    rng, groups = np.random.default_rng(0), [i // 4 for i in range(32)]
+    u, h, o = (np.clip(mean + rng.normal(0, 0.02, 32), 0, 1).tolist() for mean in (0.1, 0.05, 0.9))
+    found = remaining(u, h, o, groups, holdout_groups=[i % people for i in range(32)])
+    assert found.value is None
+    assert f"{people} group{'s' * (people > 1)} of holdout rows" in found.details["reason"]
+    assert found.details["estimate"] == pytest.approx(0.06, abs=0.02)
+    assert remaining(u, h, o, groups, holdout_groups=groups).value == pytest.approx(found.details["estimate"])
+
+
 def test_the_interval_against_other_rows_holds_the_truth_too():
     draws, clusters = 300, 8
     u, r, o = batch(draws, clusters, 0.3)

@@ -221,3 +221,34 @@ def test_the_worst_of_several_is_the_one_that_reaches_highest():
     assert returns_line(model) == "✗ suppressed: comes back by relearn"
     assert worst_of({"audits": {"perplexity": {"metrics": {}}}}) is None
     assert returns_line({"audits": {"perplexity": {"metrics": {}}}}) is None
+
+
+def test_columns_that_only_an_attack_reads_are_part_of_what_is_kept(place, tmp_path):
+    """Rows of the same questions and answers with another paraphrase, or of other persons, are measured anew."""
+    rows = [json.loads(line) for line in (place / "forget.jsonl").read_text().splitlines()]
+    models = ["--original_model_name_or_path", str(place / "target")]
+    models += ["--retrained_model_name_or_path", str(place / "retrained"), "--group_by", "person"]
+
+    def found(name: str, paraphrase: str, persons: int) -> dict:
+        changed = [
+            {**row, "paraphrased_question": f"{paraphrase} {row['question']}", "person": f"p{i % persons}"}
+            for i, row in enumerate(rows)
+        ]
+        forget = tmp_path / "edited.jsonl"
+        forget.write_text("".join(json.dumps(row) + "\n" for row in changed))
+        words = ["--audits", "prompts", "--prompts", "{transforms: [paraphrase]}", *models]
+        assert command(place, tmp_path / name, *words, forget=forget) == 0
+        (mine,) = [
+            model
+            for model in json.loads((tmp_path / name / "prompts" / "prompts.json").read_text())["models"]
+            if model["name"] == "mine"
+        ]
+        return mine
+
+    def values(model: dict) -> list:
+        return model["measured"][0]["tested"]["logps"]
+
+    first, other, fewer = found("first", "Say:", 4), found("other", "Zz qq!", 4), found("fewer", "Say:", 8)
+    assert values(first) != values(other)
+    assert values(first) == values(fewer)
+    assert len({*fewer["settings"]["groups"]}) == 8

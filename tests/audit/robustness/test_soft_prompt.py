@@ -248,3 +248,27 @@ def test_the_command_trains_a_prompt(tmp_path):
     worst = found["models"][-1]["metrics"]["worst/remaining"]
     assert worst["details"]["provisional"]
     assert worst["value"] == pytest.approx(1.0) or worst["details"]["reason"]
+
+
+def test_the_mark_is_not_what_fills_batches():
+    # Many tokenizers have their PAD as the last token, which stands in no row.
+    from hf_unlearn.audit.generation import pad_token_id
+
+    prepared, args = prepared_of(FORGET), arguments()
+    prepared.tokenizer.pad_token = "~"
+    last = pad_token_id(prepared.tokenizer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "config_of", lambda *args: None)
+        patch.setattr(measuring, "vocabulary_size", lambda config: last + 1)
+        SoftPromptAudit().check(args, prepared)
+    assert prepared.more["mark"] != last
+
+
+def test_the_mark_is_a_token_of_every_model():
+    prepared = prepared_of(FORGET)
+    args = arguments(original_model_name_or_path="small", retrained_model_name_or_path="m")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "config_of", lambda name, *args: name)
+        patch.setattr(measuring, "vocabulary_size", lambda name: 100 if name == "small" else 200)
+        SoftPromptAudit().check(args, prepared)
+    assert prepared.more["mark"] < 100
