@@ -91,7 +91,6 @@ PARTIAL = ("rmu", "rr")
 APART = {
     "align_then_unlearn": "1 a step: a head trains on states, then the model through it; the encoder once",
     "amnesiac": "1 a step, of rows with other labels and of retain rows; `subtract`: none, then 1 to repair",
-    "lunar": "1 + 0, up to one layer: of prompts, which the rows measured here have not; all forget prompts once more",
     "fisher": "1 a retain row, once; then 1 over held-out rows for each of `scales`",
     "multidelete": "1 + 0: pairs of image and text, so a classifier's; forget rows twice",
     "retrain": "1, of retain rows: it is fine-tuning",

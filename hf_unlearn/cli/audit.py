@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
 
 def _attacks(argv: list[str]) -> None:
     """Makes several audits of robustness, and one report of them."""
-    from ..audit.robustness.several import VIEW
+    from ..audit.robustness.several.view import VIEW
     from ..data.qa import QAFormat
     from ..runs.attacks import attacks_arguments, audit_attacks
     from ..runs.parser import StrictParser

@@ -75,7 +75,7 @@ def _of_checkpoint(path: Path) -> dict:
     Raises:
         `ValueError`: for a file that is none, or of no audited model.
     """
-    from ..audit.robustness.several import VIEW
+    from ..audit.robustness.several.view import VIEW
 
     found = VIEW.load(path)
     kinds = {"original": "target", "audited": "unlearned"}

@@ -43,7 +43,7 @@ def audit_attacks(args: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
     Raises:
         `ValueError`: for what one of them cannot do, before a model is loaded.
     """
-    from ..audit.robustness.several import VIEW
+    from ..audit.robustness.several.view import VIEW
     from .audits import audit, read_block
 
     folder = Path(args.output_dir or f"runs/audit/{Path(args.model_name_or_path).name}")

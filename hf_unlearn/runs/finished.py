@@ -61,7 +61,7 @@ def merge_audits(audited: dict[str, list[dict]], title: str) -> list[tuple]:
 
 def view_of(name: str):
     """The view of the audit whose file this is, or its folder and no run's; `None` where it is none."""
-    from ..audit.robustness.several import VIEW
+    from ..audit.robustness.several.view import VIEW
 
     path = Path(name)
     for view in (*_views(), VIEW):

@@ -22,7 +22,9 @@ from hf_unlearn.runs.recipe import parse_recipe
 
 
 MADE_BY = sorted(ROOT.glob("recipes/*/prepare.yaml"))
-RECIPES = sorted({path for path in ROOT.glob("recipes/**/*.yaml") if "sweeps" not in path.parts} - {*MADE_BY})
+REQUESTS = {ROOT / "recipes" / "demo" / f"{name}.yaml" for name in ("requests", "growing")}
+OTHERS = {*ROOT.glob("recipes/sweeps/**/*.yaml"), *MADE_BY, *REQUESTS}
+RECIPES = sorted({*ROOT.glob("recipes/**/*.yaml")} - OTHERS)
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]
 TARGETED = [path for path in RECIPES if path.stem == "targeted" or "targeted" in path.parts]
@@ -90,7 +92,7 @@ def test_every_recipe_is_the_method_of_its_name(path):
         "rmu": ("rmu", "states"),
     }
     content = read_yaml(path)
-    stem = re.sub("_(1gpu|lora|qlora|uniform)$|_backdoor.*$", "", path.stem)
+    stem = re.sub("_(1gpu|lora|qlora|uniform|robustness)$|_backdoor.*$", "", path.stem)
     stem = "retrain" if stem in ("original", "whp_reinforced") else stem
     # The published retain term of NPO on WMDP is a divergence too.
     stem = "npo_klr" if "wmdp" in path.parts and stem == "npo" else stem

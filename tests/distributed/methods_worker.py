@@ -38,13 +38,16 @@ def run(name: str, models: Path, folder: Path, engine: dict | None) -> dict:
     config_class, trainer_class = METHODS[method]
     # The arguments come before the model: ZeRO-3 shards a model while it is loaded, and must be known by then.
     args = make_args(config_class, folder, **settings)
+    # `num_alternates` of them for each forget row, one after the other.
+    count = settings.get("num_alternates", 1)
+    alternates = [{**halved(row), "completion": " No" + "." * i} for row in FORGET for i in range(count)]
     paired, others = "alternate" in case.roles, sorted((models / method).glob("*"))
     trainer = trainer_class(
         model=str(models / ("knowing" if case.knows else "plain")),
         args=args,
         forget_dataset=[halved(row) for row in FORGET] if paired else FORGET,
         retain_dataset=None if args.retain_loss == "none" else RETAIN,
-        alternate_dataset=[{**halved(row), "completion": " No"} for row in FORGET] if paired else None,
+        alternate_dataset=alternates if paired else None,
         ref_models={path.name: str(path) for path in others} or None,
         processing_class=make_tokenizer(),
         peft_config=lora(target_modules="all-linear") if adapter else None,

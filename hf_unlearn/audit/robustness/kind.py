@@ -26,6 +26,8 @@ from .rows import RobustnessPrepared, prepare_rows
 
 
 COMMON = frozenset(part.name for part in fields(RobustnessArguments))
+# Of a kind's own fields, those that an audit of a recipe has too.
+ASKED = frozenset({"max_new_tokens"})
 
 
 class RobustnessKind(AuditKind):
@@ -105,6 +107,11 @@ class RobustnessKind(AuditKind):
             desc=desc,
         )
         return RowScores.of_tokens(rows, found)
+
+    def taken_over(self, recipe) -> dict[str, Any]:
+        # A recipe's steps and rates are of its training, not of the attack.
+        own = {part.name for part in fields(self.arguments)} - COMMON - ASKED
+        return {name: value for name, value in super().taken_over(recipe).items() if name not in own}
 
     def of_run(self, recipe, folder: str) -> dict[str, Any]:
         # What a run starts from is what there was to forget.

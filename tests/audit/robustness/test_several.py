@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import make_model, make_tokenizer
 
-from hf_unlearn.audit.robustness.several import worst_of
+from hf_unlearn.audit.robustness.several.view import worst_of
 from hf_unlearn.cli.main import main
 from hf_unlearn.report.verdict import returns_line, verdicts
 from hf_unlearn.runs.blocks import attack_blocks

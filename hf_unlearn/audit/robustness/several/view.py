@@ -4,12 +4,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...report.findings import WORST
-from ...report.sections import AUDITS_KEY, cell_of, section_cell, section_markdown, section_table
-from ...report.table import Cell, escape
-from ...report.verdict import returns_line
-from ..registry import AUDITS
-from ..view import AuditView
+from ....report.findings import WORST
+from ....report.sections import AUDITS_KEY, cell_of, section_cell, section_markdown, section_table
+from ....report.table import Cell, escape
+from ....report.verdict import returns_line
+from ...registry import AUDITS
+from ...view import AuditView
 
 
 NOTE = (
