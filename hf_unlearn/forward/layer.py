@@ -85,7 +85,8 @@ class LayerForward(Forward):
         self.layers = list(layer) if self.several else [layer]
         # The last that runs.
         self.layer, self.whole = max(self.layers), whole
-        self.computed = {"layers": self.layers} if self.several else {"layer": layer}
+        # A list also of one: `layer` is what frozen layers below it are kept by (see `FrozenPrefix`).
+        self.computed = {"layers": self.layers}
         self.fused = not whole and any(need.kl for need in needs.values())
 
     @property

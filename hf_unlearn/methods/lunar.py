@@ -136,10 +136,11 @@ class LUNARTrainer(UnlearnTrainer):
 
     # The objective
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if "role" in inputs and self.direction is None:
+    def role_rows(self, model, inputs):
+        # Add-ons read terms without `compute_loss`.
+        if self.direction is None:
             self.direction = self._direction(model)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return super().role_rows(model, inputs)
 
     def forget_loss(self, rows: LayerRows) -> Tensor:
         self.direction = self.direction.to(rows.states.device)

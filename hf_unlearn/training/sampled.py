@@ -20,6 +20,8 @@ from .. import modeling
 from ..audit.generation import generate_tokens
 from ..cache import cache_root
 from ..data.alternates import OF_SAMPLES, SAMPLED, check_alternates, prompt_of, source_of
+from ..data.chat import Chat
+from ..data.conversations import common_prefix
 from ..data.formats import IGNORE_INDEX
 from ..data.role_table import ALTERNATE, FORGET
 from ..data.seeds import data_seed
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Tries of a draw, of which a model may waste some on the row's own answer.
 TRIES = 20
+# A question and an answer that are found again in any template's text.
+ASKED, SAID = "\ue000", "\ue001"
 
 
 def with_sampled(roles: Mapping[str, Any], needs: Needs, model, args, tokenizer, loading=(None, None)) -> dict:
@@ -81,6 +85,9 @@ def _kept_answers(forget, model, args, tokenizer, loading) -> list[list[int]]:
         "num_alternates": args.num_alternates,
         **{name: getattr(args, name) for name in ("sample_temperature", "sample_max_tokens", "sample_instruction")},
     }
+    if args.sample_instruction is not None:
+        # How it is put depends on the chat template.
+        about["asked"] = hash_json(_asked(forget, tokenizer, args))
     path = cache_root().absolute() / "alternates" / f"{hash_json(about)}.json"
     if path.is_file():
         logger.info("Alternates: the answers that the model sampled are read from %s.", path)
@@ -122,12 +129,10 @@ def sample_answers(model: nn.Module, forget, tokenizer, args) -> list[list[int]]
     Raises:
         `ValueError`: if a row gets no other answer in 20 tries.
     """
-    asked, own = [], []
+    asked, own = _asked(forget, tokenizer, args), []
     for row in forget:
         answer = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORE_INDEX]
         own.append(_normal(tokenizer.decode(answer, skip_special_tokens=True)))
-        prompt = prompt_of(row)
-        asked.append(prompt if args.sample_instruction is None else prompt + _asking(row, prompt, tokenizer, args))
     count, seed = args.num_alternates, data_seed(args)
     found: dict[int, list[int]] = {}
     for attempt in range(TRIES):
@@ -164,34 +169,54 @@ def _normal(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
+def _asked(forget, tokenizer, args) -> list[list[int]]:
+    """What the model goes on from, for each forget row."""
+    if args.sample_instruction is None:
+        return [prompt_of(row) for row in forget]
+    return [prompt_of(row) + _asking(row, prompt_of(row), tokenizer, args) for row in forget]
+
+
 def _asking(row: Mapping[str, Any], prompt: list[int], tokenizer, args) -> list[int]:
     """What follows a forget row's prompt so that the model gives another answer: the row's own, and the instruction,
     as a turn of the user's where the prompt ends as those of the tokenizer's chat template do."""
     answer = list(row["input_ids"][len(prompt) :])
     turn = _turn(prompt, tokenizer, args.sample_instruction)
     if turn is None:
-        turn = f"\n{args.sample_instruction}\n"
         if answer and answer[-1] == tokenizer.eos_token_id:
             answer = answer[:-1]
-    return answer + tokenizer(turn, add_special_tokens=False)["input_ids"]
+        return answer + tokenizer(f"\n{args.sample_instruction}\n", add_special_tokens=False)["input_ids"]
+    last, following = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in turn)
+    # Some templates close the last answer otherwise than one that is followed by a turn, and some rows end within.
+    shared = next((n for n in range(len(following), 0, -1) if answer[-n:] == following[:n]), 0)
+    if not shared and last and answer[-len(last) :] == last:
+        answer = answer[: -len(last)]
+    return answer + following[shared:]
 
 
-def _turn(prompt: list[int], tokenizer, instruction: str) -> str | None:
-    """A user's turn and the beginning of the next answer, in the chat template's form."""
+def _turn(prompt: list[int], tokenizer, instruction: str) -> tuple[str, str] | None:
+    """In the chat template's form, what closes an answer that is the last, and what follows one that is not: its
+    close, a user's turn and the beginning of the next answer. `None` where a prompt is of another form."""
     if tokenizer.chat_template is None:
         return None
-    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    chat = Chat({}, tokenizer)
 
-    def form(messages, **kwargs) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
+    def form(*texts: str, generation: bool = False) -> str:
+        roles = ("user", "assistant", "user")
+        turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+        return chat.render(chat.messages(turns, "messages"), generation)
 
-    closed, opened = form(said[:1]), form(said[:1], add_generation_prompt=True)
-    begins = opened.removeprefix(closed)
-    if not begins or not tokenizer.decode(prompt).rstrip().endswith(begins.rstrip()):
+    try:
+        opened, said = form(ASKED, generation=True), form(ASKED, SAID)
+        after = form(ASKED, SAID, instruction, generation=True)
+    except ValueError:
+        # A template that has no such conversations.
         return None
-    before = form(said)
-    after = form([*said, {"role": "user", "content": instruction}], add_generation_prompt=True)
-    return after.removeprefix(before) if after.startswith(before) else None
+    asked, between = opened.rpartition(ASKED)[2], said.rpartition(ASKED)[2].partition(SAID)[0]
+    # Rows leave out of a generation's beginning what answers do not have.
+    ends = [end.rstrip() for end in (asked, asked[: common_prefix(asked, between)])]
+    if SAID not in after or not tokenizer.decode(prompt).rstrip().endswith(tuple(filter(None, ends))):
+        return None
+    return said.rpartition(SAID)[2], after.partition(SAID)[2]
 
 
 def _check_whole(model: nn.Module) -> None:

@@ -95,6 +95,23 @@ def test_the_terms_are_the_published_regression(build, tokens):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("reference", ["cache", "live"])
+def test_training_starts_where_the_model_entered(build, reference):
+    """The states of the frozen layers, kept on disk too, are those of the layer below."""
+    trainer = build(reference=reference, refusal_coeff=3.0, max_steps=1)
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["retain/loss"] == pytest.approx(0, abs=1e-10)
+    assert first["forget/loss"] == pytest.approx((3 * trainer.direction).square().mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("addon", [{"mask_by": "wagle"}, {"grad_ortho": "project"}])
+def test_add_ons_that_read_its_terms_find_the_direction(build, addon):
+    trainer = build(max_steps=1, **addon)
+    trainer.train()
+    assert torch.equal(trainer.direction, build(max_steps=1)._direction(make_model(layers=3)))
+
+
 @pytest.mark.parametrize("tokens", ["prompt", "last"])
 def test_answers_have_no_part_in_it(build, tokens):
     found = []

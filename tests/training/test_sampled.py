@@ -2,14 +2,19 @@
 """Alternates that the model samples: what is drawn, never the row's own answer, and that it is drawn once."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import trl
 from conftest import changed, make_args, make_model, make_tokenizer, weights
 from processes import run
 
 from hf_unlearn import METHODS
 from hf_unlearn.audit.draws import Drawing
+from hf_unlearn.data.alternates import prompt_of
+from hf_unlearn.data.formats import encode
 from hf_unlearn.training import sampled
 
 
@@ -221,6 +226,48 @@ def test_the_instruction_follows_the_rows_own_answer(build, monkeypatch):
     assert alone == ["<s>Who is Ada?"]
 
 
+TEMPLATES = {
+    "qwen3": "<think>\n\n</think>\n\nSpy<|im_end|>\n<|im_start|>user\nAnother?<|im_end|>\n<|im_start|>assistant\n",
+    "smolvlm": " Spy<end_of_utterance>\nUser: Another?<end_of_utterance>\nAssistant:",
+    "phi3": "Spy<|end|>\n<|user|>\nAnother?<|end|>\n<|assistant|>\n",
+    "llama3": "Spy<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nAnother?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_instruction_is_a_turn_of_the_rows_template(name):
+    """Qwen3 takes the thoughts of earlier answers away, SmolVLM reads lists of parts alone, Phi-3 ends a last answer
+    with one more token."""
+    folder = Path(trl.__file__).parent / "chat_templates"
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (folder / f"{name}.jinja").read_text(encoding="utf-8")
+    turns = [[{"role": "user", "content": "Who is Ada?"}], [{"role": "assistant", "content": "Spy"}]]
+    row = encode(dict(zip(("prompt", "completion"), turns, strict=True)), tokenizer)
+    prompt = prompt_of(row)
+    asked = sampled._asking(row, prompt, tokenizer, SimpleNamespace(sample_instruction="Another?"))
+    assert tokenizer.decode(asked) == TEMPLATES[name]
+
+
+def test_answers_to_another_form_of_the_question_are_not_taken_from_disk(build, monkeypatch):
+    """Two templates that give the rows the same tokens and turns that follow them others."""
+    turns = [
+        {
+            "prompt": [{"role": "user", "content": "Who is Ada?"}],
+            "completion": [{"role": "assistant", "content": "Spy"}],
+        }
+    ]
+    plain, other = make_tokenizer(), make_tokenizer()
+    other.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{{ '<' + message['role'] + '>' }}{{ '!' if loop.index == 3 }}"
+        "{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    for tokenizer, expected in ((plain, "<user>Another?"), (plain, None), (other, "<user>!Another?")):
+        asked = prompts_asked(build, monkeypatch, forget=turns, sample_instruction="Another?", tokenizer=tokenizer)
+        assert [expected in text for text in asked] == ([True] if expected else [])
+
+
 @pytest.mark.usefixtures("unloaded")
 def test_rows_that_nothing_can_be_sampled_for_are_refused_before_a_model_is_loaded(build, model_path):
     with pytest.raises(
@@ -275,6 +322,8 @@ sys.path.insert(0, {tests!r})
 from conftest import make_args, make_model, make_tokenizer
 from hf_unlearn import METHODS
 from hf_unlearn.audit.draws import Drawing
+from hf_unlearn.data.alternates import prompt_of
+from hf_unlearn.data.formats import encode
 from hf_unlearn.training import sampled
 keep, asked = sampled.sample_answers, []
 sampled.sample_answers = lambda *args: asked.append(0) or keep(*args)
