@@ -376,3 +376,19 @@ def test_the_gradient_norm_is_that_of_what_trains(build):
     assert norms[0] == pytest.approx(wanted, rel=1e-3)
     assert min(norms) > 0
     assert len(set(norms)) == 11
+
+
+def test_stages_are_entered_where_an_add_on_owns_the_backward_pass(build):
+    trainer = build(retain_loss="nll", grad_ortho="project")
+    stages = []
+    enter = trainer.rounds.enter
+
+    def entering(stage, model):
+        enter(stage, model)
+        stages.append((stage.kind, trainer.staged.active))
+
+    trainer.rounds.enter = entering
+    trainer.train()
+    assert {kind for kind, _ in stages} == {ALIGN, UNLEARN}
+    assert all(kind == active for kind, active in stages)
+    assert len(trainer.rounds.thresholds) == len({s.round for s in trainer.stages})

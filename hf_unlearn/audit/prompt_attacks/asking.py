@@ -6,6 +6,7 @@ from typing import Any
 
 from ...data.formats import IGNORE_INDEX, encode, encode_prompt
 from ...data.qa import QAFormat
+from ..robustness.words import words
 from .cases import Prompt
 
 
@@ -71,6 +72,19 @@ def scored_row(
     if len(start) + len(ids) > max_length:
         return None
     return {"input_ids": [*start, *ids], "labels": [*[IGNORE_INDEX] * (len(start) + begun), *ids[begun:]]}
+
+
+def is_opened(row: Mapping[str, Sequence[int]], answer: str, tokenizer: Any) -> bool:
+    """Whether the chat template writes something of its own before the answer, such as an empty block of thoughts: an
+    answer that is begun would stand in the wrong place.
+
+    Args:
+        row (`Mapping`): encoded.
+        answer (`str`): its answer.
+    """
+    ids, wanted = answer_ids(row), words(answer)
+    rests = (words(tokenizer.decode(ids[n:], skip_special_tokens=True)) for n in range(len(ids)))
+    return next((n for n, rest in enumerate(rests) if rest == wanted), 0) > 0
 
 
 def begun_tokens(prompt: Prompt, answer: Sequence[int], tokenizer: Any) -> int:

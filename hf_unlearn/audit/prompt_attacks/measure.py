@@ -16,7 +16,7 @@ from ..robustness.rows import RobustnessPrepared
 from ..scoring import score_rows
 from .answers import KINDS, kind_of
 from .arguments import PromptsArguments
-from .asking import answer_ids, begun_tokens, prompt_ids, scored_row
+from .asking import answer_ids, begun_tokens, is_opened, prompt_ids, scored_row
 from .cases import Case, Prompt
 from .choices import chosen
 from .transforms import ANSWER, TRANSFORMS, VERSION
@@ -120,6 +120,9 @@ def ask(name: str, which: str, args: PromptsArguments, prepared: RobustnessPrepa
                 args,
             )
             prompts = TRANSFORMS[name].make(case)
+            begins = any(prompt.prefill or prompt.begun for prompt in prompts)
+            if begins and is_opened(prepared.rows[which][place], rows[place]["answer"], prepared.tokenizer):
+                prompts = []
         else:
             prompts = [Prompt(rows[place]["question"])]
         encoded = [

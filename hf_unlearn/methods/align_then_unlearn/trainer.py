@@ -154,12 +154,17 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
         return self.stage.kind == UNLEARN
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if "role" in inputs and self.stage.kind == ALIGN:
+            self.rounds.enter(self.stage, model)
+            loss = self.align_loss(model, super().parts_of(inputs))
+            return (loss, {"loss": loss}) if return_outputs else loss
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def weighted_terms(self, model, inputs):
+        # Not in `compute_loss`, which an add-on that makes the backward passes itself does not call.
         if "role" in inputs:
             self.rounds.enter(self.stage, model)
-            if self.stage.kind == ALIGN:
-                loss = self.align_loss(model, super().parts_of(inputs))
-                return (loss, {"loss": loss}) if return_outputs else loss
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return super().weighted_terms(model, inputs)
 
     def align_loss(self, model: nn.Module, parts: dict[str, dict[str, Tensor]]) -> Tensor:
         """The head's term: over all roles' tokens that a full window follows, a scalar."""

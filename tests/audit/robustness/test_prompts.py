@@ -21,6 +21,7 @@ from hf_unlearn.audit.prompt_attacks.transforms import TRANSFORMS
 from hf_unlearn.audit.robustness.measured import Measured, RowScores
 from hf_unlearn.audit.robustness.result import Robustness
 from hf_unlearn.cli.main import main
+from hf_unlearn.data.formats import encode
 from hf_unlearn.data.qa import QAFormat
 
 
@@ -132,6 +133,27 @@ def test_every_prompt_asks_for_the_very_tokens_of_the_answer():
     assert {tokenizer.decode([label for label in row["labels"] if label != -100]) for row in asked.encoded[0]} == {
         *"ABCD"
     }
+
+
+def test_an_answer_is_not_begun_before_what_the_template_writes(monkeypatch):
+    monkeypatch.setattr("hf_unlearn.audit.prompt_attacks.measure._longest", lambda args: 10_000)
+    tokenizer, args = make_tokenizer(), arguments()
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "<{{ message['role'] }}>", "<{{ message['role'] }}>{{ 'T\\n' if message['role'] == 'assistant' else '' }}"
+    )
+    prepared = prepared_of(retain=RETAIN)
+    prepared.tokenizer = tokenizer
+    for name, rows in (("forget", FORGET), ("retain", RETAIN)):
+        asked = [prepared.qa.example(row["question"], row["answer"], tokenizer) for row in rows]
+        prepared.rows[name] = [encode(example, tokenizer) for example in asked]
+    assert tokenizer.decode(answer_ids(prepared.rows["forget"][0])).startswith("T\n")
+    for name in ("prefill", "key_prefix", "compose"):
+        assert ask(name, "forget", args, prepared, 10_000).rows == []
+    assert len(ask("role_play", "forget", args, prepared, 10_000).rows) == len(FORGET)
+    with pytest.raises(
+        ValueError, match="'prefill' applies to no forget row; it requires a chat template that writes"
+    ):
+        PromptsAudit().check(arguments(transforms=["prefill"]), prepared)
 
 
 def test_what_is_longer_than_a_model_reads_is_left_out_and_counted():
