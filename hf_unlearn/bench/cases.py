@@ -92,6 +92,7 @@ APART = {
     "align_then_unlearn": "1 a step: a head trains on states, then the model through it; the encoder once",
     "amnesiac": "1 a step, of rows with other labels and of retain rows; `subtract`: none, then 1 to repair",
     "fisher": "1 a retain row, once; then 1 over held-out rows for each of `scales`",
+    "lunar": "1 + 0, to its layer, of prompts alone; the direction from a pass over prompts before",
     "multidelete": "1 + 0: pairs of image and text, so a classifier's; forget rows twice",
     "repnoise": "1 + 0; the head reads forget rows once for every layer",
     "retrain": "1, of retain rows: it is fine-tuning",

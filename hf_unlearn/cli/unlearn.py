@@ -68,7 +68,7 @@ def unlearn(recipe: Recipe, show: bool = True) -> dict:
         return _with_audits(recipe, prepared, more, show)
     trainer = build_trainer(recipe, prepared)
     _train(recipe, prepared, trainer)
-    _end(recipe, trainer, {})
+    _end(recipe, trainer, {}, {})
     return {}
 
 

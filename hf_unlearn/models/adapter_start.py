@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from ..files import write_json
+from ..files import whole_file, write_json
 from .adapters import trained_adapter
 from .checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointError
 
@@ -107,7 +107,8 @@ def _write_difference(folder: Path, start: Factors) -> None:
         keys = _keys(name)
         tensors[keys[0]] = torch.cat([tensors[keys[0]], a.to(tensors[keys[0]])])
         tensors[keys[1]] = torch.cat([tensors[keys[1]], -b.to(tensors[keys[1]])], dim=1)
-    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    with whole_file(folder / ADAPTER_WEIGHTS) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
     _scale_ranks(folder, 2.0, folder)
 
 
@@ -131,9 +132,10 @@ def _as_trained(folder: Path, start: Factors) -> Iterator[Path]:
             _refuse(folder, f"{name} differs")
         tensors[keys[0]], tensors[keys[1]] = whole[0][:rank].contiguous(), whole[1][:, :rank].contiguous()
     with TemporaryDirectory() as place:
-        save_file(tensors, Path(place) / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        _scale_ranks(folder, 0.5, Path(place))
-        yield Path(place)
+        part = Path(place)
+        save_file(tensors, part / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        _scale_ranks(folder, 0.5, part)
+        yield part
 
 
 def _refuse(folder: Path, why: str) -> None:

@@ -191,7 +191,7 @@ def test_the_shared_part_never_is_a_whole_prompt():
 
 def test_an_answer_ends_before_the_next_question(monkeypatch):
     said = iter(["In Oslo\n\nQuestion: Who?", "\n\nOslo", "Oslo\nQuestion Who", "Oslo Question: a", "Oslo. Questions"])
-    monkeypatch.setattr(generating, "_eos_token_ids", lambda model, tokenizer: [])
+    monkeypatch.setattr(generating, "eos_token_ids", lambda model, tokenizer: [])
     tokenizer = make_tokenizer()
     expected = ["In Oslo", "", "Oslo", "Oslo", "Oslo. Questions"]
     from hf_unlearn.audit.muse.measure import KNOWMEM_STOP

@@ -120,7 +120,7 @@ def test_files_that_are_missing_or_something_else_are_told(folder, tmp_path):
     (own / "forget_level1.json").write_text(json.dumps([{"query": "a", "answer": "b", "subject": "Bob Cole"}]))
     with pytest.raises(ValueError, match="has no rows about 'Ada Bell'"):
         load_rwku(["Ada Bell"], own)
-    with pytest.raises(ValueError, match="are people of RWKU; benchmark='world' has none"):
+    with pytest.raises(ValueError, match="are of rwku and tofu_mini; benchmark='world' has none"):
         load_benchmark("world", forget_targets=["Ada Bell"])
 
 

@@ -566,7 +566,7 @@ REFUSED = {
     "both": ({"benchmark": "world"}, "Give exactly one"),
     "benchmark": (
         {"benchmark": "wold", "forget_questions": None},
-        "benchmark='wold'; allowed: tofu, rwku, world, vqa_v2, vqa_world, muse_news",
+        "benchmark='wold'; allowed: tofu, tofu_mini, rwku, world, vqa_v2, vqa_world, muse_news",
     ),
     "file": ({"forget_questions": "none.jsonl"}, "No file or folder at 'none.jsonl'"),
     "examples": ({"retain_examples": "a.jsonl"}, "`retain_examples` is of no use without `retain_questions`"),
