@@ -41,12 +41,17 @@ def run(name: str, models: Path, folder: Path, engine: dict | None) -> dict:
     # `num_alternates` of them for each forget row, one after the other.
     count = settings.get("num_alternates", 1)
     alternates = [{**halved(row), "completion": " No" + "." * i} for row in FORGET for i in range(count)]
+    forget, retain = FORGET, RETAIN
+    if "alternate" in case.roles or case.prompts:
+        forget = [halved(row) for row in FORGET]
+    if case.prompts:
+        retain = [halved(row) for row in RETAIN]
     paired, others = "alternate" in case.roles, sorted((models / method).glob("*"))
     trainer = trainer_class(
         model=str(models / ("knowing" if case.knows else "plain")),
         args=args,
-        forget_dataset=[halved(row) for row in FORGET] if paired else FORGET,
-        retain_dataset=None if args.retain_loss == "none" else RETAIN,
+        forget_dataset=forget,
+        retain_dataset=None if args.retain_loss == "none" else retain,
         alternate_dataset=alternates if paired else None,
         ref_models={path.name: str(path) for path in others} or None,
         processing_class=make_tokenizer(),
