@@ -96,14 +96,15 @@ def content_length(row: Mapping[str, Sequence[int]], tokenizer: Any) -> int:
     A model that has forgotten the answer still predicts them, so they say nothing about memory.
     """
     labels = [label for label in row["labels"][1:] if label != IGNORE_INDEX]
-    special = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     end = len(labels)
     while end and (labels[end - 1] in special or not tokenizer.decode([labels[end - 1]]).strip()):
         end -= 1
     return end if special.intersection(labels[end:]) else len(labels)
 
 
-def _special_ids(tokenizer: Any) -> set[int]:
+def special_ids(tokenizer: Any) -> set[int]:
+    """Tokens that are no text: EOS, ends of turns and the like."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
 

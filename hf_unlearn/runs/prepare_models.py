@@ -56,6 +56,7 @@ class Making:
         self.base = base or content["model_name_or_path"]
         self.name = name or re.sub(r"[^a-z0-9._-]+", "-", Path(self.base).name.lower())
         self.folders: dict[str, Path] = {}
+        self._rows: list[str] | None = None
 
     def recipes(self, retrained: int = 1) -> dict[str, Recipe]:
         """The recipes of the target and of so many retrained models; the rows are read for them, no model is."""
@@ -105,17 +106,16 @@ class Making:
 
     def _key(self, recipe: Recipe, kind: str, seed: int) -> str:
         """Changes with the base's weights, the rows, the settings and the libraries."""
-        run = recipe.run
-        bench = load_benchmark(run.benchmark, run.benchmark_path, run.forget_split, run.forget_targets)
-        rows = [rows_digest(rows.to_list()) for rows in (bench.forget, bench.retain)]
+        if self._rows is None:
+            bench = _benchmark(recipe)
+            self._rows = [rows_digest(rows.to_list()) for rows in (bench.forget, bench.retain)]
         settings = {name: value for name, value in recipe.resolved().items() if name not in IDLE}
-        about = [settings, kind == TARGET, seed, rows, weights_of(self.base) or self.base, versions()]
+        about = [settings, kind == TARGET, seed, self._rows, weights_of(self.base) or self.base, versions()]
         return hash_json(about)[:16]
 
 
 def _known(folder: Path, recipe: Recipe) -> dict[str, float | None]:
-    run, training = recipe.run, recipe.training
-    bench = load_benchmark(run.benchmark, run.benchmark_path, run.forget_split, run.forget_targets)
+    run, training, bench = recipe.run, recipe.training, _benchmark(recipe)
     tokenizer = tokenizer_of(str(folder))
     model = checkpoint_of(str(folder), dtype=recipe.model.dtype or "auto").to(training.device)
     sets = {"forget": bench.forget, "retain": bench.retain}
@@ -124,6 +124,11 @@ def _known(folder: Path, recipe: Recipe) -> dict[str, float | None]:
     found = audit_model(model, tokenizer, sets, qa=recipe.qa, generate=False, **how)
     names = [f"{name}/{metric}" for name in sets for metric in ("probability", "exact_memorization")]
     return {name: found.metrics[name].value for name in names}
+
+
+def _benchmark(recipe: Recipe):
+    run = recipe.run
+    return load_benchmark(run.benchmark, run.benchmark_path, run.forget_split, run.forget_targets)
 
 
 def _begun(folder: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from ...data.formats import IGNORE_INDEX, encode, encode_prompt
 from ...data.qa import QAFormat
 from ..robustness.words import words
+from ..sets import special_ids
 from .cases import Prompt
 
 
@@ -98,7 +99,6 @@ def begun_tokens(prompt: Prompt, answer: Sequence[int], tokenizer: Any) -> int:
 
 def _content(ids: Sequence[int], tokenizer: Any) -> list[int]:
     """Tokens without those that close an answer: of a name or a letter they would be half of what is scored."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    special = special_ids(tokenizer)
     end = next((n for n, token in enumerate(ids) if token in special), len(ids))
     return list(ids[:end])

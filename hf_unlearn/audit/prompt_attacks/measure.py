@@ -43,11 +43,7 @@ class PromptsAudit(RobustnessKind):
     name, arguments = "prompts", PromptsArguments
 
     def check(self, args: PromptsArguments, prepared: RobustnessPrepared) -> None:
-        for name, rows in prepared.sets.items():
-            if not rows.is_qa:
-                raise ValueError(
-                    f"The {name} rows are texts, and prompts are questions. Give `question` and `answer`."
-                )
+        prepared.check_questions("prompts are questions")
         _check_context(args, prepared)
         limit = _longest(args)
         asked = {

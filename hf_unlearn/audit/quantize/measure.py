@@ -37,10 +37,8 @@ class QuantizeAudit(RobustnessKind):
             real = args.backend == "bitsandbytes" and family in args.formats
             changed = bitsandbytes_layers(served, layers, family) if real else changed_weights(layers, change)
             with changed as share:
-                found = Measured(family, self.scored(served, args, prepared, context, desc=family), family)
-                for name in ("retain", "holdout"):
-                    if name in prepared.rows:
-                        setattr(found, name, self.scored(served, args, prepared, context, name, desc=family))
+                scores = self.scored_sets(served, args, prepared, context, desc=family)
+            found = Measured(family, family=family, **scores)
             found.more = {"changed": share, **about, **kept.get(family, {})}
             if share == 0:
                 found.more["failed"] = f"{family} changed no weight"

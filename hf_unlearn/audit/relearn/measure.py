@@ -15,7 +15,7 @@ from ...stored.key import hash_json, hash_tensors
 from ...versions import versions
 from ..generation import pad_token_id
 from ..robustness.kind import RobustnessKind
-from ..robustness.measured import Measured, RowScores
+from ..robustness.measured import Measured, RowScores, mean_of
 from ..robustness.weights import check_not_quantized, merged
 from ..sets import rows_digest
 from .arguments import RelearnArguments
@@ -62,7 +62,7 @@ class RelearnAudit(RobustnessKind):
                 one.holdout = apart.get(step, found).get("holdout")
                 one.more = {"attack": attack.about, "changed": found["changed"], "merged": start is not model}
                 if mixed:
-                    one.more["shuffled"] = {name: _mean(mixed[step]["forget"], name) for name in _PLAIN}
+                    one.more["shuffled"] = {name: mean_of(mixed[step]["forget"].values(name)) for name in _PLAIN}
                 if failed := found.get("failed") or apart.get(step, {}).get("failed"):
                     one.more["failed"] = failed
                 yield one
@@ -114,11 +114,6 @@ class RelearnAudit(RobustnessKind):
 
 
 _PLAIN = ("probability", "exact_match")
-
-
-def _mean(scores: RowScores, name: str) -> float | None:
-    known = [value for value in scores.values(name) if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _undefined(places: Sequence[int]) -> RowScores:

@@ -68,11 +68,7 @@ class RobustnessKind(AuditKind):
 
     def measure(self, model, args: RobustnessArguments, prepared: RobustnessPrepared, context: Context) -> Robustness:
         start = time.perf_counter()
-        before = Measured("before", self.scored(model, args, prepared, context))
-        if "retain" in prepared.rows:
-            before.retain = self.scored(model, args, prepared, context, "retain")
-        if "holdout" in prepared.rows:
-            before.holdout = self.scored(model, args, prepared, context, "holdout")
+        before = Measured("before", **self.scored_sets(model, args, prepared, context))
         with generators_kept():
             measured = list(self.attack(model, args, prepared, context))
         cost = {"seconds": round(time.perf_counter() - start, 2)}
@@ -107,6 +103,15 @@ class RobustnessKind(AuditKind):
             desc=desc,
         )
         return RowScores.of_tokens(rows, found)
+
+    def scored_sets(self, model: Any, args, prepared, context: Context, **how: Any) -> dict[str, RowScores]:
+        """All rows of all sets, by the part of [`Measured`] that they are; `how` as in `scored`."""
+        parts = {"forget": "tested", "retain": "retain", "holdout": "holdout"}
+        return {
+            part: self.scored(model, args, prepared, context, name, **how)
+            for name, part in parts.items()
+            if name in prepared.rows
+        }
 
     def taken_over(self, recipe) -> dict[str, Any]:
         # A recipe's steps and rates are of its training, not of the attack.

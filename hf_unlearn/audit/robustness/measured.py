@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..scoring import TokenScores
 from .arguments import SCORES
 
@@ -128,3 +130,9 @@ class Measured:
 
 def _probability(logps: Sequence[float]) -> float | None:
     return math.exp(math.fsum(logps) / len(logps)) if len(logps) else None
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of what is defined; `None` of nothing."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from ..base import SavedResult
 from ..result import MetricResult
-from .compare import Arms, before_metrics, compared
+from .arms import Arms
+from .compare import before_metrics, compared
 from .measured import Measured
 
 

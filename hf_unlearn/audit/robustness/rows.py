@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of an audit of robustness: forget rows by group, rows to keep, and rows that no model saw."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,16 @@ class RobustnessPrepared(Prepared):
     sets: dict[str, AuditSet] = field(default_factory=dict)
     groups: dict[str, list[Hashable]] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+
+    def check_questions(self, why: str, names: Iterable[str] | None = None) -> None:
+        """Refuses sets (all of them, or those that are named and there) that are texts, where questions are asked.
+
+        Raises:
+            `ValueError`
+        """
+        for name in self.sets if names is None else names:
+            if name in self.sets and not self.sets[name].is_qa:
+                raise ValueError(f"The {name} rows are texts, and {why}. Give `question` and `answer`.")
 
     @property
     def beside(self) -> dict[str, Any]:

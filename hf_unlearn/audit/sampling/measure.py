@@ -12,7 +12,7 @@ from ..robustness.kind import RobustnessKind
 from ..robustness.measured import Measured, RowScores
 from ..robustness.rows import RobustnessPrepared
 from ..scoring import score_rows, token_scores
-from ..sets import content_length
+from ..sets import content_length, special_ids
 from .arguments import SamplingArguments
 from .leak import MEASURES, leak_exact, leak_sampled
 
@@ -26,12 +26,9 @@ class SamplingAudit(RobustnessKind):
     name, arguments = "sampling", SamplingArguments
 
     def check(self, args: SamplingArguments, prepared: RobustnessPrepared) -> None:
+        prepared.check_questions("sampling asks questions", SETS)
         for name in (name for name in SETS if name in prepared.sets):
             rows = prepared.sets[name]
-            if not rows.is_qa:
-                raise ValueError(
-                    f"The {name} rows are texts, and sampling asks questions. Give `question` and `answer`."
-                )
             if args.measure == "contains":
                 _check_column(args.key_column, rows)
             for i, row in zip(rows.index, prepared.rows[name], strict=True):
@@ -78,8 +75,7 @@ def whole_answer(row: Mapping[str, Sequence[int]], tokenizer: Any) -> dict[str, 
     """A row labelled up to the token that ends its answer: what a template puts behind it is nothing that is drawn."""
     end = content_length(row, tokenizer)
     places = [place for place, label in enumerate(row["labels"]) if place and label != IGNORE_INDEX]
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    special = special_ids(tokenizer)
     while end < len(places):
         end += 1
         if row["labels"][places[end - 1]] in special:

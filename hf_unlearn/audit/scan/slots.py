@@ -11,7 +11,7 @@ import numpy as np
 from ...data.formats import IGNORE_INDEX, encode, encode_prompt
 from ...data.qa import QAFormat
 from ...data.triggers import Trigger
-from ..sets import content_length
+from ..sets import content_length, special_ids
 
 
 # Words that share no beginning and no end, so that what their rows share is not the trigger's.
@@ -146,8 +146,7 @@ def allowed_tokens(tokenizer: Any, size: int) -> np.ndarray:
     Returns:
         `np.ndarray`: ids, ascending.
     """
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    special = special_ids(tokenizer)
     texts = tokenizer.batch_decode([[i] for i in range(min(len(tokenizer), size))])
     usable = [i for i, text in enumerate(texts) if i not in special and text.strip() and text.isprintable()]
     return np.array([i for i in usable if "\ufffd" not in texts[i]], dtype=np.int64)

@@ -37,11 +37,7 @@ class SoftPromptAudit(RobustnessKind):
 
     def check(self, args: SoftPromptArguments, prepared: RobustnessPrepared) -> None:
         sets = [name for name in SETS if name in prepared.sets]
-        for name in sets:
-            if not prepared.sets[name].is_qa:
-                raise ValueError(
-                    f"The {name} rows are texts, and the prompt stands in a question. Give `question` and `answer`."
-                )
+        prepared.check_questions("the prompt stands in a question", sets)
         facts = [words(row["answer"]) for row in prepared.sets["forget"].rows]
         prepared.more["split"] = {
             seed: split_rows(prepared.groups["forget"], args.attacker_share, args.split, seed, facts)
