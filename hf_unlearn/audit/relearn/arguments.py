@@ -98,12 +98,7 @@ class RelearnArguments(RobustnessArguments):
         for name, allowed in (("data", DATA), ("adapter", ADAPTERS), ("split", SPLITS), ("preset", [*PRESETS])):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
-        defaults = RelearnArguments.__dataclass_fields__
-        for name, value in PRESETS[self.preset].items():
-            default = defaults[name]
-            usual = default.default_factory() if callable(default.default_factory) else default.default
-            if getattr(self, name) == usual:
-                setattr(self, name, value)
+        self.fill_in(PRESETS[self.preset])
         if self.learning_rates is None:
             self.learning_rates = list((QUICK_RATES if self.preset == "quick" else RATES)[self.adapter])
         if not self.learning_rates or any(not (math.isfinite(rate) and rate > 0) for rate in self.learning_rates):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every audit of robustness takes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...checks import check_whole
 from ...data.arguments import DataArguments
@@ -81,3 +83,11 @@ class RobustnessArguments(DataArguments, ModelArguments):
                 raise ValueError(f"{name}={getattr(self, name)}; give a number between 0 and 1.")
         if self.comparator == "retrained" and self.retrained_model_name_or_path is None:
             raise ValueError("comparator='retrained' requires `--retrained_model_name_or_path`.")
+
+    def fill_in(self, preset: Mapping[str, Any]) -> None:
+        """Sets what a preset says, where a field still has its default."""
+        for name, value in preset.items():
+            default = self.__dataclass_fields__[name]
+            usual = default.default_factory() if callable(default.default_factory) else default.default
+            if getattr(self, name) == usual:
+                setattr(self, name, value)

@@ -55,11 +55,7 @@ class SoftPromptArguments(RobustnessArguments):
         for name, allowed in (("place", PLACES), ("split", SPLITS), ("preset", tuple(PRESETS))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
-        for name, value in PRESETS[self.preset].items():
-            default = SoftPromptArguments.__dataclass_fields__[name]
-            usual = default.default_factory() if callable(default.default_factory) else default.default
-            if getattr(self, name) == usual:
-                setattr(self, name, value)
+        self.fill_in(PRESETS[self.preset])
         for name in ("vectors", "steps", "batch_size"):
             check_whole(name, getattr(self, name), at_least=1)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
