@@ -56,8 +56,7 @@ class PromptsArguments(RobustnessArguments):
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r}; allowed: {', '.join(PRESETS)}.")
         if self.preset == "quick":
-            self.transforms = list(QUICK) if self.transforms is None else self.transforms
-            self.max_items = 48 if self.max_items == RobustnessArguments.max_items else self.max_items
+            self.fill_in({"transforms": list(QUICK), "max_items": 48})
         if unknown := [name for name in self.transforms or () if name not in TRANSFORMS]:
             raise ValueError(f"transforms: {unknown[0]!r} is unknown; allowed: {', '.join(TRANSFORMS)}.")
         if self.transforms is not None and not self.transforms:

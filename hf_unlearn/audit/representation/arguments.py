@@ -58,8 +58,7 @@ class RepresentationArguments(RobustnessArguments):
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r}; allowed: {', '.join(PRESETS)}.")
         if self.preset == "quick":
-            self.seeds = self.seeds[:1] if self.seeds == [0, 1, 2] else self.seeds
-            self.max_items = QUICK_ROWS if self.max_items == RobustnessArguments.max_items else self.max_items
+            self.fill_in({"seeds": [0], "max_items": QUICK_ROWS})
         if unknown := [name for name in self.parts if name not in PARTS]:
             raise ValueError(f"parts: {unknown[0]!r} is unknown; allowed: {', '.join(PARTS)}.")
         if not self.parts:
