@@ -269,7 +269,8 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
             self.arithmetic = Arithmetic(self.model)
         times = 1 + self.addons.take_repeated()
         read = {role: times * count for role, count in self.positions_read.items()}
-        own = self.arithmetic.of_step(sum(read.values()), self.references.positions_read(read))
+        policy = sum(count for role, count in read.items() if self.forward_path.reads(role))
+        own = self.arithmetic.of_step(policy, self.references.positions_read(read))
         return own + self.arithmetic.of_states(self.addons.take_to_states())
 
     # The run around it
