@@ -367,7 +367,7 @@ def test_quick_is_less(monkeypatch):
     assert arguments(preset="quick", max_items=7, transforms=["cloze"]).transforms == ["cloze"]
     # No retain rows are shown here: of what a preset names, what applies is asked.
     prepared = prepared_of()
-    PromptsAudit().check(arguments(preset="quick", max_length=200), prepared)
+    PromptsAudit().check(arguments(preset="quick", max_length=90), prepared)
     assert {*prepared.more["asked"]} < {*QUICK}
 
 
