@@ -33,8 +33,8 @@ class Case:
     more: str = ""
 
     def settings_for(self, layers: int) -> dict:
-        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR reads 10 and 20, LUNAR
-        22. Others have the same for all sizes."""
+        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR reads 10 and 20,
+        LUNAR 22. Others have the same for all sizes."""
         if self.method == "lunar":
             return {"layer_id": 22 * layers // 32, **self.settings}
         if self.method == "rr":
@@ -90,8 +90,9 @@ CASES = {
     "rr": Case("rr", "rr"),
     "lunar": Case("lunar", "lunar", {"refusal_template": "{prompt}"}, prompt=-1),
     "repnoise": Case(
-        "repnoise", "repnoise", more="the head reads forget rows once for every layer, and pairs of their tokens are "
-        "compared at every layer"
+        "repnoise",
+        "repnoise",
+        more="the head reads forget rows once for every layer, and pairs of their tokens are compared at every layer",
     ),
     "mu_align": Case("mu_align", "mu_align"),
     "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
@@ -111,7 +112,7 @@ CASES = {
 PARTIAL = ("rmu", "rr", "lunar")
 # No ratio to one step of fine-tuning: why, and which passes there are.
 APART = {
-    "align_then_unlearn": "1 a step: a head trains on states, then the model through it; an encoder reads all rows once",
+    "align_then_unlearn": "1 a step: a head trains on states, then the model through it; an encoder reads rows before",
     "fisher": "1 a retain row, once; then 1 over held-out rows for each of `scales`",
     "multidelete": "1 + 0: pairs of image and text, so a classifier's; forget rows twice",
 }

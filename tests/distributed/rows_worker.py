@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process of a job that takes a loss of the rows of all: writes the loss and the gradient, averaged over the
-processes as engines average it. Arguments: a file of rows, how many each process has, and the folder of the results."""
+processes as engines do. Arguments: a file of rows, how many each process has, and the folder of the results."""
 
 import json
 import sys
