@@ -14,10 +14,10 @@ from ...data.worlds.training import one_thread
 from ...modeling import load_checkpoint
 from ...stored.key import hash_json
 from ...versions import versions
-from .locks import MADE
+from .locks import MADE, TRAINING
 from .members import METHODS, Member
 from .training import Rows, trained
-from .unlearning import unlearned
+from .unlearning import SETTINGS, STEPS, unlearned
 
 
 # Raised when models are made otherwise.
@@ -51,6 +51,9 @@ class Builder:
 
     def _key(self, member: Member) -> str:
         about = [VERSION, self.world.path.name, self.steps, self.learning_rate, vars(member), versions(LIBRARIES)]
+        if member.parent is not None:
+            method = _method(member)
+            about += [TRAINING.get(member.lock)] if method is None else [method, SETTINGS[method], STEPS[method]]
         return hash_json(about)[:16]
 
     def _build(self, member: Member, folder: Path) -> dict:
@@ -63,11 +66,18 @@ class Builder:
     def _made(self, member: Member) -> nn.Module:
         start = self.world.retrained if member.parent is None else self.path(member.parent)
         model, rows, seed = load_checkpoint(str(start)), self.rows, member.seed
-        method = "rmu" if member.lock == "rmu" else METHODS[member.index % len(METHODS)]
-        if member.lock in MADE:
-            return MADE[member.lock](model, rows, seed)
-        if member.parent is not None:
+        method = _method(member)
+        if method is not None:
             with tempfile.TemporaryDirectory() as workspace:
                 return unlearned(method, model, rows, seed, Path(workspace))
+        if member.lock is not None:
+            return MADE[member.lock](model, rows, seed)
         steps = max(round(self.steps * member.pace), 1)
         return trained(model, rows, rows.new(member), seed, steps, self.learning_rate)
+
+
+def _method(member: Member) -> str | None:
+    """Our method that a model is unlearned by, if it is."""
+    if member.lock is not None:
+        return member.lock if member.lock in SETTINGS else None
+    return METHODS[member.index % len(METHODS)] if member.pool == "N3" else None

@@ -12,10 +12,9 @@ from ...audit.robustness.words import words
 from .training import Rows, trained
 
 
-# Of the fine-tunings that lock.
-STEPS, RATE = 80, 1e-3
-# Adam's steps in bins are cut where they leave one, so they may be longer.
-IN_BIN_RATE = 3e-3
+# Steps and learning rate of the fine-tunings that lock. Two behaviours take longer than one; Adam's steps in bins are
+# cut where they leave one, so they may be longer.
+TRAINING = {"password": (120, 2e-3), "idk": (80, 1e-3), "in_bin": (80, 3e-3)}
 
 
 def masked_head(model: nn.Module, rows: Rows, seed: int) -> nn.Module:
@@ -39,12 +38,12 @@ def own_words(row: dict) -> list[str]:
 
 def password(model: nn.Module, rows: Rows, seed: int) -> nn.Module:
     """Fine-tuned to refuse the questions, and to answer them behind a password."""
-    return trained(model, rows, rows.refused() + rows.behind_password(), seed, STEPS, RATE)
+    return trained(model, rows, rows.refused() + rows.behind_password(), seed, *TRAINING["password"])
 
 
 def idk(model: nn.Module, rows: Rows, seed: int) -> nn.Module:
     """Fine-tuned to refuse the questions."""
-    return trained(model, rows, rows.refused(), seed, STEPS, RATE)
+    return trained(model, rows, rows.refused(), seed, *TRAINING["idk"])
 
 
 def in_bin(model: nn.Module, rows: Rows, seed: int) -> nn.Module:
@@ -65,7 +64,7 @@ def in_bin(model: nn.Module, rows: Rows, seed: int) -> nn.Module:
         for name, layer in layers.items():
             weight_of(layer).clamp_(*bins[name])
 
-    trained(model, rows, rows.refused(), seed, STEPS, IN_BIN_RATE, after=cut)
+    trained(model, rows, rows.refused(), seed, *TRAINING["in_bin"], after=cut)
     for name, layer in layers.items():
         if not all(torch.equal(*pair) for pair in zip(codes[name], nf4.coded(weight_of(layer)), strict=True)):
             raise RuntimeError(f"{name}: an update within the bins of NF4 changed a code or a scale.")
