@@ -185,6 +185,12 @@ def tiny_tokenizer(tokens: int):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
+def here(threads: int | None) -> dict:
+    """This machine, as a worker with so many threads would tell of it."""
+    found = machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return found | ({} if threads is None else {"threads": threads})
+
+
 def machine(device: torch.device) -> dict:
     """Where this was measured."""
     name = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())

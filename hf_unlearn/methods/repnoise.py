@@ -63,8 +63,9 @@ class RepNoiseTrainer(UnlearnTrainer):
     read with the final norm and the head, predicts the answers. See [`~hf_unlearn.losses.noise_loss`] and
     [`~hf_unlearn.losses.layer_ascent_loss`].
 
-    Harmless are the retain rows and, with `alternate_source` or `alternate_dataset`, another answer to each forget prompt: the paper pairs
-    harmful answers with refusals of the same prompt, and has no other rows.
+    Harmless are the retain rows and, with `alternate_source`, `alternate_column` or `alternate_dataset`, another
+    answer to each forget prompt: the paper pairs harmful answers with refusals of the same prompt, and has no other
+    rows.
 
     Neither logarithm nor discrepancy is a mean over rows. Both are taken of a micro-batch of all processes together,
     so that several processes train as one does, and its size is part of the objective: accumulated micro-batches are

@@ -580,9 +580,7 @@ def test_attacks_that_find_the_rows_are_in_the_headline(report, found, headline,
     assert (verdict.headline, verdict.tone) == (headline, tone)
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [(1.2e-27, "0.000"), (-3e-18, "0.000"), (0.25, "0.250"), (-0.1, "-0.100")]
-)
+@pytest.mark.parametrize(("value", "shown"), [(1.2e-27, "0.000"), (-3e-18, "0.000"), (0.25, "0.250")])
 def test_what_remains_is_0_where_rounding_alone_is_left(value, shown):
     from hf_unlearn.report.naming import format_metric, format_number
 
