@@ -5,8 +5,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..machine import machine
+
 
 ALIKE = ("size", "settings", "machine")
+
+
+def here(threads: int | None) -> dict[str, Any]:
+    """This machine, as a worker with so many threads tells of it."""
+    import torch
+
+    found = machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return found | ({} if threads is None else {"threads": threads})
 
 
 def read_alike(path: Path, now: dict[str, Any]) -> dict[str, Any]:

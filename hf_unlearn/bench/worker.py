@@ -8,9 +8,6 @@ loading libraries counts.
 import copy
 import gc
 import json
-import os
-import platform
-import re
 import statistics
 import string
 import sys
@@ -25,8 +22,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from ..data.collator import RoleCollator
 from ..data.formats import IGNORE_INDEX
 from ..files import write_json
+from ..machine import machine
 from ..methods import METHODS
-from ..versions import versions
 from .cases import PARTIAL, Case
 from .flops import model_flops, peak_flops
 from .memory import PeakMemory
@@ -183,26 +180,6 @@ def tiny_tokenizer(tokens: int):
     tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-
-
-def here(threads: int | None) -> dict:
-    """This machine, as a worker with so many threads would tell of it."""
-    found = machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return found | ({} if threads is None else {"threads": threads})
-
-
-def machine(device: torch.device) -> dict:
-    """Where this was measured."""
-    name = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    return {
-        "device": device.type,
-        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "processor": name.group(1) if name else platform.machine(),
-        "processors": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(),
-        "versions": versions(),
-    }
 
 
 if __name__ == "__main__":

@@ -50,10 +50,9 @@ def main(argv: list[str]) -> None:
     size = replace(PRESETS[args.preset], **{name: value for name, value in given.items() if value is not None})
     cases = select(args.methods, args.plain)
 
-    from ..bench.adding import added, read_alike
+    from ..bench.adding import added, here, read_alike
     from ..bench.session import measure_all
     from ..bench.table import describe, markdown, notes, print_table
-    from ..bench.worker import here
 
     counts = {"steps": args.steps, "warmup": args.warmup, "repeats": args.repeats}
     before = None

@@ -19,6 +19,7 @@ WORKER = TESTS / "distributed" / "methods_worker.py"
 ADD_ONS = {
     "npo + grad_ortho": "grad_ortho takes several backward passes",
     "simnpo + wagle + sam": "SAM reads a step's whole gradients",
+    "npo + lat": "LAT takes several backward passes",
     "ihl + fila": "reads whole weights between steps",
 }
 NAMES = [*CASES, *ADD_ONS]
