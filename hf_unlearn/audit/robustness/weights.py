@@ -40,13 +40,22 @@ def check_not_quantized(args: Any) -> None:
         `ValueError`
     """
     for name, config in named_configs(args):
-        how = getattr(config, "quantization_config", None)
-        if how is not None:
-            how = how.get("quant_method", how) if isinstance(how, dict) else how
-            raise ValueError(
-                f"{name} holds weights that are quantised already ({how}), and this attack changes plain ones. Give "
-                "the checkpoint that it was made from."
-            )
+        check_plain(name, config)
+
+
+def check_plain(name: str, config: Any) -> None:
+    """Refuses a model whose config says that its weights are quantised already.
+
+    Raises:
+        `ValueError`
+    """
+    how = getattr(config, "quantization_config", None)
+    if how is not None:
+        how = how.get("quant_method", how) if isinstance(how, dict) else how
+        raise ValueError(
+            f"{name} holds weights that are quantised already ({how}), and this attack changes plain ones. Give the "
+            "checkpoint that it was made from."
+        )
 
 
 def merged(model: nn.Module) -> nn.Module:
