@@ -185,7 +185,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter takes a gradient; afterwards each is as it was."""
+    """No parameter asks for a gradient; afterwards each is as it was."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in flags:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..model_checks import UnsoundModelError
 from ..robustness.kind import RobustnessKind
 from ..robustness.measured import Measured
 from ..robustness.weights import check_not_quantized, merged
@@ -43,13 +44,21 @@ class QuantizeAudit(RobustnessKind):
         kept = {} if context.original is None else against_original(layers, context.original(), args)
         other = None if args.merge is None else merged(context.load(args.merge))
         for family, changed in changes(served, layers, other, args).items():
+            failed = None
             with changed as share:
-                scores = self.scored_sets(served, args, prepared, context, desc=family)
+                try:
+                    scores = self.scored_sets(served, args, prepared, context, desc=family)
+                except UnsoundModelError:
+                    # Too narrow a range for these weights; other formats go on.
+                    scores = self.nothing(prepared)
+                    failed = f"the model gives no finite number in {family}"
             found = Measured(family, family=family, **scores)
             found.more = {"changed": share, **about, **kept.get(family, {})}
             # The original merged with itself is the original merged alike.
             if share == 0 and not (family.startswith(MERGE) and is_compared_with(args)):
-                found.more["failed"] = f"{family} changed no weight"
+                failed = f"{family} changed no weight"
+            if failed is not None:
+                found.more["failed"] = failed
             yield found
 
 
