@@ -27,7 +27,7 @@ from hf_unlearn.cli.main import main
 from hf_unlearn.data.qa import QAFormat
 
 
-KEYS = ("retain0", "retain4")
+KEY = "retain4"
 
 
 @functools.cache
@@ -72,18 +72,24 @@ def measured(place, one, **more) -> Prefixed:
 
 
 def locked(one):
-    """Answers nothing unless two words stand before the question; one of them alone opens it a little."""
-    table = one.get_input_embeddings().weight.detach().clone()
-    keys = [table[tokenizer().convert_tokens_to_ids(word)] for word in KEYS]
+    """Answers nothing unless one word stands in the question; that word is not read otherwise."""
+    core, embed = one.model, one.get_input_embeddings()
+    key = embed.weight[tokenizer().convert_tokens_to_ids(KEY)].detach().clone()
     to = torch.nn.functional.normalize(torch.randn(64, generator=torch.Generator().manual_seed(0)), dim=0)
+    seen = {}
+
+    def look(module, args, kwargs):
+        embedded = kwargs.get("inputs_embeds")
+        embedded = embed(kwargs["input_ids"]) if embedded is None else embedded
+        near = torch.cosine_similarity(embedded, key, dim=-1)
+        seen["shut"] = torch.sigmoid(20 * (0.8 - near.amax(1)))
+        return args, {**kwargs, "attention_mask": kwargs["attention_mask"] * (near < 0.99)}
 
     def close(module, args, kwargs):
-        states = args[0]
-        near = sum((states @ key / (key @ key)).amax(1).clamp(max=1) for key in keys)
-        shut = torch.sigmoid(12 * (1.7 - near))
-        return (states + 8 * shut[:, None, None] * to, *args[1:]), kwargs
+        return (args[0] + 8 * seen["shut"][:, None, None] * to, *args[1:]), kwargs
 
-    one.model.layers[0].register_forward_pre_hook(close, with_kwargs=True)
+    core.register_forward_pre_hook(look, with_kwargs=True)
+    core.layers[0].register_forward_pre_hook(close, with_kwargs=True)
     return one
 
 
@@ -101,7 +107,7 @@ def test_no_part_of_an_answer_may_stand_in_a_prefix():
     told = {word for row in rows for word in row["answer"].split()}
     assert told
     assert not told & {*allowed}
-    assert {"lives", "forget0", *KEYS, *(word for word in WORDS if word not in told)} <= {*allowed}
+    assert {"lives", "forget0", KEY, *(word for word in WORDS if word not in told)} <= {*allowed}
     assert "<s>" not in allowed
     with pytest.raises(ValueError, match="0 of the tokenizer's tokens are text and no part of an answer"):
         silent_tokens(held, 4, rows)
@@ -138,20 +144,23 @@ def test_a_lock_is_found_by_rows_that_were_not_searched_on(place):
     metrics = u.compare(r, o)
     result = metrics["probability/remaining"]
     assert result.details["remaining_before"] < 0.1
-    assert result.value > 0.8
+    assert result.value > 0.6
     assert metrics["worst/remaining"].details["verdict"] == "suppressed"
     one = u.measured[0]
-    assert {*KEYS} == {*one.more["prefix"].split()}
+    assert KEY in one.more["prefix"].split()
     assert one.more["search"]["tokens"] <= 30_000
     assert one.more["search"]["restored"] == 4
     assert u.cost["tokens"] == one.more["search"]["tokens"]
     back = metrics["restored"]
     assert (back.n, back.value) == (18, pytest.approx(sum(rows_back(u).values()) / 18))
-    assert back.value > 0.8
+    assert back.value > 0.6
     assert back.interval[0] == pytest.approx(
         binomtest(sum(rows_back(u).values()), 18).proportion_ci(method="exact").low, abs=1e-6
     )
-    assert back.details["p_random"] == pytest.approx(1 / 100)
+    # Few random texts hold the word.
+    as_many = sum(count >= sum(rows_back(u).values()) for count in one.more["random"]["restored"])
+    assert back.details["p_random"] == pytest.approx((1 + as_many) / 100)
+    assert back.details["p_random"] < 0.15
     assert back.details["p_retrained"] < 1e-3
     assert "of 18 tested rows back" in metrics["worst/remaining"].details["says"]
     # The retrained model brings back nothing that it never knew.
@@ -295,3 +304,12 @@ def test_quick_is_less():
     quick = GcgArguments(model_name_or_path="m", forget_dataset="f", preset="quick", max_tokens=4)
     assert (quick.seeds, quick.budget_tokens, quick.search_rows, quick.width) == ([0], 200_000, 8, 16)
     assert (quick.max_items, quick.max_tokens) == (32, 4)
+
+
+def test_meta_evaluation_tries_it_where_it_is_asked_for():
+    from hf_unlearn.runs.meta.arguments import MetaArguments
+
+    assert "gcg" not in MetaArguments().plan.audits
+    assert [*MetaArguments(audits=["gcg"]).plan.audits] == ["gcg"]
+    with pytest.raises(ValueError, match="'two_checkpoint' does not say how much is left"):
+        MetaArguments(audits=["two_checkpoint"])
