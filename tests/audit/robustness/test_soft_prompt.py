@@ -12,6 +12,7 @@ from conftest import lora, make_model, make_tokenizer, weights
 from taught import FORGET, RETAIN, encoded, original, prepared_of, retrained, save, write
 
 from hf_unlearn.audit.base import Context
+from hf_unlearn.audit.robustness import weights as naming
 from hf_unlearn.audit.robustness.result import Robustness
 from hf_unlearn.audit.scoring import score_rows, token_scores
 from hf_unlearn.audit.soft_prompt import measure as measuring
@@ -33,8 +34,8 @@ def arguments(**fields) -> SoftPromptArguments:
 def measured(model, rows=FORGET, **fields) -> Robustness:
     kind, args, prepared = SoftPromptAudit(), arguments(**fields), prepared_of(rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "config_of", lambda *args: None)
-        patch.setattr(measuring, "vocabulary_size", lambda config: 100)
+        patch.setattr(naming, "config_of", lambda *args: None)
+        patch.setattr(naming, "vocabulary_size", lambda config: 100)
         kind.check(args, prepared)
     return kind.measure(model, args, prepared, Context(None, progress=False))
 
@@ -197,7 +198,7 @@ def test_it_leaves_everything_as_it_was_and_is_repeatable(fails, monkeypatch):
     torch.manual_seed(5)
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     if fails:
-        monkeypatch.setattr(measuring, "_told", lambda *args: 1 / 0)
+        monkeypatch.setattr(measuring, "reach", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             measured(model)
     else:
@@ -258,8 +259,8 @@ def test_the_mark_is_not_what_fills_batches():
     prepared.tokenizer.pad_token = "~"
     last = pad_token_id(prepared.tokenizer)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "config_of", lambda *args: None)
-        patch.setattr(measuring, "vocabulary_size", lambda config: last + 1)
+        patch.setattr(naming, "config_of", lambda *args: None)
+        patch.setattr(naming, "vocabulary_size", lambda config: last + 1)
         SoftPromptAudit().check(args, prepared)
     assert prepared.more["mark"] != last
 
@@ -268,7 +269,7 @@ def test_the_mark_is_a_token_of_every_model():
     prepared = prepared_of(FORGET)
     args = arguments(original_model_name_or_path="small", retrained_model_name_or_path="m")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "config_of", lambda name, *args: name)
-        patch.setattr(measuring, "vocabulary_size", lambda name: 100 if name == "small" else 200)
+        patch.setattr(naming, "config_of", lambda name, *args: name)
+        patch.setattr(naming, "vocabulary_size", lambda name: 100 if name == "small" else 200)
         SoftPromptAudit().check(args, prepared)
     assert prepared.more["mark"] < 100
