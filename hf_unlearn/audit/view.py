@@ -57,10 +57,10 @@ class AuditView:
             models (`list[dict]`): of a `report.json`.
             found (`dict`): the content of this kind's file.
         """
-        entries = {entry["path"]: entry for entry in found["models"]}
+        entries = {_place(entry["path"]): entry for entry in found["models"]}
         for model in models:
-            if model["path"] in entries:
-                model.setdefault(AUDITS_KEY, {})[self.name] = self.summary(entries[model["path"]])
+            if (place := _place(model["path"])) in entries:
+                model.setdefault(AUDITS_KEY, {})[self.name] = self.summary(entries[place])
 
     def of(self, model: Mapping[str, Any]) -> dict[str, Any] | None:
         """What a report's model holds of this kind; `None` where it was not audited so."""
@@ -164,6 +164,11 @@ class AuditView:
             "models": sorted(models.values(), key=lambda model: order.get(model["name"], 2)),
             "notes": list(dict.fromkeys(note for one in found for note in one["notes"])),
         }
+
+
+def _place(path: str | None) -> str | None:
+    """A model's folder, however it was named; a Hub id stays one."""
+    return None if path is None else str(Path(path).resolve())
 
 
 def _all_numbers(metrics: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ audit of its own."""
 import argparse
 from pathlib import Path
 
-from ..places import check_folder
+from ..places import check_file, check_folder
 from ..runs.help import CommandParser
 
 
@@ -25,8 +25,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--from_wandb", metavar="ENTITY/PROJECT", help="read runs from Weights & Biases; requires the package `wandb`"
     )
+    parser.add_argument(
+        "--leaderboard", metavar="FILE.md", help="write one page over all methods of a sweep, see docs/leaderboards.md"
+    )
     args = parser.parse_args(argv)
     check_folder("--output_dir", args.output_dir)
+    if args.leaderboard is not None:
+        _write_leaderboard(args)
+        return
     if args.from_wandb is not None:
         if args.runs:
             raise ValueError("--from_wandb reads runs from there. Leave out the folders.")
@@ -39,6 +45,24 @@ def main(argv: list[str]) -> None:
         _report_audit(view, Path(args.runs[0]), args.output_dir)
     else:
         _report_runs(parser, args)
+
+
+def _write_leaderboard(args: argparse.Namespace) -> None:
+    """Writes the page of one sweep."""
+    from ..report.leaderboard.write import write_leaderboard
+    from ..report.sweep.write import load_sweep
+    from ..runs.launch import command_line
+    from ..sweep.collect import collect
+
+    check_file("--leaderboard", args.leaderboard)
+    if len(args.runs) != 1 or not _is_sweep(args.runs) or args.from_wandb or args.output_dir:
+        raise ValueError(
+            "--leaderboard writes the page of one sweep. Give its folder or its sweep.json, and no other option."
+        )
+    place = Path(args.runs[0])
+    sweep = collect(place) if place.is_dir() else load_sweep(place)
+    files = write_leaderboard(sweep, args.leaderboard, command_line())
+    print(f"Leaderboard: {', '.join(map(str, files))}")
 
 
 def _report_runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

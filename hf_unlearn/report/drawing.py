@@ -117,9 +117,8 @@ def legend(figure: Figure, axes: Iterable[Axes], place: str = "upper right", col
 def mark(ax: Axes, x: Any, y: Any, look: Look, scale: float = 1.0, **options: Any) -> None:
     """A model's marker at a point, a little lighter around, so that it stands out from what is below."""
     shape = look.marker.matplotlib
-    options = {"markeredgewidth": 1.1, "zorder": 5, "linewidth": 0, **options}
-    size, edge = scale * MARKER_SIZES.get(shape, 9.5), PAGE.light
-    ax.plot([x], [y], shape, color=look.ink.light, markersize=size, markeredgecolor=edge, **options)
+    options = {"markeredgewidth": 1.1, "markeredgecolor": PAGE.light, "zorder": 5, "linewidth": 0, **options}
+    ax.plot([x], [y], shape, color=look.ink.light, markersize=scale * MARKER_SIZES.get(shape, 9.5), **options)
 
 
 def errors(center: float, sides: Sequence[float] | None) -> list[list[float]] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..audit import Audit
 from ..audit.result import MetricResult
+from ..machine import machine
 from ..report import print_report, write_report
 from ..report.sections import audit_metrics
 from ..training.backdoor_callback import BackdoorAuditCallback
@@ -126,6 +127,7 @@ class FinalAudits:
             command=command_line(),
             notes=[note for note in (*missing, *notes, self.trainer.stop_reason) if note],
         )
+        report["machine"] = machine(self.trainer.args.device)
         if self.failed:
             # So that a sweep does not take the run for done.
             report["unfinished"] = list(self.failed)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finished runs on disk: found in folders, read with what attacks found in them, and put side by side."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..audit.registry import AUDITS
@@ -42,12 +43,23 @@ def load_runs(runs: list[Path]) -> tuple[list[dict], dict[str, list[dict]]]:
     reports, audited = [load_report(run) for run in runs], {}
     for run, report in zip(runs, reports, strict=True):
         folder = run if run.is_dir() else run.parent
-        for view in _views():
-            if (folder / view.name / f"{view.name}.json").is_file():
-                found = view.load(folder / view.name)
-                view.add(report["models"], found)
-                audited.setdefault(view.name, []).append(_named(found, report))
+        for name, found in add_audits(report["models"], folder).items():
+            audited.setdefault(name, []).append(_named(found, report))
     return reports, audited
+
+
+def add_audits(models: list[dict], folder: Path, leave_out: Sequence[str] = ()) -> dict[str, dict]:
+    """Gives a report's models what was found by audits whose files are in the run's folder, also those made later.
+
+    Returns:
+        `dict`: kind of audit to the content of its file.
+    """
+    files = {}
+    for view in _views():
+        if view.name not in leave_out and (folder / view.name / f"{view.name}.json").is_file():
+            files[view.name] = view.load(folder / view.name)
+            view.add(models, files[view.name])
+    return files
 
 
 def merge_audits(audited: dict[str, list[dict]], title: str) -> list[tuple]:

@@ -9,8 +9,9 @@ from typing import Any
 from ..bench.measured import costs_of
 from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
-from ..report.sections import audit_metrics
+from ..report.sections import AUDITS_KEY, audit_metrics
 from ..report.verdict import verdicts
+from ..runs.finished import add_audits
 from .manifest import read_manifest
 from .progress import differences, privacy_folder
 
@@ -44,6 +45,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
         privacy = _privacy(row, place)
         if row["privacy"] is not None and privacy is None:
             missing.append(_missing(row, "no privacy audit"))
+        missing += [_missing(row, f"its {kind} audit is of another model") for kind in _later(report, place)]
         runs.append(_run(row, report, place, privacy))
         for baseline in _baselines(row, report, privacy):
             baselines.setdefault((baseline["kind"], baseline["path"], baseline["target"]), []).append(baseline)
@@ -73,6 +75,15 @@ def _report(row: dict, place: Path) -> dict | None:
         return None
     told = report["settings"].get(row["name"])
     return report if isinstance(told, dict) and not differences(told, row["resolved"]) else None
+
+
+def _later(report: dict, place: Path) -> list[str]:
+    """Gives the models of a run's report what audits found that were made later, into its folder; returns the kinds
+    whose files do not know the run's model."""
+    own = next(model for model in report["models"] if model["kind"] == "unlearned")
+    # Attacks on scores are the sweep's own, and read apart.
+    found = add_audits(report["models"], place, leave_out=("privacy",))
+    return [kind for kind in found if kind not in (own.get(AUDITS_KEY) or {})]
 
 
 def _privacy(row: dict, place: Path) -> dict[str, dict] | None:
@@ -125,6 +136,7 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "rounds": _rounds(resolved, [*points, {"step": steps, "values": values}]),
         "privacy": None if privacy is None else privacy["unlearned"],
         "verdict": _verdict(report, privacy),
+        "made": {key: report.get(key) for key in ("created", "machine", "versions")},
     }
 
 
@@ -180,10 +192,15 @@ def _one_of(found: list[dict]) -> dict:
     """Of a baseline that was audited with many runs, the first; and where the others say otherwise."""
     first = found[0]
     first["privacy"] = next((one["privacy"] for one in found if one["privacy"]), None)
-    values = [{name: metric["value"] for name, metric in one["metrics"].items()} for one in found]
+    # Some runs may have been audited further, later.
+    metrics = {name: metric for one in reversed(found) for name, metric in one["metrics"].items()}
+    known = [{name: metric["value"] for name, metric in one["metrics"].items()} for one in found]
     first["disagrees"] = sorted(
-        name for name in values[0] if any(other.get(name) != values[0][name] for other in values)
+        name
+        for name, metric in metrics.items()
+        if any(one.get(name, metric["value"]) != metric["value"] for one in known)
     )
+    first["metrics"] = metrics
     return first
 
 

@@ -89,6 +89,7 @@ class Spec:
         """What a report of the sweep needs to know of it."""
         return {
             "name": self.name,
+            "file": self.path.as_posix(),
             "select": self.select.to_dict(),
             "tuning_seed": self.tuning_seed,
             "metrics": self.metrics,

@@ -164,6 +164,38 @@ def test_a_runs_verdict_knows_of_the_attacks_that_the_sweep_made(sweep, tmp_path
     assert quiet["short"] == quiet["line"]
 
 
+def test_audits_that_were_made_later_into_a_runs_folder_are_read(sweep, tmp_path):
+    runs = sweep(0, 1, 2)
+    for run in runs:
+        finish(run)
+    worst = {**metric(0.7), "details": {"verdict": "suppressed"}}
+    about = {"settings": {"bound": 0.2}}
+    for run, path in zip(runs, ("p", "q"), strict=False):
+        models = [
+            {
+                "name": "original",
+                "kind": "original",
+                "path": "m",
+                "metrics": {"before/probability": metric(0.9)},
+                **about,
+            },
+            {"name": "x", "kind": "audited", "path": path, "metrics": {"worst/remaining": worst}, **about},
+        ]
+        (run.folder / "quantize").mkdir()
+        (run.folder / "quantize" / "quantize.json").write_text(json.dumps({"schema_version": 1, "models": models}))
+    found = collect(tmp_path)
+    name = "quantize/worst/remaining"
+    assert [run["metrics"].get(name, {}).get("value") for run in found["runs"]] == [0.7, None, None]
+    assert found["runs"][0]["values"][name] == 0.7
+    assert [(one["name"], one["why"]) for one in found["missing"]] == [
+        ("atu-seed1", "its quantize audit is of another model")
+    ]
+    # Runs that were not audited so say nothing of the target.
+    (base,) = found["baselines"]
+    assert base["metrics"]["quantize/before/probability"]["value"] == 0.9
+    assert base["disagrees"] == []
+
+
 def test_secrets_stay_out_of_the_list(sweep, tmp_path):
     sweep(0)
     (row,) = read_manifest(tmp_path)[0]

@@ -51,10 +51,12 @@ class PromptsAudit(RobustnessKind):
             for name in args.transforms or TRANSFORMS
         }
         idle = [name for name, sets in asked.items() if not sets["forget"].rows]
-        for name in idle if args.transforms is not None else ():
-            long = asked[name]["forget"].too_long
-            why = f"all {long} prompts are longer than max_length={limit}" if long else TRANSFORMS[name].requires
-            raise ValueError(f"transforms: {name!r} applies to no forget row; it requires {why or 'shorter prompts'}.")
+        for name in idle if args.named else ():
+            if long := asked[name]["forget"].too_long:
+                why = f"all {long} prompts are longer than max_length={limit}"
+            else:
+                why = f"it requires {TRANSFORMS[name].requires or 'shorter prompts'}"
+            raise ValueError(f"transforms: {name!r} applies to no forget row; {why}.")
         prepared.more["asked"] = {name: sets for name, sets in asked.items() if name not in idle}
         if not prepared.more["asked"]:
             raise ValueError(f"No way to ask applies to any forget row within max_length={limit}. Raise `max_length`.")

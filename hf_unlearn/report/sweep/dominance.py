@@ -2,6 +2,7 @@
 """Which rows of a sweep another one is better than, in everything that counts."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from ..naming import UNDEFINED, format_number, full_label, unit
 from ..table import Table as Shown
 from ..table import escape
 from .means import PRIVACY, SECONDS, Row, Table, cell_of, own_interval
+from .spread import spread_of
 
 
 # Two runs of the same work on a shared machine differ by so much.
@@ -35,8 +37,8 @@ def dominated(sweep: dict[str, Any], table: Table, names: list[str]) -> list[Dom
 
     A row is better than another in a metric where their intervals do not meet. A row's interval reaches over all of
     its runs, each with its own 95 % interval over items; of times, from the shortest less 10 % to the longest and
-    10 %. Metrics of the forget set count by their distance from the retrained model, if there is one: below it is no
-    better than at it. A row without a value in a metric dominates none that has one.
+    10 %. Metrics of the forget set count by their distance from the retrained model, if there is one, or from the
+    spread of several: below it is no better than at it. A row without a value in a metric dominates none that has one.
 
     Args:
         sweep (`dict`): the content of `sweep.json`.
@@ -47,21 +49,31 @@ def dominated(sweep: dict[str, Any], table: Table, names: list[str]) -> list[Dom
         `ValueError`: for a metric that no run has.
     """
     rows = table.of("result")
-    gold = next(iter(table.of("retrained")), None)
     for name in names:
         if rows and all(cell_of(row.points, name).mean is None for row in rows) and not _unresolved(rows, name):
             raise ValueError(f"dominance: no run has {name}. Name metrics of the table, or `{SECONDS}`.")
-    spans = {
-        row.name: {name: _distance(_reach(row, name), None if gold is None else _aim(name, gold)) for name in names}
-        for row in rows
-    }
-    lower = {name: _lower_is_better(sweep, name, gold) for name in names}
+    return dominated_ends(ends_of(sweep, table, names))
+
+
+def dominated_ends(ends: Mapping[str, Mapping[str, Interval | None]]) -> list[Dominated]:
+    """The same of rows' intervals by metric, lower is better."""
     found = []
-    for (one, mine), (other, theirs) in itertools.permutations(spans.items(), 2):
-        better = _better(theirs, mine, lower)
-        if better and not _better(mine, theirs, lower):
+    for (one, mine), (other, theirs) in itertools.permutations(ends.items(), 2):
+        better = _better(theirs, mine)
+        if better and not _better(mine, theirs):
             found.append(Dominated(one, other, better))
     return found
+
+
+def ends_of(sweep: dict[str, Any], table: Table, names: list[str]) -> dict[str, dict[str, Interval | None]]:
+    """Of every result by its row's name, the interval of each metric so that lower is better: distances from retrained
+    models, and metrics of which more is better with the other sign."""
+    aims = {name: _aim(table, name) for name in names}
+    signs = {name: 1 if aims[name] or _lower_is_better(sweep, name) else -1 for name in names}
+    return {
+        row.name: {name: _signed(_distance(reach_of(row, name), aims[name]), signs[name]) for name in names}
+        for row in table.of("result")
+    }
 
 
 def dominance_lines(sweep: dict[str, Any], table: Table, names: list[str]) -> str:
@@ -70,7 +82,7 @@ def dominance_lines(sweep: dict[str, Any], table: Table, names: list[str]) -> st
     about = (
         f"Dominated: another row is worse in none of {', '.join(map(_label, names))}, and better in one, beyond the "
         "intervals of all runs over their items (of times ± 10 %). Forget metrics count by their distance from the "
-        "retrained model."
+        "retrained model (where there are three or more, from their spread)."
     )
     by_row: dict[str, list[Dominated]] = {}
     for pair in pairs:
@@ -91,7 +103,7 @@ def _reach_table(table: Table, names: list[str]) -> str:
     heads = ["95 % intervals", *(f"{_label(name)}{f', {unit(name)}' if unit(name) else ''}" for name in names)]
     lines = []
     for row in table.of("target", "retrained", "result"):
-        reaches = [_reach(row, name) for name in names]
+        reaches = [reach_of(row, name) for name in names]
         cells = [
             UNDEFINED if reach is None else f"[{', '.join(_shown(name, side) for side in reach)}]"
             for name, reach in zip(names, reaches, strict=True)
@@ -108,19 +120,17 @@ def _label(name: str) -> str:
     return "TPR of the best attack" if name.startswith(PRIVACY) else full_label(name)
 
 
-def _better(one: dict[str, Interval | None], other: dict[str, Interval | None], lower: dict[str, bool]) -> list[str]:
+def _better(one: Mapping[str, Interval | None], other: Mapping[str, Interval | None]) -> list[str]:
     """The metrics in which a row is better than another, or has a value where that has none."""
     found = []
     for name, mine in one.items():
         theirs = other[name]
-        if mine is None:
-            continue
-        if theirs is None or (mine[1] < theirs[0] if lower[name] else mine[0] > theirs[1]):
+        if mine is not None and (theirs is None or mine[1] < theirs[0]):
             found.append(name)
     return found
 
 
-def _reach(row: Row, name: str) -> Interval | None:
+def reach_of(row: Row, name: str) -> Interval | None:
     """From the lowest to the highest end of the intervals of a row's runs."""
     sides = []
     for point in row.points:
@@ -133,21 +143,31 @@ def _reach(row: Row, name: str) -> Interval | None:
     return min(sides) * (1 - margin), max(sides) * (1 + margin)
 
 
-def _distance(reach: Interval | None, aim: float | None) -> Interval | None:
+def _distance(reach: Interval | None, aim: Interval | None) -> Interval | None:
     """How far from what it should be a value may be."""
     if reach is None or aim is None:
         return reach
-    low, high = sorted(abs(side - aim) for side in reach)
-    return (0.0 if reach[0] <= aim <= reach[1] else low), high
+    low, high = sorted(max(aim[0] - side, 0.0, side - aim[1]) for side in reach)
+    return (0.0 if reach[0] <= aim[1] and aim[0] <= reach[1] else low), high
 
 
-def _aim(name: str, gold: Row) -> float | None:
-    """What the retrained model shows of the forget rows."""
-    return cell_of(gold.points, name).mean if name.startswith("forget") else None
+def _signed(reach: Interval | None, sign: int) -> Interval | None:
+    return reach if reach is None or sign > 0 else (-reach[1], -reach[0])
 
 
-def _lower_is_better(sweep: dict[str, Any], name: str, gold: Row | None) -> bool:
-    if name == SECONDS or name.startswith(PRIVACY) or (gold is not None and _aim(name, gold) is not None):
+def _aim(table: Table, name: str) -> Interval | None:
+    """What retrained models show of the forget rows."""
+    gold = next(iter(table.of("retrained")), None)
+    if gold is None or not name.startswith("forget") or name == "forget_quality":
+        return None
+    if spread := spread_of(table, name):
+        return spread.low, spread.high
+    mean = cell_of(gold.points, name).mean
+    return None if mean is None else (mean, mean)
+
+
+def _lower_is_better(sweep: dict[str, Any], name: str) -> bool:
+    if name == SECONDS or name.startswith(PRIVACY):
         return True
     directions = (run["metrics"][name]["direction"] for run in sweep["runs"] if name in run["metrics"])
     return next(directions, "higher") != "higher"

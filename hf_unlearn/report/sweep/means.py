@@ -146,7 +146,7 @@ def cell_of(points: list[Point], metric: str) -> Cell:
     values = {(p.run["target"], p.run["seed"]): p.values.get(metric) for p in points}
     unresolved = sum(metric in p.run.get("unresolved", ()) for p in points)
     cell = mean_of(values, unresolved)
-    if cell.low is None or not _is_share(metric):
+    if cell.low is None or not is_share(metric):
         return cell
     return replace(cell, low=max(cell.low, 0.0), high=min(cell.high, 1.0))
 
@@ -185,11 +185,16 @@ def t_interval(values: list[float]) -> tuple[float | None, float | None]:
     would claim a certainty that they do not give."""
     if len(values) < 2 or max(values) == min(values):
         return None, None
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = t_quantile(len(values) - 1) * error
+    return mean - half, mean + half
+
+
+def t_quantile(freedom: int) -> float:
+    """How many standard errors a 95 % t-interval reaches to each side."""
     from scipy.stats import t
 
-    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    half = float(t.ppf(0.975, len(values) - 1)) * error
-    return mean - half, mean + half
+    return float(t.ppf(0.975, freedom))
 
 
 def main_metrics(sweep: dict, forget: str | None, utility: str | None) -> list[str]:
@@ -292,7 +297,8 @@ def _retrained_seconds(sweep: dict) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _is_share(metric: str) -> bool:
+def is_share(metric: str) -> bool:
+    """Whether a metric lies between 0 and 1."""
     if metric.startswith(PRIVACY):
         return "tpr" in metric
     return is_percent(metric) or metric_of(metric) in ALSO_SHARES

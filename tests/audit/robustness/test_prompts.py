@@ -16,7 +16,7 @@ from hf_unlearn.audit.prompt_attacks.asking import answer_ids, answered_from, op
 from hf_unlearn.audit.prompt_attacks.cases import Case, Prompt, blanked, split_at, told_words
 from hf_unlearn.audit.prompt_attacks.choices import chosen
 from hf_unlearn.audit.prompt_attacks.measure import PromptsAudit, ask
-from hf_unlearn.audit.prompt_attacks.transforms import TRANSFORMS
+from hf_unlearn.audit.prompt_attacks.transforms import QUICK, TRANSFORMS
 from hf_unlearn.audit.robustness.measured import Measured, RowScores
 from hf_unlearn.audit.robustness.result import Robustness
 from hf_unlearn.cli.main import main
@@ -386,11 +386,16 @@ def test_what_cannot_be_asked_is_refused(fields, message):
         measured(None, **fields)
 
 
-def test_quick_is_less():
+def test_quick_is_less(monkeypatch):
+    monkeypatch.setattr("hf_unlearn.audit.prompt_attacks.measure._longest", lambda args: args.max_length)
     quick = arguments(preset="quick")
     assert quick.max_items == 48
     assert {*quick.transforms} < {*TRANSFORMS}
     assert arguments(preset="quick", max_items=7, transforms=["cloze"]).transforms == ["cloze"]
+    # No retain rows are shown here: of what a preset names, what applies is asked.
+    prepared = prepared_of()
+    PromptsAudit().check(arguments(preset="quick", max_length=90), prepared)
+    assert {*prepared.more["asked"]} < {*QUICK}
 
 
 def test_the_command_asks_in_other_words(tmp_path):

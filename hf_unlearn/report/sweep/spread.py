@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far models that never saw the forget rows differ among themselves: what "like retrained" can mean.
+
+The retrained model that the runs are compared with, others of a sweep's `retrained`, and every run of the method
+`retrain` on the retain rows are such models.
+"""
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from .means import RETRAIN, Row, Table, is_share, t_quantile
+
+
+# With fewer, what one more would show is anybody's guess.
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One metric of several retrained models.
+
+    Args:
+        values (`tuple[float]`): one a model.
+        low, high (`float`): between them one more retrained model is expected, with 95 % (t-interval for one more
+            value, of all values); at least one row wider than the values to each side, of shares within 0 and 1.
+    """
+
+    values: tuple[float, ...]
+    low: float
+    high: float
+
+    def has(self, value: float) -> bool:
+        """Whether a retrained model may well show this value."""
+        return self.low <= value <= self.high
+
+
+def retrained_rows(table: Table) -> list[Row]:
+    """The rows of retrained models; of the method `retrain` each run is one of them."""
+    return [*table.of("retrained"), *(row for row in table.of("result") if is_retrained(row))]
+
+
+def is_retrained(row: Row) -> bool:
+    """Whether a row's runs were trained on the retain rows alone."""
+    return row.kind == "retrained" or (
+        row.method == RETRAIN and all(p.run["fields"].get("train_on", "retain") == "retain" for p in row.points)
+    )
+
+
+def retrained_points(table: Table) -> list[Any]:
+    """Every retrained model's values, as points."""
+    return [point for row in retrained_rows(table) for point in row.points]
+
+
+def spread_of(table: Table, name: str) -> Spread | None:
+    """The spread of one metric; `None` for fewer than three retrained models, and where there are several targets."""
+    points = [point for point in retrained_points(table) if point.values.get(name) is not None]
+    if len(points) < FEWEST or any(point.run["target"] is not None for point in points):
+        return None
+    values = [point.values[name] for point in points]
+    reach = t_quantile(len(values) - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / len(values))
+    mean, row = statistics.fmean(values), _one_row(points, name)
+    low, high = min(mean - reach, min(values) - row), max(mean + reach, max(values) + row)
+    if is_share(name):
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Spread(tuple(values), low, high)
+
+
+def _one_row(points: list[Any], name: str) -> float:
+    """What one row more or less changes in a share."""
+    sizes = [point.run["metrics"][name]["n"] for point in points if name in point.run["metrics"]]
+    return 1 / max(sizes) if is_share(name) and sizes and max(sizes) else 0.0

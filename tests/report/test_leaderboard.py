@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One page over all methods: ranks as intervals, the retrained models' spread, and pages that keep what is theirs."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+from sweep_runs import FORGET, UTILITY, attacked, baseline, metric, run_of, sweep_of
+
+from hf_unlearn.cli.main import main
+from hf_unlearn.report.leaderboard.board import ABOVE, BELOW, INSIDE, MIXED, board_of
+from hf_unlearn.report.leaderboard.tables import ranks_part, results_part, retrained_part, robustness_part
+from hf_unlearn.report.leaderboard.write import write_leaderboard
+from hf_unlearn.report.sweep.dominance import Dominated
+from hf_unlearn.report.sweep.means import tabulate
+from hf_unlearn.report.sweep.ranks import overall_ranks, rank_text, ranks
+from hf_unlearn.report.sweep.spread import spread_of
+
+
+WORST = "relearn/worst/remaining"
+
+
+def seeds(label, *values, utility=0.8, **more):
+    """A method with one run a seed; intervals are 0.1 to each side."""
+    return [run_of(label, value, utility, seed=seed, **more) for seed, value in enumerate(values)]
+
+
+def attack(value, low, high, before=0.0, verdict="suppressed", which="probability/remaining"):
+    """What an audit of robustness found in a run."""
+    worst = metric(value)
+    worst |= {"interval": None if value is None else [low, high], "details": {"which": which, "verdict": verdict}}
+    family = {**worst, "details": {"remaining_before": before}}
+    return {WORST: worst, f"relearn/{which}": family}
+
+
+def with_attack(runs, *found):
+    for run, one in zip(runs, found, strict=True):
+        run["metrics"] |= one
+        run["values"] |= {name: content["value"] for name, content in one.items()}
+    return runs
+
+
+# Ranks
+
+
+def test_a_rank_is_as_wide_as_the_intervals_leave_it():
+    # By hand, lower is better: a and b meet, b and c meet, a is before c; d is behind all; e says nothing.
+    ends = {"a": (0.0, 0.2), "b": (0.1, 0.4), "c": (0.3, 0.5), "d": (0.6, 0.7), "e": None}
+    assert ranks(ends) == {"a": (1, 3), "b": (1, 4), "c": (2, 4), "d": (4, 5), "e": (1, 5)}
+    assert [rank_text(rank) for rank in ((1, 1), (2, 4))] == ["1", "2–4"]
+
+
+def test_every_order_that_the_intervals_allow_is_within_the_ranks():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        low = rng.random(6)
+        ends = {str(i): (a, a + b) for i, (a, b) in enumerate(zip(low, 0.4 * rng.random(6), strict=True))}
+        found = ranks(ends)
+        for _ in range(20):
+            drawn = {row: rng.uniform(*end) for row, end in ends.items()}
+            order = sorted(drawn, key=drawn.get)
+            assert all(found[row][0] <= place <= found[row][1] for place, row in enumerate(order, start=1))
+
+
+def test_the_overall_rank_counts_who_dominates_whom():
+    pairs = [Dominated("c", "a", ["x"]), Dominated("c", "b", ["x"]), Dominated("d", "a", ["x"])]
+    assert overall_ranks("abcd", pairs) == {"a": (1, 2), "b": (1, 3), "c": (3, 4), "d": (2, 4)}
+
+
+def test_methods_that_the_runs_cannot_tell_apart_share_their_ranks():
+    runs = [*seeds("like", 0.0, 0.1), *seeds("alike", 0.05, 0.1), *seeds("worse", 0.9, 0.9)]
+    board = board_of(sweep_of(runs, dominance=[FORGET]))
+    assert board.overall == {"like": (1, 2), "alike": (1, 2), "worse": (3, 3)}
+    assert [row.name for row in board.rows] == ["alike", "like", "worse"]
+    text = ranks_part(board)
+    assert "| worse | 3 | 3 |" in text
+    assert "- worse: by " in text
+    assert "- By none: alike, like." in text
+
+
+# The retrained models
+
+
+def retrained(*values):
+    return [run_of("retrain", value, 0.9, seed=seed, fields={}) for seed, value in enumerate(values)]
+
+
+def test_the_spread_is_where_one_more_retrained_model_is_expected():
+    values = [0.3, 0.35, 0.5]
+    spread = spread_of(tabulate(sweep_of(retrained(*values[1:]), [baseline("retrained", values[0], 0.9)])), FORGET)
+    half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) * np.sqrt(1 + 1 / 3)
+    assert sorted(spread.values) == values
+    assert (spread.low, spread.high) == (0.0, pytest.approx(min(np.mean(values) + half, 1.0)))
+
+
+def test_equal_retrained_models_leave_room_for_a_row():
+    table = tabulate(sweep_of(retrained(0.0, 0.0), [baseline("retrained", 0.0, 0.9)]))
+    assert spread_of(table, FORGET).high == pytest.approx(1 / 32)
+
+
+def test_models_that_saw_the_forget_rows_are_no_retrained_ones():
+    reinforced = retrained(0.9, 0.9)
+    for run in reinforced:
+        run["fields"] = {"train_on": "forget"}
+    assert spread_of(tabulate(sweep_of(reinforced, [baseline("retrained", 0.0, 0.9)])), FORGET) is None
+    # Two are too few to say what a third one would show.
+    assert spread_of(tabulate(sweep_of(retrained(0.1), [baseline("retrained", 0.0, 0.9)])), FORGET) is None
+
+
+def test_a_method_inside_the_spread_is_like_retrained_and_one_outside_is_not_with_the_numbers():
+    runs = [*retrained(0.30, 0.31), *seeds("near", 0.3, 0.31), *seeds("low", 0.0, 0.01), *seeds("high", 0.9, 0.9)]
+    runs += seeds("torn", 0.3, 0.9)
+    board = board_of(sweep_of(runs, [baseline("target", 1.0, 0.9), baseline("retrained", 0.32, 0.9)]))
+    by_name = {row.name: row for row in board.rows}
+    said = {name: board.called(by_name[name], FORGET) for name in ("near", "low", "high", "torn")}
+    assert said == {"near": INSIDE, "low": BELOW, "high": ABOVE, "torn": MIXED}
+    assert board.called(by_name["near"], UTILITY) is None
+    text = retrained_part(board)
+    assert "| near | 1 of 1 |  |" in text
+    assert "| low | 0 of 1 | forget: exact match: 0.0, 1.0, below [26.0, 36.0] |" in text
+    assert "retrain |" not in text
+    assert "| 30.5 [20.0, 41.0] ≈ |" in results_part(board)
+    # What is further below than the spread is no better than what is inside.
+    assert board.ranks[FORGET]["near"][0] == 1
+    assert board.ranks[FORGET]["low"][0] == 2 + 1
+
+
+# What comes back
+
+
+def test_what_is_left_by_audit_and_at_worst():
+    hard = with_attack(seeds("hard", 0.0, 0.0), attack(0.9, 0.8, 1.0), attack(0.7, 0.5, 0.9))
+    gone = with_attack(
+        seeds("gone", 0.0, 0.0), *[attack(0.01, -0.02, 0.04, verdict="not recovered within budget")] * 2
+    )
+    open_ = with_attack(seeds("open", 0.0, 0.0), attack(0.1, 0.0, 0.2), attack(None, 0, 0, verdict="unresolved"))
+    board = board_of(sweep_of([*hard, *gone, *open_]))
+    lines = {line.split(" | ")[0]: line for line in robustness_part(board).splitlines()}
+    assert lines["| hard"] == "| hard | 0.80 [0.50, 1.00] | 0.80 [0.50, 1.00] | suppressed (relearn) |"
+    assert lines["| gone"].endswith("| 0.01 [-0.02, 0.04] | not recovered within budget (relearn) |")
+    assert "| 0.10 [0.00, 0.20] (1 unresolved) |" in lines["| open"]
+    # An unresolved run leaves every rank open.
+    assert board.ranks["remaining"] == {"hard": (2, 3), "gone": (1, 2), "open": (1, 3)}
+
+
+def test_where_one_method_was_not_audited_it_is_named_and_no_rank_counts_it():
+    runs = [*with_attack(seeds("one", 0.0), attack(0.9, 0.8, 1.0)), *seeds("other", 0.0)]
+    sweep = sweep_of(runs)
+    board = board_of(sweep)
+    assert "remaining" not in board.counted
+    assert "| other | – | – |" in robustness_part(board)
+
+
+# The page
+
+
+@pytest.fixture
+def sweep():
+    runs = [*retrained(0.0, 0.01), *seeds("npo", 0.0, 0.1, privacy=attacked(0.2)), *seeds("ga", 0.6, 0.7, utility=0.3)]
+    for label in ("retrain", "npo", "ga"):
+        own = [run for run in runs if run["label"] == label]
+        with_attack(own, attack(0.9, 0.8, 1.0, before=0.1), attack(0.7, 0.5, 0.9))
+    machine = {"accelerator": None, "processor": "Z80", "processors": 2, "threads": 1}
+    for run in runs[:3]:
+        versions = {"torch": "2.0", "transformers": "5.0"}
+        run["made"] = {"created": "2026-11-30T10:00:00", "machine": machine, "versions": versions}
+    return sweep_of(runs, missing=[{"name": "npo-lost", "why": "no finished report"}], file="recipes/x.yaml")
+
+
+@pytest.mark.drawn
+def test_the_command_writes_page_and_figures(sweep, tmp_path, capsys):
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    page = tmp_path / "board.md"
+    assert main(["report", str(tmp_path / "sweep.json"), "--leaderboard", str(page)]) == 0
+    text = page.read_text()
+    assert "    hf-unlearn sweep recipes/x.yaml\n" in text
+    assert "Runs of 2026-11-30 on Z80, 2 processors, 1 threads; not recorded for 3 runs (torch 2.0" in text
+    assert all(f"\n## {title}\n" in text for title in ("Results", "Ranks", "Like retrained?", "Missing"))
+    assert "- npo-lost: no finished report" in text
+    for name in ("utility", "attack"):
+        assert f"![{name}](board_{name}.png)" in text
+        assert (tmp_path / f"board_{name}.png").stat().st_size > 10_000
+    assert "nan" not in re.findall(r"\w+", text.lower())
+    assert str(page) in capsys.readouterr().out
+    # Written again by the same command.
+    assert main(["report", str(tmp_path / "sweep.json"), "--leaderboard", str(page)]) == 0
+
+
+def test_a_page_of_somebody_s_own_keeps_all_but_the_marked_parts(sweep, tmp_path):
+    page = tmp_path / "own.md"
+    page.write_text(
+        "# Mine\n\nBefore.\n\n<!-- leaderboard: robustness -->\nold\n<!-- leaderboard: end -->\n\nBetween.\n\n"
+        "<!-- leaderboard: ranks -->\n<!-- leaderboard: end -->\n\nAfter.\n"
+    )
+    write_leaderboard(sweep, page, "the command")
+    first = page.read_text()
+    assert first.startswith("# Mine\n\nBefore.\n\n<!-- leaderboard: robustness -->\n\n`remaining` at worst")
+    assert "old" not in first.splitlines()
+    assert first.endswith("<!-- leaderboard: end -->\n\nAfter.\n")
+    assert "\nBetween.\n" in first
+    write_leaderboard(sweep, page, "the command")
+    assert page.read_text() == first
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("# Mine\n", "was not written by this command"),
+        ("<!-- leaderboard: x -->\n<!-- leaderboard: end -->", "called 'x'"),
+    ],
+)
+def test_a_page_without_marks_is_not_written_over(sweep, tmp_path, text, told):
+    page = tmp_path / "own.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match=told):
+        write_leaderboard(sweep, page, "the command")
+    assert page.read_text() == text
+
+
+def test_only_one_sweep_has_a_page(sweep, tmp_path, capsys):
+    assert main(["report", str(tmp_path), "--leaderboard", str(tmp_path / "x.md")]) == 2
+    assert "--leaderboard writes the page of one sweep" in capsys.readouterr().err
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep_of([])))
+    assert main(["report", str(tmp_path / "sweep.json"), "--leaderboard", str(tmp_path / "x.md")]) == 2
+    assert "is finished: there is nothing to show" in capsys.readouterr().err
