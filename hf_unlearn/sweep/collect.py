@@ -21,11 +21,12 @@ LOSSES = {"eval_forget_loss": "forget/loss", "eval_retain_loss": "retain/loss"}
 EVALUATED = "eval_"
 
 
-def collect(folder: str | Path) -> dict[str, Any]:
+def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -> dict[str, Any]:
     """Reads all runs of a sweep.
 
     Args:
         folder (`str` or `Path`): of the sweep; runs that have no report yet are named as missing.
+        listed (`tuple`, *optional*): rows and settings in place of the folder's manifest.
 
     Returns:
         `dict`: the content of `sweep.json`, see `report/sweep.py`.
@@ -34,7 +35,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
         `ValueError`: if the folder is no sweep's.
     """
     folder = Path(folder)
-    rows, settings = read_manifest(folder)
+    rows, settings = read_manifest(folder) if listed is None else listed
     runs, baselines, missing = [], {}, []
     for row in rows:
         place = folder / row["folder"]
