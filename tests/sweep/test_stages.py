@@ -7,14 +7,17 @@ import json
 
 import pytest
 import yaml
+from conftest import ROOT
 from sweep_runs import FORGET, UTILITY, baseline, metric, run_of, sweep_of
 
+from hf_unlearn import METHODS
 from hf_unlearn.cli import sweep as command
 from hf_unlearn.cli.main import main
 from hf_unlearn.report.sweep.means import tabulate
 from hf_unlearn.report.sweep.rules import read_rule
 from hf_unlearn.report.sweep.tables import missing_lines
 from hf_unlearn.sweep.progress import DONE, state_of
+from hf_unlearn.sweep.spec import read_spec
 
 
 KEPT = "best forget s.t. utility >= target - 0.02"
@@ -170,3 +173,15 @@ def test_stages_that_mean_nothing_are_refused(sweep, capsys, more, told):
         yaml.safe_dump(content, text)
     assert main(["sweep", file, "--dry_run"]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_leaderboard_has_every_recipe_of_the_model_and_every_method():
+    spec = read_spec(ROOT / "recipes" / "sweeps" / "leaderboard.yaml")
+    folder = ROOT / "recipes" / "tofu_mini" / "smollm2-135m"
+    # Another recipe makes a model for one of these.
+    assert {entry.recipe for entry in spec.entries} == {*folder.glob("*.yaml")} - {
+        folder / "base.yaml", folder / "whp_reinforced.yaml",
+    }  # fmt: skip
+    methods = {yaml.safe_load(entry.recipe.read_text())["method"] for entry in spec.entries}
+    assert {*METHODS} - methods == {"multidelete"}
+    assert (spec.stages, spec.tuning_seed, len(spec.seeds)) == (2, 0, 4)
