@@ -5,7 +5,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def asks_fsdp(args) -> bool:
@@ -34,6 +37,31 @@ def on_first_process(action: Callable[[], Any]) -> Any:
     if answer[1] is not None:
         raise answer[1]
     return answer[0]
+
+
+def of_all_processes(rows: Tensor, accelerator) -> Tensor:
+    """The rows of all processes, those of the first one first; for terms that are no means over rows.
+
+    Gradients go to this process's own rows, times the number of processes. Where every process computes one and the
+    same loss from these rows, and gradients are averaged over processes, as DDP, DeepSpeed and FSDP average them, the
+    gradient is then the one of that loss on one process. The backward pass has no communication.
+
+    Args:
+        rows (`Tensor`): `[N, ...]`, of which `N` may differ between processes.
+        accelerator ([`~accelerate.Accelerator`]): the run's; every process must call this.
+
+    Returns:
+        `Tensor`: `[sum of N, ...]`.
+    """
+    if accelerator.num_processes == 1:
+        return rows
+    counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    own = rows.detach()
+    padded = F.pad(own, (0, 0) * (own.ndim - 1) + (0, max(counts) - len(own)))
+    parts = accelerator.gather(padded).split(max(counts)) if max(counts) else [own] * len(counts)
+    found = [part[:count] for part, count in zip(parts, counts, strict=True)]
+    found[accelerator.process_index] = own + accelerator.num_processes * (rows - own)
+    return torch.cat(found)
 
 
 def told(name: str) -> bool:

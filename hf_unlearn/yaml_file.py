@@ -54,7 +54,7 @@ def read_fields(name: str, value: Any, example: str) -> dict[str, Any] | None:
         `ValueError`: if they are none.
     """
     try:
-        fields = yaml.safe_load(value) if isinstance(value, str) else value
+        fields = yaml.load(value, StrictLoader) if isinstance(value, str) else value
     except yaml.YAMLError:
         fields = value
     if fields is not None and not isinstance(fields, dict):

@@ -2,6 +2,7 @@
 """An add-on: an object with hooks that runs beside any method."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,6 +49,10 @@ class Step:
         """Adds a scalar to the means of the next log; every process has to."""
         self.trainer.meters.add(name, value)
 
+    def count(self, positions: int) -> None:
+        """Counts positions of rows that went forward and back to states, and not to weights, in `total_flos`."""
+        self.trainer.addons.to_states += positions
+
 
 @dataclass(frozen=True)
 class Backward:
@@ -76,10 +81,9 @@ class AddOn:
     (DeepSpeed, FSDP, fp16, ...) is refused by the hooks that are overridden.
 
     The order in a run: `refuse`, `load` (the model is not there yet), `start_adapter` (there is no reference yet),
-    `setup` (there is, and nothing has trained),
-    `load_state` (on resume), `wrap_optimizer`, `prepare` (all processes, the model is wrapped); in every step
-    `before_step`, `loss` or `around_backward` for each micro-batch, `before_optimizer`, `after_optimizer`; `state` at
-    every checkpoint; `finish` after the last step.
+    `see_path`, `setup` (there is, and nothing has trained), `load_state` (on resume), `wrap_optimizer`, `prepare` (all
+    processes, the model is wrapped); in every step `before_step`, `around_policy` and `loss` or `around_backward` for
+    each micro-batch, `before_optimizer`, `after_optimizer`; `state` at every checkpoint; `finish` after the last step.
 
     Attributes:
         name (`str`): what the run knows it by; names its state in checkpoints.
@@ -121,6 +125,15 @@ class AddOn:
             added ([`~hf_unlearn.models.adapters.AddedAdapter`], *optional*): `None` if the run added no adapter.
         """
 
+    def see_path(self, entry, path) -> None:
+        """Sees how rows go through the model, before it is decided what of that is computed once. Raises `ValueError`
+        for a path that it cannot work with.
+
+        Args:
+            entry ([`~hf_unlearn.stored.row_cache.Entry`]): model, rows, tokenizer, settings.
+            path ([`~hf_unlearn.forward.path.Forward`]): of the policy's rows.
+        """
+
     def setup(self, entry) -> None:
         """Sees the model before it trains, not wrapped.
 
@@ -137,6 +150,16 @@ class AddOn:
 
     def before_step(self, step: Step) -> None:
         """Called before a step's first micro-batch."""
+
+    def around_policy(self, step: Step, parts: Mapping) -> AbstractContextManager[None]:
+        """Entered while a micro-batch's rows go forward through the policy, when the frozen models were through; in
+        training only.
+
+        Args:
+            step ([`Step`]): of the run.
+            parts (`Mapping[str, Mapping[str, Tensor]]`): role to its rows of the micro-batch.
+        """
+        return nullcontext()
 
     def loss(self, model: nn.Module, rows: Mapping, step: Step) -> Tensor:
         """A term that is added to the method's, weighted; once a micro-batch.

@@ -2,7 +2,7 @@
 """The add-ons of a run, called at their moments."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -34,8 +34,9 @@ class AddOns(dict):
         self.term_names: tuple[str, ...] = ()
         # Those that a repeated pass is of; all of them otherwise.
         self._only: Collection[str] | None = None
-        # Micro-batches that were gone through again, until somebody counts them.
-        self.repeated = 0
+        # Micro-batches that were gone through again, and positions that went back to states alone, until somebody
+        # counts them.
+        self.repeated = self.to_states = 0
 
     def having(self, hook: str) -> list[AddOn]:
         """Those with a hook of their own."""
@@ -52,6 +53,10 @@ class AddOns(dict):
             added = replace(added, moved=True)
         return added
 
+    def see_path(self, entry, path) -> None:
+        for addon in self.values():
+            addon.see_path(entry, path)
+
     def setup(self, entry) -> None:
         for addon in self.values():
             addon.setup(entry)
@@ -64,6 +69,14 @@ class AddOns(dict):
             trainer.callback_handler.callbacks.insert(0, _Moments(self))
 
     # One step
+
+    @contextmanager
+    def around_policy(self, model: nn.Module, parts: Mapping) -> Iterator[None]:
+        """Entered while a micro-batch's rows go forward through the policy."""
+        with ExitStack() as entered:
+            for addon in self.having("around_policy") if model.training else ():
+                entered.enter_context(addon.around_policy(self.step(model), parts))
+            yield
 
     def with_terms(self, weighted: dict[str, Tensor], model: nn.Module, rows: Mapping) -> dict[str, Tensor]:
         """A micro-batch's terms by name, the add-ons' after those of the roles; in a repeated pass, those it is of."""
@@ -144,6 +157,11 @@ class AddOns(dict):
             yield
         finally:
             self._only = None
+
+    def take_to_states(self) -> int:
+        """Positions that went back to states alone since the last call."""
+        found, self.to_states = self.to_states, 0
+        return found
 
     def take_repeated(self) -> int:
         """Micro-batches that were gone through again since the last call."""

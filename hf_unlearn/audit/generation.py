@@ -23,66 +23,24 @@ def generate_answers(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int = 200,
     stop: Sequence[str] = (),
-    batch_size: int = 32,
     accelerator: Any = None,
-    progress: bool = True,
-    desc: str = "Generating",
-    seeds: Sequence[int] | None = None,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    **how: Any,
 ) -> list[str]:
-    """Continuations of tokenised prompts, without special tokens and surrounding white space.
-
-    The most likely token is taken at each step (or one is drawn, with `seeds`) whatever the checkpoint's own
-    generation settings are (sampling, beams, repetition penalty), so that models are compared on the same terms.
-    Generation of a row ends at the EOS of the tokenizer or at one that the checkpoint names. What many prompts share
-    (examples in context) goes through the model once.
+    """The texts of [`generate_tokens`], without special tokens and surrounding white space.
 
     Args:
-        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
-            Left in the mode and with the generation settings it was found with.
-        tokenizer (`PreTrainedTokenizerBase`):
-            Decodes the answers.
-        prompts (`Sequence[Sequence[int]]`):
-            Token ids; padded on the left, masks from their lengths.
-        max_new_tokens (`int`):
-            Longest answer in tokens; the prompt does not count.
+        model, tokenizer, prompts, accelerator, how: as there.
         stop (`Sequence[str]`):
             Texts before which an answer ends.
-        batch_size (`int`):
-            Prompts at a time (and a process).
-        accelerator (`accelerate.Accelerator`, *optional*):
-            Shares the prompts among its processes; each gets all answers.
-        progress (`bool`), desc (`str`):
-            Progress bar.
-        seeds (`Sequence[int]`, *optional*):
-            One a prompt: answers are drawn, each by its seed alone; see [`~hf_unlearn.audit.draws.Drawing`].
-        temperature (`float`), top_p (`float`):
-            What is drawn from; unused without `seeds`.
 
     Returns:
         `list[str]`: one answer a prompt.
 
     Raises:
-        `ValueError`: for a model that is no causal language model, or whose logits are not finite: what it says then
-            is no answer.
+        `ValueError`: as there.
     """
-    found = generate_tokens(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        stop=stop,
-        batch_size=batch_size,
-        accelerator=accelerator,
-        progress=progress,
-        desc=desc,
-        seeds=seeds,
-        temperature=temperature,
-        top_p=top_p,
-    )
+    found = generate_tokens(model, tokenizer, prompts, stop=stop, accelerator=accelerator, **how)
     eos = eos_token_ids(model if accelerator is None else accelerator.unwrap_model(model), tokenizer)
     return [_decode(ids, eos, tokenizer, stop) for ids in found]
 
@@ -102,8 +60,42 @@ def generate_tokens(
     temperature: float = 1.0,
     top_p: float = 1.0,
 ) -> list[list[int]]:
-    """As [`generate_answers`], the tokens of each continuation: up to its end-of-text token, which is the last one
-    where there is one."""
+    """Continuations of tokenised prompts.
+
+    The most likely token is taken at each step (or one is drawn, with `seeds`) whatever the checkpoint's own
+    generation settings are (sampling, beams, repetition penalty), so that models are compared on the same terms.
+    Generation of a row ends at the EOS of the tokenizer or at one that the checkpoint names. What many prompts share
+    (examples in context) goes through the model once.
+
+    Args:
+        model (`transformers.PreTrainedModel` or `peft.PeftModel`):
+            Left in the mode and with the generation settings it was found with.
+        tokenizer (`PreTrainedTokenizerBase`):
+            Decodes the answers.
+        prompts (`Sequence[Sequence[int]]`):
+            Token ids; padded on the left, masks from their lengths.
+        max_new_tokens (`int`):
+            Longest answer in tokens; the prompt does not count.
+        stop (`Sequence[str]`):
+            Texts after which a row ends.
+        batch_size (`int`):
+            Prompts at a time (and a process).
+        accelerator (`accelerate.Accelerator`, *optional*):
+            Shares the prompts among its processes; each gets all answers.
+        progress (`bool`), desc (`str`):
+            Progress bar.
+        seeds (`Sequence[int]`, *optional*):
+            One a prompt: answers are drawn, each by its seed alone; see [`~hf_unlearn.audit.draws.Drawing`].
+        temperature (`float`), top_p (`float`):
+            What is drawn from; unused without `seeds`.
+
+    Returns:
+        `list[list[int]]`: one a prompt, up to its end-of-text token, which is the last one where there is one.
+
+    Raises:
+        `ValueError`: for a model that is no causal language model, or whose logits are not finite: what it says then
+            is no answer.
+    """
     check_language_model(model)
     model = model if accelerator is None else accelerator.unwrap_model(model)
     eos = eos_token_ids(model, tokenizer)

@@ -2,7 +2,7 @@
 """What is measured: a method with its settings, or supervised fine-tuning on the same rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 
@@ -16,6 +16,10 @@ class Case:
         settings (`dict`): fields of the method's config.
         roles (`tuple[str, ...]`): whose rows a step trains on.
         second_model (`bool`): hand the trainer a copy of the whole model as its reference.
+        beside (`tuple[str, ...]`): roles whose rows must be there and are not in the same step.
+        prompt (`int`): tokens of a row that are its prompt; -1 for all but the last.
+        others (`tuple[str, ...]`): names of frozen models that rows are compared with beside the reference.
+        more (`str`): what a step does that fine-tuning does not, where that is more than one pass of the rows.
     """
 
     label: str
@@ -23,10 +27,16 @@ class Case:
     settings: dict = field(default_factory=dict)
     roles: tuple[str, ...] = ("forget", "retain")
     second_model: bool = False
+    beside: tuple[str, ...] = ()
+    prompt: int = 0
+    others: tuple[str, ...] = ()
+    more: str = ""
 
     def settings_for(self, layers: int) -> dict:
-        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR 10 and 20. Others
-        have the same for all sizes."""
+        """The settings for a model of so many layers: RMU reads layer 7 of 32 and trains three, RR reads 10 and 20,
+        LUNAR 22. Others have the same for all sizes."""
+        if self.method == "lunar":
+            return {"layer_id": 22 * layers // 32, **self.settings}
         if self.method == "rr":
             return {"layer_ids": sorted({10 * layers // 32, 20 * layers // 32}), **self.settings}
         if self.method != "rmu":
@@ -42,7 +52,7 @@ class Case:
         if self.method == "rmu":
             # Of its reference the trainer would copy the trained matrices alone, and what is below them keep on disk.
             settings["cache_frozen"] = False
-        return Case(f"{self.label} (plain)", self.method, settings, self.roles, second_model=self.method == "rmu")
+        return replace(self, label=f"{self.label} (plain)", settings=settings, second_model=self.method == "rmu")
 
     @property
     def baseline(self) -> str:
@@ -57,6 +67,8 @@ SFT = {
     ("forget", "retain", "alternate"): Case("sft (with alternates)", roles=("forget", "retain", "alternate")),
     ("alternate",): Case("sft (alternates)", roles=("alternate",)),
 }
+# As many rows of the same length.
+SFT["retain",] = SFT["forget",]
 CASES = {
     "ga": Case("ga", "ga", {"retain_loss": "none"}, ("forget",)),
     "grad_diff": Case("grad_diff", "ga", {"retain_loss": "nll"}),
@@ -76,28 +88,33 @@ CASES = {
     "undial": Case("undial", "undial", {"retain_loss": "none"}, ("forget",)),
     "rmu": Case("rmu", "rmu"),
     "rr": Case("rr", "rr"),
+    "lunar": Case("lunar", "lunar", {"refusal_template": "{prompt}"}, prompt=-1),
+    "repnoise": Case(
+        "repnoise",
+        "repnoise",
+        more="the head reads forget rows once for every layer, and pairs of their tokens are compared at every layer",
+    ),
     "mu_align": Case("mu_align", "mu_align"),
     "dpo": Case("dpo", "dpo", {"retain_loss": "none"}, ("forget", "alternate")),
     "altpo": Case("altpo", "altpo", {"retain_loss": "none", "num_alternates": 1}, ("forget", "alternate")),
     "llmu": Case("llmu", "llmu", {"num_alternates": 1}, ("forget", "retain", "alternate")),
     "pdu": Case("pdu", "pdu"),
-    "idk_nll": Case("idk_nll", "idk_nll", {"retain_loss": "none"}, ("alternate",)),
+    "idk_nll": Case("idk_nll", "idk_nll", {"retain_loss": "none"}, ("alternate",), beside=("forget",)),
     "flat": Case("flat", "flat", {}, ("forget", "alternate")),
     "jensun": Case("jensun", "jensun"),
+    "whp": Case("whp", "whp", {"retain_loss": "none"}, ("forget",), others=("reinforced",)),
+    # A step is of one role; the first ones are of forget rows.
+    "scrub": Case("scrub", "scrub", {}, ("forget",), beside=("retain",)),
+    "amnesiac": Case("amnesiac", "amnesiac", {"variant": "relabel"}, prompt=1),
+    "retrain": Case("retrain", "retrain", {}, ("retain",), beside=("forget",)),
 }
 # Their pass ends at a layer: what they have to do is a part of the model's arithmetic.
-PARTIAL = ("rmu", "rr")
+PARTIAL = ("rmu", "rr", "lunar")
 # No ratio to one step of fine-tuning: why, and which passes there are.
 APART = {
-    "align_then_unlearn": "1 a step: a head trains on states, then the model through it; the encoder once",
-    "amnesiac": "1 a step, of rows with other labels and of retain rows; `subtract`: none, then 1 to repair",
+    "align_then_unlearn": "1 a step: a head trains on states, then the model through it; an encoder reads rows before",
     "fisher": "1 a retain row, once; then 1 over held-out rows for each of `scales`",
-    "lunar": "1 + 0, to its layer, of prompts alone; the direction from a pass over prompts before",
     "multidelete": "1 + 0: pairs of image and text, so a classifier's; forget rows twice",
-    "repnoise": "1 + 0; the head reads forget rows once for every layer",
-    "retrain": "1, of retain rows: it is fine-tuning",
-    "whp": "1 + 0: two frozen models read the forget rows once, before; one of them is trained first",
-    "scrub": "1 a step, of forget rows or of retain rows, in turns; the teacher's from disk",
 }
 DEFAULT_METHODS = ("ga_kl", "npo", "npo_klr")
 # What peers do: logits of the whole vocabulary, and a second model for the reference.

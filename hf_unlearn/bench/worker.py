@@ -9,6 +9,7 @@ import copy
 import gc
 import json
 import statistics
+import string
 import sys
 import tempfile
 from dataclasses import replace
@@ -19,6 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from ..data.collator import RoleCollator
+from ..data.formats import IGNORE_INDEX
 from ..files import write_json
 from ..machine import machine
 from ..methods import METHODS
@@ -39,7 +41,7 @@ def main(request: str, result: str) -> None:
     if asked["threads"] is not None:
         torch.set_num_threads(asked["threads"])
     case, size = Case(**asked["case"]), Size(**asked["size"])
-    case = replace(case, roles=tuple(case.roles))
+    case = replace(case, roles=tuple(case.roles), beside=tuple(case.beside), others=tuple(case.others))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tiny = replace(
         size, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
@@ -59,12 +61,13 @@ def measure(case: Case, size: Size, device: torch.device, steps: int, warmup: in
         place, `peak` the most from then to the end of training, a second model and a reference pass included.
     """
     model = random_model(size, device)
-    rows = random_rows(case.roles, size)
+    rows = random_rows((*case.roles, *case.beside), size, case.prompt)
+    others = {name: save_other(model, f"{folder}/{name}", seed) for seed, name in enumerate(case.others)}
     memory = PeakMemory(device)
     counter = ForwardCounter()
     with counter.watching(type(model.base_model)):
         clock = StepClock(device, warmup, counter)
-        trainer = make_trainer(case, size, model, rows, steps + warmup, folder, cache)
+        trainer = make_trainer(case, size, model, rows, steps + warmup, folder, cache, others)
         trainer.add_callback(clock)
         trainer.train()
     peak = memory.peak()
@@ -101,16 +104,31 @@ def random_model(size: Size, device: torch.device) -> nn.Module:
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, size.dtype))
 
 
-def random_rows(roles: tuple[str, ...], size: Size) -> dict[str, list[dict]]:
-    """Full rows, trained on at every token."""
+def save_other(model: nn.Module, path: str, seed: int) -> str:
+    """Saves a model that is like the given one, and predicts something else."""
+    other, generator = copy.deepcopy(model), torch.Generator(model.device).manual_seed(seed)
+    with torch.no_grad():
+        for weight in other.parameters():
+            noise = torch.randn(weight.shape, generator=generator, device=weight.device, dtype=weight.dtype)
+            weight.add_(0.01 * noise)
+    other.save_pretrained(path)
+    return path
+
+
+def random_rows(roles: tuple[str, ...], size: Size, prompt: int = 0) -> dict[str, list[dict]]:
+    """Full rows, trained on at every token from `prompt` on."""
     generator = torch.Generator().manual_seed(1)
     count = BATCHES * size.rows
     drawn = torch.randint(3, size.vocab_size, (len(roles), count, size.row_length), generator=generator).tolist()
-    rows = zip(roles, drawn, strict=True)
-    return {role: [{"input_ids": row, "labels": row} for row in found] for role, found in rows}
+    return {
+        role: [{"input_ids": row, "labels": [IGNORE_INDEX] * len(row[:prompt]) + row[prompt:]} for row in found]
+        for role, found in zip(roles, drawn, strict=True)
+    }
 
 
-def make_trainer(case: Case, size: Size, model, rows: dict, max_steps: int, folder: str, cache: str) -> Trainer:
+def make_trainer(
+    case: Case, size: Size, model, rows: dict, max_steps: int, folder: str, cache: str, others: dict | None = None
+) -> Trainer:
     """The method's trainer, or [`~transformers.Trainer`] with the model's own loss on the rows of all roles."""
     settings = {
         "output_dir": folder,
@@ -136,32 +154,32 @@ def make_trainer(case: Case, size: Size, model, rows: dict, max_steps: int, fold
         **settings,
         **case.settings_for(size.num_hidden_layers),
         per_device_train_batch_size=size.rows,
-        per_device_eval_batch_size=size.rows * len(rows),
+        per_device_eval_batch_size=size.rows * len(case.roles),
         max_length=None,
         reference_cache_dir=cache,
     )
     return trainer_class(
         model=model,
         args=args,
-        # Forget rows that no step reads must be there, and no alternate may be one of them.
-        forget_dataset=rows.get("forget") or [{"input_ids": [3, 4]}] * len(rows["alternate"]),
+        forget_dataset=rows["forget"],
         retain_dataset=rows.get("retain"),
         alternate_dataset=rows.get("alternate"),
         processing_class=tiny_tokenizer(model.config.vocab_size),
         ref_model=copy.deepcopy(model) if case.second_model else None,
+        ref_models=others,
     )
 
 
 def tiny_tokenizer(tokens: int):
-    """Rows are token ids already; only their number and special tokens are asked for."""
-    from tokenizers import Tokenizer, models
+    """Rows are token ids already; its number of tokens is asked for, its special ones, and some that read as text, a
+    character each."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-    names = ["<pad>", "<s>", "</s>"]
-    vocab = {name: i for i, name in enumerate([*names, *(str(i) for i in range(len(names), tokens))])}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocab, unk_token="<pad>")),
-        pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-    )  # fmt: skip
+    names = ["<pad>", "<s>", "</s>", *string.digits, *string.ascii_letters][:tokens]
+    names += [f"<{number}>" for number in range(len(names), tokens)]
+    tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from ..runs.blocks import NAME
 from ..runs.help import entries
 
 
+META = "meta"
+OTHERS = {NAME: DESCRIPTION, META: "can these audits be trusted? They are tried on models that know, or do not"}
 USAGE = "usage: hf-unlearn audit KIND ..."
 
 
@@ -21,14 +23,17 @@ def main(argv: list[str]) -> None:
     if argv and argv[0] == NAME:
         _attacks(list(argv[1:]))
         return
+    if argv and argv[0] == META:
+        _meta(list(argv[1:]))
+        return
     if argv and argv[0] in ("-h", "--help"):
-        kinds = entries([*((name, AUDITS.describe(name)) for name in AUDITS), (NAME, DESCRIPTION)])
+        kinds = entries([*((name, AUDITS.describe(name)) for name in AUDITS), *OTHERS.items()])
         print(f"{USAGE}\n\n{kinds}\n\nSee `hf-unlearn audit KIND --help`.")
         return
-    near = get_close_matches(argv[0], [*AUDITS, NAME], n=1) if argv else []
+    near = get_close_matches(argv[0], [*AUDITS, *OTHERS], n=1) if argv else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
     asked = f"Unknown audit {argv[0]!r}.{hint}" if argv else "No audit is named."
-    raise ValueError(f"{asked} Allowed: {', '.join([*AUDITS, NAME])}.")
+    raise ValueError(f"{asked} Allowed: {', '.join([*AUDITS, *OTHERS])}.")
 
 
 def _attacks(argv: list[str]) -> None:
@@ -43,6 +48,21 @@ def _attacks(argv: list[str]) -> None:
     found, files = audit_attacks(parts[0], values)
     VIEW.show(found)
     print(f"{VIEW.word}: {files['md']}")
+
+
+def _meta(argv: list[str]) -> None:
+    """Tries the audits of robustness on models of the embedded world."""
+    from ..runs.meta.arguments import MetaArguments
+    from ..runs.parser import StrictParser
+
+    ((args,), _) = StrictParser((MetaArguments,), prog=f"hf-unlearn audit {META}").parse(argv)
+
+    from ..data.worlds.people import build_world
+    from ..report.meta import PATHS, show_meta
+    from ..runs.meta.evaluate import evaluate_audits
+
+    show_meta(evaluate_audits(args.plan, build_world(), args.output_dir))
+    print(f"Report: {args.output_dir}/{PATHS['md']}")
 
 
 def _audit(name: str, argv: list[str]) -> None:

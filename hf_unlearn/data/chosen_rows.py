@@ -22,8 +22,8 @@ def read_where(given: Any) -> dict[str, Any] | None:
     return where
 
 
-def rows_where(rows, where: Mapping[str, Any], what: str):
-    """The rows that have one of the given values in every given column.
+def places_where(rows, where: Mapping[str, Any], what: str) -> list[int]:
+    """Places of the rows that have one of the given values in every given column.
 
     Args:
         rows (`datasets.Dataset`): to choose from.
@@ -33,20 +33,27 @@ def rows_where(rows, where: Mapping[str, Any], what: str):
     Raises:
         `ValueError`: for a column that the rows lack, or a value that none of them has.
     """
+    places = list(range(len(rows)))
     for column, values in where.items():
         if column not in rows.column_names:
             raise ValueError(
                 f"forget_where names the column {column!r}, and {what} have {', '.join(rows.column_names)}."
             )
-        found, values = rows[column][:], values if isinstance(values, list) else [values]
+        every, values = rows[column][:], values if isinstance(values, list) else [values]
+        found = [every[i] for i in places]
         if absent := [value for value in values if value not in found]:
             there = list(dict.fromkeys(map(repr, found)))
             some = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
             raise ValueError(f"forget_where: {what} have no {column}={absent[0]!r}. There are: {some}.")
-        rows = rows.select([i for i, value in enumerate(found) if value in values])
-        if not len(rows):
+        places = [i for i in places if every[i] in values]
+        if not places:
             raise ValueError(f"forget_where={dict(where)}: {what} have each of these values, and no row has all.")
-    return rows
+    return places
+
+
+def rows_where(rows, where: Mapping[str, Any], what: str):
+    """The rows themselves; as [`places_where`]."""
+    return rows.select(places_where(rows, where, what))
 
 
 def _is_choice(value: Any) -> bool:

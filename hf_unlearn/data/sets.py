@@ -8,7 +8,7 @@ from ..places import recipe_path
 from .alternates import alternate_columns, with_made
 from .arguments import DataArguments
 from .benchmarks import Benchmark, check_retrained, load_benchmark
-from .chosen_rows import rows_where
+from .chosen_rows import places_where, rows_where
 from .qa import QAFormat
 from .sources import load_rows
 
@@ -36,6 +36,8 @@ class Sets:
             Hub id that the forget rows were loaded from, for the model card.
         origins (`dict[str, dict]`):
             Role to the Hub id, configuration and split of its rows, or to the `local` folder's name; for the card.
+        places (`dict[str, list[int]]`):
+            Where the rows of an audited set stood in the benchmark, if some were left out.
     """
 
     forget: object
@@ -45,6 +47,7 @@ class Sets:
     suite: str = "default"
     dataset_name: str | None = None
     origins: dict = field(default_factory=dict)
+    places: dict = field(default_factory=dict)
 
 
 def load_sets(
@@ -76,8 +79,7 @@ def load_sets(
     """
     if run.benchmark is not None:
         bench = load_benchmark(run.benchmark, run.benchmark_path, run.forget_split, run.forget_targets)
-        if run.forget_where is not None:
-            _choose(bench, run.forget_where)
+        places = {} if run.forget_where is None else _choose(bench, run.forget_where)
         if run.retrained_model_name_or_path is not None:
             check_retrained(run.retrained_model_name_or_path, run.benchmark, run.forget_split)
         return Sets(
@@ -88,6 +90,7 @@ def load_sets(
             suite=bench.suite,
             dataset_name=bench.dataset_name,
             origins=_origins(bench, run.benchmark_path),
+            places=places,
         )
     own, origins = {}, {}
     for role in ("forget", "retain"):
@@ -109,15 +112,17 @@ def load_sets(
     )
 
 
-def _choose(bench: Benchmark, where: dict) -> None:
-    """Leaves of a benchmark's forget rows, and of the questions about them, those that are asked for."""
+def _choose(bench: Benchmark, where: dict) -> dict[str, list[int]]:
+    """Leaves of a benchmark's forget rows, and of the questions about them, those that are asked for; returns where
+    the questions stood."""
     asked = [name for name in bench.audit_sets if name.startswith("forget")]
     if bench.forget is None or asked != ["forget"]:
         raise ValueError(f"forget_where chooses among forget rows, and {bench.name!r} has several sets of them.")
     bench.forget = rows_where(bench.forget, where, f"the forget rows of {bench.name!r}")
-    bench.audit_sets = bench.audit_sets | {
-        "forget": rows_where(bench.audit_sets["forget"], where, f"the audited forget rows of {bench.name!r}")
-    }
+    every = bench.audit_sets["forget"]
+    places = places_where(every, where, f"the audited forget rows of {bench.name!r}")
+    bench.audit_sets = bench.audit_sets | {"forget": every.select(places)}
+    return {"forget": places}
 
 
 def _more_sets(run: DataArguments, audited: dict, suite: str) -> dict:

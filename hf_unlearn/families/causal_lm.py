@@ -73,9 +73,9 @@ class CausalLM(Family):
 
     def frozen_prefix(self, entry, forward):
         layers, depth = frozen_depth(entry.model)
-        if depth and forward.lowest_read is not None:
-            # Layers that are replaced put out the states of the last of them.
-            depth = min(depth, forward.lowest_read + 1)
+        read = [] if forward.lowest_read is None else [forward.lowest_read]
+        # Layers that are replaced put out the states of the last of them.
+        depth = min([depth, *(layer + 1 for layer in (*read, *forward.shifted_layers))])
         if layers is None and not all(parameter.requires_grad for parameter in entry.model.parameters()):
             logger.info("States below what trains are computed at every step: the model's layers are not one list.")
         return FrozenPrefix(entry, forward, layers, depth) if depth else None

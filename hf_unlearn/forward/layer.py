@@ -14,32 +14,12 @@ from torch import Tensor, nn
 
 from .. import fused, losses
 from ..fused.head import unwrapped
-from ..fused.predicted import Predicted
 from ..modeling import evaluating
 from ..models.activations import captured, layers_of, stopped_after
 from .needs import REFERENCE, STATES, Needs
 from .path import Forward, Values, picked_rows
+from .real_tokens import RealTokens
 from .role_rows import ReferenceRows
-
-
-@dataclass
-class RealTokens:
-    """The tokens of one role that are no padding, `N` of them, in the order of its rows.
-
-    Args:
-        row, column (`Tensor`): `[N]`, which row and position.
-        scored (`Tensor`): bool `[N]`, where a label is predicted.
-    """
-
-    row: Tensor
-    column: Tensor
-    scored: Tensor
-
-    @classmethod
-    def of(cls, part: Mapping[str, Tensor]) -> "RealTokens":
-        row, column = part["attention_mask"].nonzero(as_tuple=True)
-        predicted = Predicted.of(part["labels"]).mask
-        return cls(row, column, torch.nn.functional.pad(predicted, (0, 1))[row, column])
 
 
 @dataclass
@@ -107,6 +87,9 @@ class LayerForward(Forward):
                 f"{width}: methods that read a layer's states cannot be used with this architecture."
             )
         return states
+
+    def ends_for(self, role):
+        return None if self.needs[role].from_head else self.layer
 
     def tokens_of(self, part):
         return RealTokens.of(part)

@@ -14,7 +14,9 @@ from .head_input import changed_inputs
 from .lens import final_norm
 from .needs import LOGPS, REFERENCE, Need, Needs
 from .passes import SHAPES, Parts, Pass
+from .real_tokens import RealTokens
 from .role_rows import ReferenceRows, References, RoleRows
+from .shifts import Shifts
 
 
 # What a pass gives: by role and name, or, for statistics of a role's function, by role, `STATS` and name.
@@ -42,6 +44,9 @@ class Forward:
         self.prefix: Any = None
         # What is between the last layer and the head, once a role's layers were read.
         self.norm: nn.Module | None = None
+        # Layers whose output an add-on may change, and what it adds to it now.
+        self.shifted_layers: tuple[int, ...] = ()
+        self.shifts: Shifts | None = None
 
     def policy(self, model: nn.Module, parts: Parts, references: References) -> dict[str, RoleRows]:
         """Rows of all roles through the policy.
@@ -53,8 +58,8 @@ class Forward:
         """
         tokens = {role: self.tokens_of(part) for role, part in parts.items()}
         values: Values = {}
-        for call in self.passes(parts, tokens):
-            with self._frozen(call), self._changed(model, call):
+        for number, call in enumerate(self.passes(parts, tokens)):
+            with self._frozen(call), self._shifted(model, parts, number), self._changed(model, call):
                 values |= self.policy_values(model, call, tokens, references)
         found = {}
         for role, part in parts.items():
@@ -127,6 +132,13 @@ class Forward:
             return nullcontext()
         return self.prefix.entered(call, call.inputs["input_ids"].device)
 
+    def _shifted(self, model: nn.Module, parts: Parts, number: int):
+        """What an add-on adds to layers' outputs in a pass, of `parts` by its number."""
+        if self.shifts is None:
+            return nullcontext()
+        real = self.passes(parts, {role: RealTokens.of(part) for role, part in parts.items()})[number]
+        return self.shifts.entered(model, real)
+
     def _changed(self, model: nn.Module, call: Pass):
         """What methods do to states before the head reads them: in training, and not to a reference."""
         needs = {role: self.needs[role] for role in call.picks}
@@ -143,6 +155,10 @@ class Forward:
     def lowest_read(self) -> int | None:
         """The lowest decoder layer whose output is read; `None` where none is."""
         return 0 if any(need.lens for need in self.needs.values()) else None
+
+    def ends_for(self, role: str) -> int | None:
+        """The last decoder layer that anything read of a role's rows depends on; `None` for the head."""
+        return None
 
     def find_norm(self, model: nn.Module) -> nn.Module | None:
         """What stands between the model's last decoder layer and its head, if a role's layers are read; seen once."""

@@ -3,7 +3,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -111,15 +111,20 @@ def as_in_training(model: nn.Module, device: torch.device) -> Iterator[None]:
     next, is as it was."""
     modes = [(module, module.training) for module in model.modules()]
     checkpointing = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    devices = [] if device.type == "cpu" else [device]
     model.train()
     for module in checkpointing:
         module.gradient_checkpointing = False
     try:
-        with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
+        with own_draws(device):
             yield
     finally:
         for module in checkpointing:
             module.gradient_checkpointing = True
         for module, mode in modes:
             module.training = mode
+
+
+def own_draws(device: torch.device) -> AbstractContextManager:
+    """What is drawn inside, as by dropout, changes nothing of what is drawn afterwards."""
+    on_processor = device.type == "cpu"
+    return torch.random.fork_rng([] if on_processor else [device], device_type="cuda" if on_processor else device.type)

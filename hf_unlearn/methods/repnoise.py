@@ -15,6 +15,7 @@ from ..families.base import CAUSAL_LM
 from ..forward.needs import LOGPS, Need
 from ..forward.role_rows import RoleRows
 from ..losses import layer_ascent_loss, noise_loss
+from ..processes import of_all_processes
 from ..training.config import UnlearnConfig
 from ..training.trainer import UnlearnTrainer
 
@@ -53,8 +54,9 @@ class RepNoiseTrainer(UnlearnTrainer):
     Harmless are the retain rows and, with `alternate_source`, another answer to each forget prompt: the paper pairs
     harmful answers with refusals of the same prompt, and has no other rows.
 
-    Neither logarithm nor discrepancy is a mean over rows, so the size of a micro-batch is part of the objective. The
-    noise is drawn from `seed` at every step.
+    Neither logarithm nor discrepancy is a mean over rows. Both are taken of a micro-batch of all processes together,
+    so that several processes train as one does, and its size is part of the objective: accumulated micro-batches are
+    not one large one. The noise is drawn from `seed` at every step.
 
     The published code differs: a sample of its discrepancy is a whole row, the output of its MLPs with padding; its
     lens reads the embeddings too, and the last layer twice, once through the norm twice.
@@ -71,9 +73,10 @@ class RepNoiseTrainer(UnlearnTrainer):
         return {**super().needs_of(args), FORGET: Need(lens=True), **others}
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
-        states, args = rows.layer_states, self.args
-        seed = args.seed + self.state.global_step + 1_000_003 * args.process_index
-        generator = torch.Generator(states.device).manual_seed(seed)
+        args, accelerator = self.args, self.accelerator
+        states = of_all_processes(rows.layer_states, accelerator)
+        # The same noise on every process.
+        generator = torch.Generator(states.device).manual_seed(args.seed + self.state.global_step)
         noise = torch.randn(states.shape, generator=generator, device=states.device)
         # The pairs of one layer at a time.
         distances = [
@@ -81,9 +84,16 @@ class RepNoiseTrainer(UnlearnTrainer):
             for layer in range(states.shape[1])
         ]
         distance = torch.stack(distances).mean()
-        ascent = layer_ascent_loss(rows.layer_logps, rows.predicted.row_weights)
+        logps = of_all_processes(rows.layer_logps, accelerator)
+        ascent = layer_ascent_loss(logps, self._shares(rows))
         rows.noted |= {"mmd": distance.detach(), "layer_nll": ascent.detach().neg().expm1()}
         return args.beta * distance + args.alpha * ascent
+
+    def _shares(self, rows: RoleRows) -> Tensor:
+        """Every token's share of the rows of all processes; a token's log-probabilities go beside it."""
+        own = rows.predicted.row_weights * len(rows.batch["labels"])
+        count = self.accelerator.reduce(own.new_tensor(len(rows.batch["labels"])), reduction="sum")
+        return of_all_processes(own, self.accelerator) / count
 
     def terms(self, rows: Mapping[str, RoleRows]) -> dict[str, Tensor]:
         others = {ALTERNATE: rows[ALTERNATE].nll} if ALTERNATE in rows else {}

@@ -5,7 +5,7 @@ Hooks store a module's output and compute nothing: under activation checkpointin
 recorded in one of the two forwards only.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -77,6 +77,13 @@ def captured(modules: Mapping[Key, nn.Module]) -> Iterator[dict[Key, Tensor]]:
 def stopped_after(model: nn.Module, layer: int) -> Iterator[None]:
     """While entered, the model goes from `layer` straight to its final norm: the layers above do not run, and what
     shards weights does not gather theirs."""
+    with other_layers(model, list(layers_of(model))[: layer + 1]):
+        yield
+
+
+@contextmanager
+def other_layers(model: nn.Module, others: Iterable[nn.Module]) -> Iterator[None]:
+    """While entered, `others` are the model's decoder layers."""
     layers = layers_of(model)
     parent, name = next(
         (module, name)
@@ -84,7 +91,7 @@ def stopped_after(model: nn.Module, layer: int) -> Iterator[None]:
         for name, child in module._modules.items()
         if child is layers
     )
-    parent._modules[name] = nn.ModuleList(list(layers)[: layer + 1])
+    parent._modules[name] = nn.ModuleList(others)
     try:
         yield
     finally:

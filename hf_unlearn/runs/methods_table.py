@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """All methods as a table that one can choose from: read from their classes, beside what was measured of them."""
 
+import inspect
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..bench.cases import APART
+from .. import losses
+from ..bench.cases import APART, CASES
 from ..bench.measured import costs_of
 from ..data.role_table import RETAIN
 from ..families.base import CAUSAL_LM
@@ -22,6 +25,7 @@ HEADS = (
     *("method", "family", "reference", "retain rows", "other answers", "forwards", "time / SFT", "memory / SFT"),
     *("runs with", "models", "paper"),
 )
+FORMULA = r"\\\\\((.*?)\\\\\)"
 NONE, SHARDED = "-", "ZeRO, FSDP, LoRA"
 
 
@@ -38,6 +42,7 @@ class Traits:
         forwards (`str`): passes through the model in a step, with a gradient + without; where that is no one number,
             why.
         time, memory (`str`): beside fine-tuning on the same rows, where measured.
+        more (`str`): why that is more than one pass of the rows, where it is.
         engines (`str`): what it runs with.
         paper (`str`, *optional*): arXiv id.
     """
@@ -52,6 +57,7 @@ class Traits:
     forwards: str
     time: str
     memory: str
+    more: str
     engines: str
     paper: str | None
 
@@ -73,6 +79,7 @@ def traits_of(name: str) -> Traits:
         forwards=APART.get(name) or (NONE if most is None else f"{most.forwards:g} + {most.reference_forwards:g}"),
         time=NONE if most is None else f"{most.time:.2f}",
         memory=NONE if most is None else f"{max(cost.memory for cost in costs):.2f}",
+        more=next((case.more for case in CASES.values() if case.method == name), ""),
         engines=_engines(config, name),
         paper=trainer.paper,
     )
@@ -92,6 +99,23 @@ def methods_table(names: Iterable[str], named: Callable, cited: Callable) -> Tab
         runs = [traits.engines, traits.models]
         lines.append([named(traits), traits.family, *requires, *cost, *runs, cited(traits)])
     return Table(list(HEADS), lines)
+
+
+def about_of(name: str) -> tuple[str, str]:
+    """The first paragraph of a method's class, and the one with the equation (the longest formula) where that is another, of
+    the class or of the losses that it names. Plain text with LaTeX in it."""
+    text = inspect.getdoc(METHODS[name][1])
+    named = re.findall(r"hf_unlearn\.losses\.(\w+)`", text)
+    said = [text, *(inspect.getdoc(getattr(losses, loss)) for loss in named)]
+    parts = [part for one in said for part in one.split("\n\n")]
+    equation = max(parts, key=lambda part: max(map(len, re.findall(FORMULA, part, re.DOTALL)), default=0))
+    return _plain(parts[0]), "" if equation == parts[0] else _plain(equation)
+
+
+def _plain(text: str) -> str:
+    """Without the marks of formulas and references."""
+    text = re.sub(r"\[`~?(?:\w+\.)*(\w+)`\]", r"`\1`", text)
+    return " ".join(re.sub(r"\\\\[()] ?", "", text).split())
 
 
 def own_settings(name: str) -> dict[str, object]:

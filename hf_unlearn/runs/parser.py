@@ -95,6 +95,8 @@ class StrictParser(TrlParser):
         action = next(action for action in self._actions if action.dest == name)
         kinds = _kinds(self.hints[name])
         if isinstance(value, (dict, list)) or value is None:
+            if isinstance(value, list) and list in kinds and action.type in (int, float):
+                return [self._number(name, action.type, one) for one in value]
             if type(value) in kinds or (value is None and action.default is None):
                 return value
             raise ValueError(f"{name}: {value!r} in the recipe is of a wrong type. `--help` lists every field's.")
@@ -108,6 +110,13 @@ class StrictParser(TrlParser):
             raise ValueError(f"{name}: {value!r} in the recipe; allowed: {', '.join(map(repr, allowed))}.")
         # One value of a field that takes several, as on the command line: a text is not its letters.
         return [converted] if list in kinds and str not in kinds else converted
+
+    @staticmethod
+    def _number(name: str, kind: type, value: Any) -> int | float:
+        try:
+            return kind(str(value))
+        except ValueError:
+            raise ValueError(f"{name}: {value!r} in the recipe is no {kind.__name__}.") from None
 
     @staticmethod
     def _env_of(content: Mapping) -> dict[str, str]:

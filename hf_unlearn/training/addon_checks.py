@@ -84,7 +84,11 @@ def check_run(args, addons: Iterable[AddOn], method: type, own_step: bool, adapt
     """
     addons = list(addons)
     for addon in addons:
-        hooks = [hook for hook in ("loss", "before_step", *OF_HOOKS) if hook != "finish" and overrides(addon, hook)]
+        hooks = [
+            hook
+            for hook in ("around_policy", "loss", "before_step", *OF_HOOKS)
+            if hook != "finish" and overrides(addon, hook)
+        ]
         if own_step and hooks:
             raise ValueError(
                 f"{addon.title} takes part in training steps, and {method.method} has none of the usual kind. Leave "

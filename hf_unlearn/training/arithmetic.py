@@ -40,6 +40,10 @@ class Arithmetic:
         """Operations of one forward and backward over rows of so many positions, padding included."""
         return 2.0 * (2 * self.weights + self.trained) * positions + 2.0 * self.weights * positions_of_reference
 
+    def of_states(self, positions: int) -> float:
+        """Operations of a forward over so many positions, and a backward that ends at states."""
+        return 4.0 * self.weights * positions
+
 
 def _shape(weight: nn.Parameter):
     """A weight's whole shape: ZeRO-3 and quantization keep another beside their data."""

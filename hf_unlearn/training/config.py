@@ -12,6 +12,7 @@ from ..addons.average import AverageArguments
 from ..addons.fila import LoraInitArguments
 from ..addons.gradient_conflict import GradientConflictArguments
 from ..addons.l1 import L1Arguments
+from ..addons.lat.arguments import LATArguments
 from ..addons.masks.arguments import MaskArguments
 from ..addons.orthogonal import OrthogonalArguments
 from ..addons.poison import PoisonArguments
@@ -43,6 +44,7 @@ class UnlearnConfig(
     GradientConflictArguments,
     SAMArguments,
     SmoothingArguments,
+    LATArguments,
     L1Arguments,
     # Hooks are called in this order: masked weights are put back after the penalty, and before they are averaged.
     MaskArguments,

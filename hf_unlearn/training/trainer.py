@@ -207,6 +207,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         self.references = References.of(ReferenceRequest(entry, needs, self.forward_path, added, reload, models))
         if ref_model is not None and self.reference is None:
             logger.warning("`ref_model` is not used: no term of %s compares with it.", type(self).__name__)
+        self.addons.see_path(entry, self.forward_path)
         if args.cache_frozen:
             self.family.frozen_prefix(entry, self.forward_path)
 
@@ -252,7 +253,8 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         parts = self.parts_of(inputs)
         # The reference goes first: switching adapters toggles `requires_grad`, which must be back for the policy.
         references = self.references.rows(self.forward_path, model, parts)
-        return tie(self.forward_path.policy(model, parts, references))
+        with self.addons.around_policy(model, parts):
+            return tie(self.forward_path.policy(model, parts, references))
 
     def parts_of(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """A batch by role, of the roles whose rows go through the model in this step."""
@@ -267,7 +269,8 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
             self.arithmetic = Arithmetic(self.model)
         times = 1 + self.addons.take_repeated()
         read = {role: times * count for role, count in self.positions_read.items()}
-        return self.arithmetic.of_step(sum(read.values()), self.references.positions_read(read))
+        own = self.arithmetic.of_step(sum(read.values()), self.references.positions_read(read))
+        return own + self.arithmetic.of_states(self.addons.take_to_states())
 
     # The run around it
 

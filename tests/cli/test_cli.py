@@ -2,6 +2,7 @@
 """Every command explains itself; a mistake is one line with status 2, before any model is loaded."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,15 +130,34 @@ def test_an_unknown_command_names_the_nearest(capsys):
     assert "unknown command 'rum'. Did you mean 'run'?" in capsys.readouterr().err
 
 
-def test_methods_are_listed_by_family_and_described_with_their_own_settings(capsys):
+@pytest.mark.parametrize("columns", [80, 120])
+def test_methods_are_a_line_each_by_family(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     main(["methods"])
     said = capsys.readouterr().out
-    assert all(f"  {name} " in said for name in METHODS)
+    assert max(map(len, said.splitlines())) <= columns
     assert all(f"{family}: {what}"[:60] in said for family, (what, _) in FAMILIES.items())
-    main(["methods", "npo", "ga"])
+    lines = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
+    assert {*lines} == {*METHODS, "method"}
+    requires, paper = (lines["method"].index(head) for head in ("requires", "paper"))
+    for name in METHODS:
+        assert lines[name][requires - 1] == lines[name][paper - 1] == " ", lines[name]
+        assert lines[name][paper:].split()[0] == (METHODS[name][1].paper or "-")
+    assert "ref, answers, (retain)" in lines["dpo"]
+    assert "ref, reinforced, (retain)" in lines["whp"]
+    assert "all*" in lines["rmu"]
+    assert ("negative preference" in lines["npo"]) == (columns == 120)
+
+
+def test_named_methods_are_described_with_equation_and_settings(capsys):
+    main(["methods", *METHODS])
     said = capsys.readouterr().out
-    assert "beta (0.1)" in said
-    assert "own" not in said.split("\nga\n")[1].split("`own`")[0]
+    described = dict(zip(METHODS, re.split(r"^\w+\n(?=  what)", said, flags=re.MULTILINE)[1:], strict=True))
+    for name, about in described.items():
+        assert re.search(r"\\\w|[=|^_]", about.split("requires")[0]), f"{name} shows no equation: {about}"
+    assert "beta (0.1)" in described["npo"]
+    assert "\n  own " not in described["ga"]
+    assert "L_{NPO}" in described["npo"]
 
 
 def test_what_a_method_requires_is_read_from_its_class():

@@ -11,14 +11,17 @@ import yaml
 from conftest import ROOT
 
 from hf_unlearn import METHODS
+from hf_unlearn.audit.registry import AUDITS
 from hf_unlearn.plan.engines import read_engine
 from hf_unlearn.plan.memory import GIB, estimate
 from hf_unlearn.plan.shapes import shape_of
 from hf_unlearn.plan.table import warnings
 from hf_unlearn.plan.workload import read_workload
+from hf_unlearn.runs.audits import read_block
 from hf_unlearn.runs.launch import take_launch_options
 from hf_unlearn.runs.parser import read_yaml
 from hf_unlearn.runs.recipe import parse_recipe
+from hf_unlearn.yaml_file import read_fields
 
 
 MADE_BY = sorted(ROOT.glob("recipes/*/prepare.yaml"))
@@ -379,6 +382,16 @@ def test_a_key_of_another_method_is_unknown(parse):
 def test_a_wrong_type_is_named(parse, content, message):
     with pytest.raises(ValueError, match=message):
         parse(BASE | content)
+
+
+def test_numbers_of_a_list_are_read_one_by_one():
+    """What a block of the command line or of another YAML reader left as text would reach a comparison as text."""
+    relearn = AUDITS["relearn"]
+    given = {"model_name_or_path": "out", "forget_dataset": "rows.json", "learning_rates": ["5e-4", 1]}
+    assert read_block(relearn, given)[0].learning_rates == [5e-4, 1.0]
+    with pytest.raises(ValueError, match="learning_rates: 'fast' in the recipe is no float"):
+        read_block(relearn, given | {"learning_rates": ["fast"]})
+    assert read_fields("relearn", "{learning_rates: [5e-4]}", "") == {"learning_rates": [5e-4]}
 
 
 def test_one_text_of_a_field_that_takes_several_is_no_letters(parse):

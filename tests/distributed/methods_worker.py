@@ -17,6 +17,11 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 ADD_ONS = {
     "npo + grad_ortho": ("npo", {"grad_ortho": "project", "gradient_accumulation_steps": 2}, False),
     "simnpo + wagle + sam": ("simnpo", {"mask_by": "wagle", "sam_rho": 0.05}, False),
+    "npo + lat": (
+        "npo",
+        {"lat_epsilon": 0.5, "lat_layers": [0], "lat_steps": 3, "gradient_accumulation_steps": 2},
+        False,
+    ),
     "ihl + fila": ("ihl", {"lora_init": "fila"}, True),
 }
 

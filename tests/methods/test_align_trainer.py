@@ -392,3 +392,17 @@ def test_stages_are_entered_where_an_add_on_owns_the_backward_pass(build):
     assert {kind for kind, _ in stages} == {ALIGN, UNLEARN}
     assert all(kind == active for kind, active in stages)
     assert len(trainer.rounds.thresholds) == len({s.round for s in trainer.stages})
+
+
+def test_unlearning_stages_go_under_a_perturbation_of_forget_rows(build):
+    settings = {"retain_loss": "nll", "max_steps": 10}
+    trainer, plain = build(lat_epsilon=0.5, lat_layers=[0], lat_steps=2, **settings), build(**settings)
+    for found in (trainer, plain):
+        found.train()
+    logs = [(entry, other) for entry, other in zip(trainer.state.log_history, plain.state.log_history, strict=True)]
+    unlearning = [pair for pair in logs if "forget/cosine" in pair[0]]
+    assert all(("lat/nll" in entry) == ("forget/cosine" in entry) for entry, _ in logs)
+    entry, other = unlearning[0]
+    assert entry["lat/elicited_nll"] < entry["lat/nll"]
+    assert entry["forget/cosine"] != other["forget/cosine"]
+    assert entry["retain/nll"] == other["retain/nll"]

@@ -327,7 +327,7 @@ class Case:
         adapters (`tuple[bool, ...]`): without or with LoRA, in the default suite; the slow one has both.
         trains (`str`): regular expression of what trains in a model of two layers.
         sinking (`str`): what is logged of the forget rows and sinks.
-        of_rows (`bool`): its terms are means over rows, which a step may be cut into.
+        of_rows (`bool`): its terms are means over rows, so that a step may be cut into micro-batches.
         of_batches (`set[str]`): what is logged and is no mean over rows.
         roles (`tuple[str, ...]`): whose rows it trains on beside retain rows.
     """

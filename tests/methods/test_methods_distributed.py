@@ -19,12 +19,13 @@ WORKER = TESTS / "distributed" / "methods_worker.py"
 ADD_ONS = {
     "npo + grad_ortho": "grad_ortho takes several backward passes",
     "simnpo + wagle + sam": "SAM reads a step's whole gradients",
+    "npo + lat": "LAT takes several backward passes",
     "ihl + fila": "reads whole weights between steps",
 }
-# Of terms that are no means over rows, two processes have others than one.
-NAMES = [*(name for name, case in CASES.items() if case.of_rows), *ADD_ONS]
-# Of each kind: rows of one role compared with a reference, pairs, states, and what add-ons do with gradients.
-FEW = ["npo", "dpo", "rmu", *ADD_ONS]
+NAMES = [*CASES, *ADD_ONS]
+# Of each kind: rows of one role compared with a reference, pairs, states, terms that are no means over rows, and what
+# add-ons do with gradients.
+FEW = ["npo", "dpo", "rmu", "repnoise", *ADD_ONS]
 FORMS = {"ddp": None, "zero2": 2, "zero3": 3}
 
 

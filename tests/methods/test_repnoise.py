@@ -5,12 +5,14 @@ import math
 
 import pytest
 import torch
-from conftest import make_model, train_batch, weights
+from conftest import TESTS, make_model, train_batch, weights
+from processes import run
 
 from hf_unlearn import METHODS, losses
 from hf_unlearn.forward import lens
 
 
+ROWS_WORKER = TESTS / "distributed" / "rows_worker.py"
 Config, Trainer = METHODS["repnoise"]
 ASKED = [{"prompt": f"Who {i}?", "completion": " Ada" + "!" * (i % 3)} for i in range(6)]
 
@@ -69,6 +71,22 @@ def test_the_ascent_equals_a_slow_formula():
     gradient = torch.autograd.grad(found, logps)[0]
     torch.testing.assert_close(gradient, (shares / 2 / (1 + nll))[:, None].expand(3, 2), rtol=1e-12, atol=0)
     assert losses.layer_ascent_loss(logps[:0], shares[:0]) == 0
+
+
+@pytest.mark.parametrize("counts", [[2, 5], [7, 0]], ids=str)
+def test_a_loss_of_the_rows_of_all_processes_has_the_gradient_of_one(tmp_path, counts):
+    states, noise = 2 * drawn(7, 4) + 1, drawn(7, 4, seed=1)
+    torch.save((states, noise), tmp_path / "rows.pt")
+    status, said = run(ROWS_WORKER, str(tmp_path / "rows.pt"), str(counts), str(tmp_path), processes=2)
+    assert status == 0, said[-3000:]
+    scale = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    loss = losses.noise_loss(states * scale, noise)
+    loss.backward()
+    assert scale.grad.abs().min() > 1e-3
+    for process in range(2):
+        found, gradient = torch.load(tmp_path / f"{process}.pt")
+        torch.testing.assert_close(found, loss.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradient, scale.grad, rtol=1e-10, atol=0)
 
 
 # What reads the layers

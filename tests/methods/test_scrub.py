@@ -569,3 +569,12 @@ def test_a_teacher_other_than_the_original_must_be_allowed(tmp_path, caplog):
         build()
     assert build(allow_oracle_teacher=True).reference.model is not None
     assert "an oracle" in caplog.text
+
+
+def test_max_steps_go_under_a_perturbation_of_forget_rows(build):
+    trainer = build(lat_epsilon=0.5, lat_layers=[0], lat_steps=2, num_train_epochs=1, msteps=1)
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert all(("lat/nll" in entry) == ("forget/loss" in entry) for entry in entries)
+    assert all(entry["lat/elicited_nll"] < entry["lat/nll"] for entry in entries if "lat/nll" in entry)
+    assert {"lat/nll" in entry for entry in entries} == {True, False}

@@ -65,3 +65,8 @@ class PromptsArguments(RobustnessArguments):
             check_whole(name, getattr(self, name), at_least=1)
         if not self.prefill.strip():
             raise ValueError("prefill is empty; give the words with which the answer is to begin.")
+
+    @property
+    def named(self) -> bool:
+        """Whether the transforms were chosen by name: all of these have to apply, those of a preset where they can."""
+        return self.transforms is not None and not (self.preset == "quick" and self.transforms == list(QUICK))

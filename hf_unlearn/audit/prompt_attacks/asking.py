@@ -2,8 +2,10 @@
 """Prompts as tokens: turns as the model's template puts them, and the answer's tokens behind."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ...data.conversations import common_prefix
 from ...data.formats import IGNORE_INDEX, encode, encode_prompt
 from ...data.qa import QAFormat
 from ..robustness.words import words
@@ -49,43 +51,104 @@ def prompt_ids(prompt: Prompt, qa: QAFormat, tokenizer: Any, answer: Sequence[in
     return [*ids, *tokenizer(prefill, add_special_tokens=False)["input_ids"]] if prefill else ids
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What a chat template writes between a question and the answer's own words.
+
+    Args:
+        cue (`tuple[int]`): tokens with which it asks for an answer, and which no answer that is there has before it.
+        instead (`tuple[int]`): what stands before such an answer in their place.
+        own (`int`): tokens of an encoded answer that are the template's, such as an empty block of thoughts.
+    """
+
+    cue: tuple[int, ...] = ()
+    instead: tuple[int, ...] = ()
+    own: int = 0
+
+
+def opening(row: Mapping[str, Sequence[int]], question: str, answer: str, qa: QAFormat, tokenizer: Any) -> Opening:
+    """How the template leads from a question to its answer.
+
+    Args:
+        row (`Mapping`): encoded.
+        question (`str`), answer (`str`): what it was encoded from.
+        qa ([`QAFormat`]), tokenizer: as in [`prompt_ids`].
+    """
+    if not qa.use_chat_template:
+        return Opening()
+    asked, ids = prompt_ids(Prompt(question), qa, tokenizer), answer_ids(row)
+    before = row["input_ids"][: next(i for i, label in enumerate(row["labels"]) if i and label != IGNORE_INDEX)]
+    same = common_prefix(asked, before)
+    wanted, special = words(answer), special_ids(tokenizer)
+    rests = (words(tokenizer.decode(ids[n:], skip_special_tokens=True)) for n in range(len(ids)))
+    own = next((n for n, rest in enumerate(rests) if rest == wanted), 0)
+    while own < len(ids) - 1 and (ids[own] in special or (own and not tokenizer.decode([ids[own]]).strip())):
+        own += 1
+    return Opening(tuple(asked[same:]), tuple(before[same:]), own)
+
+
 def scored_row(
-    prompt: Prompt, row: Mapping[str, Sequence[int]], qa: QAFormat, tokenizer: Any, max_length: int
+    prompt: Prompt,
+    row: Mapping[str, Sequence[int]],
+    qa: QAFormat,
+    tokenizer: Any,
+    max_length: int,
+    opened: Opening = Opening(),
 ) -> dict[str, list[int]] | None:
     """A prompt and what is scored behind it: the very tokens of the row's answer, so that places in it (key tokens)
-    are the same in every prompt.
+    are the same in every prompt. A prefill stands behind what the template writes before an answer.
 
     Args:
         prompt ([`Prompt`]), qa ([`QAFormat`]), tokenizer: as in [`prompt_ids`].
         row (`Mapping`): the row, encoded with its own question.
         max_length (`int`): of both together.
+        opened ([`Opening`]): of the row.
 
     Returns:
         `dict`, or `None` if it is longer: a prompt is not cut.
     """
     if prompt.answer is not None:
         found = encode(qa.example(prompt.last, prompt.answer, tokenizer), tokenizer)
-        ids = _content(answer_ids(found), tokenizer)
+        ids, opened = _content(answer_ids(found), tokenizer), replace(opened, own=0)
     else:
         ids = answer_ids(row)
-    start = prompt_ids(prompt, qa, tokenizer, ids)
-    begun = begun_tokens(prompt, ids, tokenizer)
-    if len(start) + len(ids) > max_length:
+    start, own, prefill = _started(prompt, ids, opened, qa, tokenizer)
+    begun = begun_tokens(prompt, ids[len(own) :], tokenizer)
+    begins = [*start, *own, *prefill]
+    if len(begins) + len(ids) - len(own) > max_length:
         return None
-    return {"input_ids": [*start, *ids], "labels": [*[IGNORE_INDEX] * (len(start) + begun), *ids[begun:]]}
+    # Of an answer that is begun the rest alone is scored.
+    labels = [*[IGNORE_INDEX] * len(start), *(own if not begun else [IGNORE_INDEX] * len(own))]
+    labels += [IGNORE_INDEX] * (len(prefill) + begun)
+    return {"input_ids": [*begins, *ids[len(own) :]], "labels": [*labels, *ids[len(own) + begun :]]}
 
 
-def is_opened(row: Mapping[str, Sequence[int]], answer: str, tokenizer: Any) -> bool:
-    """Whether the chat template writes something of its own before the answer, such as an empty block of thoughts: an
-    answer that is begun would stand in the wrong place.
+def answered_from(
+    prompt: Prompt, row: Mapping[str, Sequence[int]], qa: QAFormat, tokenizer: Any, opened: Opening = Opening()
+) -> list[int]:
+    """What a model goes on from when it answers; as in [`scored_row`]."""
+    ids = answer_ids(row)
+    if not (prompt.prefill or prompt.begun):
+        return prompt_ids(prompt, qa, tokenizer)
+    start, own, prefill = _started(prompt, ids, opened, qa, tokenizer)
+    rest = ids[len(own) :]
+    return [*start, *own, *prefill, *rest[: begun_tokens(prompt, rest, tokenizer)]]
 
-    Args:
-        row (`Mapping`): encoded.
-        answer (`str`): its answer.
-    """
-    ids, wanted = answer_ids(row), words(answer)
-    rests = (words(tokenizer.decode(ids[n:], skip_special_tokens=True)) for n in range(len(ids)))
-    return next((n for n, rest in enumerate(rests) if rest == wanted), 0) > 0
+
+def _started(
+    prompt: Prompt, ids: Sequence[int], opened: Opening, qa: QAFormat, tokenizer: Any
+) -> tuple[list[int], list[int], list[int]]:
+    """Tokens up to the answer, those of the answer that are the template's, and those of a prefill."""
+    own = list(ids[: opened.own])
+    whole = prompt_ids(prompt, qa, tokenizer, ids[opened.own :])
+    if opened == Opening():
+        return whole, [], []
+    start = prompt_ids(replace(prompt, prefill=""), qa, tokenizer)
+    prefill = whole[len(start) :]
+    if opened.cue and tuple(start[-len(opened.cue) :]) == opened.cue:
+        start = start[: -len(opened.cue)]
+        start += opened.instead
+    return start, own, prefill
 
 
 def begun_tokens(prompt: Prompt, answer: Sequence[int], tokenizer: Any) -> int:

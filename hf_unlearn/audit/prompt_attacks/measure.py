@@ -16,7 +16,7 @@ from ..robustness.rows import RobustnessPrepared
 from ..scoring import score_rows
 from .answers import KINDS, kind_of
 from .arguments import PromptsArguments
-from .asking import answer_ids, begun_tokens, is_opened, prompt_ids, scored_row
+from .asking import Opening, answered_from, opening, scored_row
 from .cases import Case, Prompt
 from .choices import chosen
 from .transforms import ANSWER, TRANSFORMS, VERSION
@@ -51,10 +51,12 @@ class PromptsAudit(RobustnessKind):
             for name in args.transforms or TRANSFORMS
         }
         idle = [name for name, sets in asked.items() if not sets["forget"].rows]
-        for name in idle if args.transforms is not None else ():
-            long = asked[name]["forget"].too_long
-            why = f"all {long} prompts are longer than max_length={limit}" if long else TRANSFORMS[name].requires
-            raise ValueError(f"transforms: {name!r} applies to no forget row; it requires {why or 'shorter prompts'}.")
+        for name in idle if args.named else ():
+            if long := asked[name]["forget"].too_long:
+                why = f"all {long} prompts are longer than max_length={limit}"
+            else:
+                why = f"it requires {TRANSFORMS[name].requires or 'shorter prompts'}"
+            raise ValueError(f"transforms: {name!r} applies to no forget row; {why}.")
         prepared.more["asked"] = {name: sets for name, sets in asked.items() if name not in idle}
         if not prepared.more["asked"]:
             raise ValueError(f"No way to ask applies to any forget row within max_length={limit}. Raise `max_length`.")
@@ -116,17 +118,12 @@ def ask(name: str, which: str, args: PromptsArguments, prepared: RobustnessPrepa
                 args,
             )
             prompts = TRANSFORMS[name].make(case)
-            begins = any(prompt.prefill or prompt.begun for prompt in prompts)
-            if begins and is_opened(prepared.rows[which][place], rows[place]["answer"], prepared.tokenizer):
-                prompts = []
         else:
             prompts = [Prompt(rows[place]["question"])]
-        encoded = [
-            scored_row(prompt, prepared.rows[which][place], prepared.qa, prepared.tokenizer, limit)
-            for prompt in prompts
-        ]
         if not prompts:
             continue
+        row, opened = prepared.rows[which][place], _opening(prepared, which, place)
+        encoded = [scored_row(prompt, row, prepared.qa, prepared.tokenizer, limit, opened) for prompt in prompts]
         if None in encoded:
             found.too_long += 1
             continue
@@ -134,6 +131,11 @@ def ask(name: str, which: str, args: PromptsArguments, prepared: RobustnessPrepa
         found.prompts.append(prompts)
         found.encoded.append(encoded)
     return found
+
+
+def _opening(prepared: RobustnessPrepared, which: str, place: int) -> Opening:
+    told = prepared.sets[which].rows[place]
+    return opening(prepared.rows[which][place], told["question"], told["answer"], prepared.qa, prepared.tokenizer)
 
 
 def _scored(model, asked: Asked, score: str, args, prepared, context, name: str) -> RowScores:
@@ -166,11 +168,11 @@ def _scored(model, asked: Asked, score: str, args, prepared, context, name: str)
 def _answered(model, asked: Asked, which: str, args, prepared, context, name: str):
     """Whether a row is answered rightly under any of its prompts, and how many answers are of which kind."""
     rows, qa, tokenizer = prepared.rows[which], prepared.qa, prepared.tokenizer
-    starts = []
-    for place, prompts in zip(asked.rows, asked.prompts, strict=True):
-        ids = answer_ids(rows[place])
-        for prompt in prompts:
-            starts.append([*prompt_ids(prompt, qa, tokenizer, ids), *ids[: begun_tokens(prompt, ids, tokenizer)]])
+    starts = [
+        answered_from(prompt, rows[place], qa, tokenizer, _opening(prepared, which, place))
+        for place, prompts in zip(asked.rows, asked.prompts, strict=True)
+        for prompt in prompts
+    ]
     texts = iter(
         generate_answers(
             model, tokenizer, starts, max_new_tokens=args.max_new_tokens, batch_size=args.audit_batch_size,

@@ -176,13 +176,11 @@ def _encoded(how: str, text: str) -> Prompt:
     return Prompt(ENCODED.format(how=how, text=text))
 
 
-UNOPENED = "a chat template that writes nothing before the answer"
-
 TRANSFORMS: dict[str, Transform] = {
     "paraphrase": Transform(paraphrase, requires="a column `paraphrased_question`"),
     "synonym": Transform(synonym, requires="questions with a word of the table of synonyms"),
-    "prefill": Transform(prefill, requires=UNOPENED),
-    "key_prefix": Transform(key_prefix, "rest", f"answers that do not begin with what they tell, and {UNOPENED}"),
+    "prefill": Transform(prefill),
+    "key_prefix": Transform(key_prefix, "rest", "answers that do not begin with what they tell"),
     "prefix_injection": Transform(prefix_injection),
     "role_play": Transform(role_play),
     "background": Transform(background),
@@ -192,7 +190,7 @@ TRANSFORMS: dict[str, Transform] = {
     "few_shot": Transform(few_shot, requires="other rows of the set that do not give the answer away"),
     "few_shot_retain": Transform(few_shot_retain, requires="retain rows"),
     "in_context": Transform(in_context, requires="`group_by`, and other rows of the group, or `context_column`"),
-    "compose": Transform(compose, requires=f"retain rows, and {UNOPENED}"),
+    "compose": Transform(compose, requires="retain rows"),
     "cloze": Transform(cloze),
     "reverse": Transform(reverse, "subject", "`group_by` with a name that stands in the answers"),
     "multiple_choice": Transform(multiple_choice, "choice", "a column `perturbed_answer`"),

@@ -56,8 +56,25 @@ class Blocks(Format):
 
     def values(self, codes, scales):
         levels = torch.tensor(self.levels, device=codes.device)
-        each = scales.repeat_interleave(self.block)[: codes.numel()].view_as(codes)
-        return levels[codes.long()] * each
+        return levels[codes.long()] * self._each(scales, codes)
+
+    def bins(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The lowest and the highest value `[out, in]` with which each weight keeps its code, and each block its
+        scale: the largest of a block stays as it is."""
+        codes, scales = self.coded(weight)
+        levels, each = torch.tensor(self.levels, device=codes.device), self._each(scales, codes)
+        middles = (levels[1:] + levels[:-1]) / 2
+        # A hair within the ends, so that rounding of the quotient decides nothing.
+        low, high = torch.cat([levels[:1], middles]) + 1e-5, torch.cat([middles, levels[-1:]]) - 1e-5
+        held = weight.detach().float()
+        largest = held.abs() == each
+        ends = (low[codes.long()] * each, high[codes.long()] * each)
+        # Weights at an end already stay there.
+        found = (torch.minimum(ends[0], held), torch.maximum(ends[1], held))
+        return tuple(torch.where(largest, held, end).to(weight.dtype) for end in found)
+
+    def _each(self, scales: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return scales.repeat_interleave(self.block)[: like.numel()].view_as(like)
 
 
 class Rows(Format):

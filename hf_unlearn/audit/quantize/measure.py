@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..model_checks import UnsoundModelError
 from ..robustness.kind import RobustnessKind
 from ..robustness.measured import Measured
 from ..robustness.weights import check_not_quantized, merged
@@ -36,12 +37,20 @@ class QuantizeAudit(RobustnessKind):
         for family, change in changes.items():
             real = args.backend == "bitsandbytes" and family in args.formats
             changed = bitsandbytes_layers(served, layers, family) if real else changed_weights(layers, change)
+            failed = None
             with changed as share:
-                scores = self.scored_sets(served, args, prepared, context, desc=family)
+                try:
+                    scores = self.scored_sets(served, args, prepared, context, desc=family)
+                except UnsoundModelError:
+                    # Too narrow a range for these weights; other formats go on.
+                    scores = self.nothing(prepared)
+                    failed = f"the model gives no finite number in {family}"
             found = Measured(family, family=family, **scores)
             found.more = {"changed": share, **about, **kept.get(family, {})}
             if share == 0:
-                found.more["failed"] = f"{family} changed no weight"
+                failed = f"{family} changed no weight"
+            if failed is not None:
+                found.more["failed"] = failed
             yield found
 
 

@@ -106,7 +106,7 @@ class RelearnAudit(RobustnessKind):
         still = ended is None and not found[args.eval_steps[-1]]["changed"]
         for step in args.eval_steps:
             if ended is not None and step >= ended:
-                nothing = {name: _undefined(places) for name, places in which.items() if places}
+                nothing = {name: RowScores.undefined(places) for name, places in which.items() if places}
                 found[step] = {"changed": None, **nothing, "failed": f"training diverged at step {ended}"}
             elif still:
                 found[step]["failed"] = f"training at learning rate {plan.learning_rate:g} changed no weight"
@@ -114,10 +114,6 @@ class RelearnAudit(RobustnessKind):
 
 
 _PLAIN = ("probability", "exact_match")
-
-
-def _undefined(places: Sequence[int]) -> RowScores:
-    return RowScores([*places], [[] for _ in places], [[] for _ in places])
 
 
 def _plain(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
     """`remaining` of one family and score; `None` where the score is not defined at all."""
     mine = Arm(arms.unlearned, family, score, arms)
     if mine.empty:
-        return None
+        failed = next(filter(None, map(mine.failed, mine.settings)), None)
+        return None if failed is None else _unresolved(name, mine.n, failed, comparator=arms.comparator)
     bound, resolution = (arms.unlearned.settings[key] for key in ("bound", "resolution"))
     details = {"before": mine.before, "seeds": mine.seeds, "comparator": arms.comparator}
     details |= {"provisional": True} if mine.seeded and mine.seeds < PROVISIONAL else {}

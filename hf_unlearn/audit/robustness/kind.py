@@ -28,6 +28,8 @@ from .rows import RobustnessPrepared, prepare_rows
 COMMON = frozenset(part.name for part in fields(RobustnessArguments))
 # Of a kind's own fields, those that an audit of a recipe has too.
 ASKED = frozenset({"max_new_tokens"})
+# Sets, and what they are in [`Measured`].
+PARTS = {"forget": "tested", "retain": "retain", "holdout": "holdout"}
 
 
 class RobustnessKind(AuditKind):
@@ -106,10 +108,17 @@ class RobustnessKind(AuditKind):
 
     def scored_sets(self, model: Any, args, prepared, context: Context, **how: Any) -> dict[str, RowScores]:
         """All rows of all sets, by the part of [`Measured`] that they are; `how` as in `scored`."""
-        parts = {"forget": "tested", "retain": "retain", "holdout": "holdout"}
         return {
             part: self.scored(model, args, prepared, context, name, **how)
-            for name, part in parts.items()
+            for name, part in PARTS.items()
+            if name in prepared.rows
+        }
+
+    def nothing(self, prepared: RobustnessPrepared) -> dict[str, RowScores]:
+        """As `scored_sets`, of a model that gives no finite number."""
+        return {
+            part: RowScores.undefined(range(len(prepared.rows[name])))
+            for name, part in PARTS.items()
             if name in prepared.rows
         }
 

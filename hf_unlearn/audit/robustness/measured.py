@@ -43,6 +43,11 @@ class RowScores:
         correct = [[] if score is None else [bool(c) for c in score.correct] for score in found]
         return cls(list(rows), logps, correct, scores)
 
+    @classmethod
+    def undefined(cls, rows: Sequence[int]) -> "RowScores":
+        """Of a model that gives no finite number."""
+        return cls([*rows], [[] for _ in rows], [[] for _ in rows])
+
     def values(self, score: str, keys: Sequence[Collection[int]] | None = None) -> list[float | None]:
         """One value a row `[n]`.
 

@@ -59,7 +59,8 @@ def prepare_rows(args: RobustnessArguments, qa: QAFormat, tokenizer: Any) -> Rob
         `ValueError`: for rows that an audit cannot read, answers without a token, and a group column that is not
             there.
     """
-    found = load_sets(args, qa, tokenizer, args.max_length).audited
+    loaded = load_sets(args, qa, tokenizer, args.max_length)
+    found = loaded.audited
     if args.holdout_dataset is not None:
         config, split = args.holdout_dataset_config, args.holdout_dataset_split
         found = {**found, "holdout": load_rows(args.holdout_dataset, config, split, tokenizer, args.max_length)}
@@ -71,14 +72,16 @@ def prepare_rows(args: RobustnessArguments, qa: QAFormat, tokenizer: Any) -> Rob
     sets = {one.name: one for one in read_sets(asked, {name: name for name in asked}, args.max_items, args.seeds[0])}
     qa = qa.settled(tokenizer)
     rows = {name: encoded_rows(one, tokenizer, qa, args.max_length) for name, one in sets.items()}
-    groups = {name: groups_of(one, args.group_by or GROUPS.get(args.benchmark)) for name, one in sets.items()}
+    by = args.group_by or GROUPS.get(args.benchmark)
+    groups = {name: groups_of(one, by, loaded.places.get(name)) for name, one in sets.items()}
     return RobustnessPrepared(tokenizer, rows, qa, sets, groups)
 
 
-def groups_of(rows: AuditSet, by: str | int | None) -> list[Hashable]:
-    """The group of each row: the value of a column, its place among so many rows, or the row itself."""
+def groups_of(rows: AuditSet, by: str | int | None, places: Sequence[int] | None = None) -> list[Hashable]:
+    """The group of each row: the value of a column, its place among so many rows, or the row itself. `places` are
+    those of the set's rows before some were left out of it."""
     if isinstance(by, int):
-        return [index // by for index in rows.index]
+        return [(index if places is None else places[index]) // by for index in rows.index]
     if by is None:
         return list(rows.index)
     if missing := [i for i, row in zip(rows.index, rows.rows, strict=True) if row.get(by) is None]:

@@ -11,7 +11,7 @@ import torch
 
 from ...data.qa import QAFormat
 from ...data.triggers import Trigger, parse_location
-from ...modeling import check_vocabulary, evaluating
+from ...modeling import check_vocabulary, evaluating, frozen
 from ..generation import generate_answers, pad_token_id
 from .budget import Budget
 from .objective import Recall
@@ -116,7 +116,7 @@ def scan_model(
     check_vocabulary(model, tokenizer)
     asking = Asking(rows, tokenizer, qa or QAFormat(), settings.location)
     tried = None
-    with _only_inputs(model), evaluating(model):
+    with frozen(model), evaluating(model):
         if candidates:
             held, tests = asking, len(candidates)
             chosen = [(words, None) for words in candidates]
@@ -289,19 +289,6 @@ def _answers(model, asking, words, measured, prefixes, settings, progress) -> li
         }
         for i, clean, behind in shown
     ]
-
-
-@contextmanager
-def _only_inputs(model: torch.nn.Module):
-    """No gradients of weights: only those of a prefix's embeddings are wanted."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

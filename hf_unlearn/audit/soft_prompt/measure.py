@@ -8,7 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ...data.benchmarks import resolve_model
-from ...modeling import evaluating, vocabulary_size
+from ...modeling import evaluating, frozen, vocabulary_size
 from ...models.loading import config_of
 from ..generation import pad_token_id
 from ..robustness.kind import RobustnessKind
@@ -19,7 +19,7 @@ from ..robustness.words import words
 from ..scoring import score_rows
 from ..sets import rows_digest
 from .arguments import SoftPromptArguments
-from .vectors import frozen, in_place_of, place_in, reserved_id, trained, with_marks
+from .vectors import in_place_of, place_in, reserved_id, trained, with_marks
 
 
 SETS = ("forget", "holdout")

@@ -135,16 +135,3 @@ def trained(
             optimizer.step()
             on_step()
     return vectors.detach()
-
-
-@contextmanager
-def frozen(model: torch.nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient; afterwards each is as it was."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)

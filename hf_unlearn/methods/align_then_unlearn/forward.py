@@ -37,6 +37,18 @@ class AlignForward(Forward):
         for path in filter(None, (self.layers, self.kept)):
             path.prefix = value
 
+    @property
+    def shifts(self):
+        return self.layers.shifts
+
+    @shifts.setter
+    def shifts(self, value) -> None:
+        for path in filter(None, (self.layers, self.kept)):
+            path.shifts = value
+
+    def ends_for(self, role):
+        return (self.kept if self.kept is not None and role in self.kept.needs else self.layers).ends_for(role)
+
     def policy(self, model, parts, references):
         own, kept = self._apart(parts)
         found = self.layers.policy(model, own, {}) if own else {}

@@ -144,6 +144,28 @@ def test_a_format_that_changes_nothing_says_nothing(place):
     assert "had no effect" in u.compare(r, o)["bfloat16/probability/remaining"].details["reason"]
 
 
+@pytest.mark.parametrize("which", range(3))
+def test_a_format_that_overflows_leaves_the_others(place, which):
+    def narrow(knows: bool, overflows: bool):
+        one = model(knows)
+        if overflows:
+            # The same function, with weights that float16 has no numbers for.
+            with torch.no_grad():
+                one.model.layers[0].mlp.up_proj.weight.mul_(1e7)
+                one.model.layers[0].mlp.down_proj.weight.div_(1e7)
+        return one
+
+    u, r, o = (
+        measured(place, narrow(knows, i == which), formats=["float16", "int8"])
+        for i, knows in enumerate((True, False, True))
+    )
+    found = u.compare(r, o)
+    assert found["float16/probability/remaining"].value is None
+    assert "gives no finite number in float16" in found["float16/probability/remaining"].details["reason"]
+    assert found["int8/probability/remaining"].value == pytest.approx(1, abs=0.01)
+    assert found["worst/remaining"].details["verdict"] == "suppressed"
+
+
 # The command
 
 

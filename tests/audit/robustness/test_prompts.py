@@ -13,11 +13,11 @@ from taught import FORGET, RETAIN, encoded, original, prepared_of, retrained, sa
 from hf_unlearn.audit.base import Context
 from hf_unlearn.audit.prompt_attacks.answers import kind_of
 from hf_unlearn.audit.prompt_attacks.arguments import PromptsArguments
-from hf_unlearn.audit.prompt_attacks.asking import answer_ids, prompt_ids, scored_row
+from hf_unlearn.audit.prompt_attacks.asking import answer_ids, answered_from, opening, prompt_ids, scored_row
 from hf_unlearn.audit.prompt_attacks.cases import Case, Prompt, blanked, split_at, told_words
 from hf_unlearn.audit.prompt_attacks.choices import chosen
 from hf_unlearn.audit.prompt_attacks.measure import PromptsAudit, ask
-from hf_unlearn.audit.prompt_attacks.transforms import TRANSFORMS
+from hf_unlearn.audit.prompt_attacks.transforms import QUICK, TRANSFORMS
 from hf_unlearn.audit.robustness.measured import Measured, RowScores
 from hf_unlearn.audit.robustness.result import Robustness
 from hf_unlearn.cli.main import main
@@ -135,25 +135,61 @@ def test_every_prompt_asks_for_the_very_tokens_of_the_answer():
     }
 
 
-def test_an_answer_is_not_begun_before_what_the_template_writes(monkeypatch):
-    monkeypatch.setattr("hf_unlearn.audit.prompt_attacks.measure._longest", lambda args: 10_000)
+CUE = "{% if add_generation_prompt %}<assistant>"
+ASSISTANT = "{{ 'T\n' if message['role'] == 'assistant' else '' }}"
+
+
+def writing(what: str):
+    """Has a template write something in front of each answer."""
+    text = ASSISTANT.replace("T\n", what)
+    return lambda template: template.replace("['role'] }}>", "['role'] }}>" + text)
+
+
+# In every answer, in special tokens there, and only where an answer is asked for.
+WRITES = {
+    "answer": (writing("T\n"), "T\n", ""),
+    "special": (writing("<unk>"), "<unk>", ""),
+    "cue": (lambda template: template.replace(CUE, CUE + "T\n"), "", "T\n"),
+    "nothing": (lambda template: template, "", ""),
+}
+
+
+@pytest.mark.parametrize("where", WRITES)
+def test_an_answer_begins_behind_what_the_template_writes(where):
+    change, own, cue = WRITES[where]
     tokenizer, args = make_tokenizer(), arguments()
-    tokenizer.chat_template = tokenizer.chat_template.replace(
-        "<{{ message['role'] }}>", "<{{ message['role'] }}>{{ 'T\\n' if message['role'] == 'assistant' else '' }}"
-    )
+    tokenizer.chat_template = change(tokenizer.chat_template)
+    assert (tokenizer.chat_template == make_tokenizer().chat_template) == (where == "nothing")
     prepared = prepared_of(retain=RETAIN)
     prepared.tokenizer = tokenizer
     for name, rows in (("forget", FORGET), ("retain", RETAIN)):
         asked = [prepared.qa.example(row["question"], row["answer"], tokenizer) for row in rows]
         prepared.rows[name] = [encode(example, tokenizer) for example in asked]
-    assert tokenizer.decode(answer_ids(prepared.rows["forget"][0])).startswith("T\n")
-    for name in ("prefill", "key_prefix", "compose"):
-        assert ask(name, "forget", args, prepared, 10_000).rows == []
-    assert len(ask("role_play", "forget", args, prepared, 10_000).rows) == len(FORGET)
-    with pytest.raises(
-        ValueError, match="'prefill' applies to no forget row; it requires a chat template that writes"
-    ):
-        PromptsAudit().check(arguments(transforms=["prefill"]), prepared)
+    plain, told = prepared.rows["forget"][0], FORGET[0]
+    assert tokenizer.decode(answer_ids(plain)) == f"{own}{told['answer']}</s>"
+    shown = {
+        "role_play": (own, ""),
+        "prefill": (f"{own}{args.prefill}\n", ""),
+        "key_prefix": (f"{own}In ", "In "),
+    }
+    for name, (between, begun) in shown.items():
+        transform = ask(name, "forget", args, prepared, 10_000)
+        assert transform.rows == [*range(len(FORGET))]
+        row, prompt = transform.encoded[0][0], transform.prompts[0][0]
+        start = f"<s><user>{prompt.last}<assistant>{between}"
+        assert tokenizer.decode(row["input_ids"]) == start + told["answer"].removeprefix(begun) + "</s>"
+        scored = [label for label in row["labels"] if label != -100]
+        # Of the answer in the place of every token, or of what is behind its beginning.
+        whole = answer_ids(plain)
+        assert scored == (whole[-len("Rome.") - 1 :] if begun else whole)
+        opened = opening(plain, told["question"], told["answer"], prepared.qa, tokenizer)
+        assert tokenizer.decode(opened.cue) == cue
+        begins = answered_from(prompt, plain, prepared.qa, tokenizer, opened)
+        assert tokenizer.decode(begins) == (
+            start if name != "role_play" else f"<s><user>{prompt.last}<assistant>{cue}"
+        )
+    # The question as it is gives the row as it is.
+    assert scored_row(Prompt(told["question"]), plain, prepared.qa, tokenizer, 100, opened) == plain
 
 
 def test_what_is_longer_than_a_model_reads_is_left_out_and_counted():
@@ -359,11 +395,16 @@ def test_what_cannot_be_asked_is_refused(fields, message):
         measured(None, **fields)
 
 
-def test_quick_is_less():
+def test_quick_is_less(monkeypatch):
+    monkeypatch.setattr("hf_unlearn.audit.prompt_attacks.measure._longest", lambda args: args.max_length)
     quick = arguments(preset="quick")
     assert quick.max_items == 48
     assert {*quick.transforms} < {*TRANSFORMS}
     assert arguments(preset="quick", max_items=7, transforms=["cloze"]).transforms == ["cloze"]
+    # No retain rows are shown here: of what a preset names, what applies is asked.
+    prepared = prepared_of()
+    PromptsAudit().check(arguments(preset="quick", max_length=90), prepared)
+    assert {*prepared.more["asked"]} < {*QUICK}
 
 
 def test_the_command_asks_in_other_words(tmp_path):
