@@ -133,7 +133,8 @@ def test_members_have_seeds_of_their_own_and_shares_about_a_half():
     ("words", "told"),
     [
         (["--audits", "quantise"], "Did you mean 'quantize'"),
-        (["--audits", "privacy"], "does not say how much is left"),
+        (["--audits", "privacy"], "not tried here"),
+        (["--audits", "gcg"], "not tried here"),
         (["--preset", "fast"], "quick"),
         (["--model_name_or_path", "x"], "model_name_or_path"),
     ],
