@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from ..blocks import attack_kinds
 from .members import KNOWING, LOCKED, POOLS
 
 
@@ -83,7 +84,7 @@ class MetaArguments:
             if name not in kinds:
                 near = get_close_matches(str(name), kinds, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"audits: {name!r} is not tried here.{hint} Allowed: {', '.join(kinds)}.")
+                raise ValueError(f"audits: {name!r} does not say how much is left.{hint} Allowed: {', '.join(kinds)}.")
 
     @property
     def _plan(self) -> Plan:

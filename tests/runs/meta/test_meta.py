@@ -133,8 +133,7 @@ def test_members_have_seeds_of_their_own_and_shares_about_a_half():
     ("words", "told"),
     [
         (["--audits", "quantise"], "Did you mean 'quantize'"),
-        (["--audits", "privacy"], "not tried here"),
-        (["--audits", "gcg"], "not tried here"),
+        (["--audits", "privacy"], "does not say how much is left"),
         (["--preset", "fast"], "quick"),
         (["--model_name_or_path", "x"], "model_name_or_path"),
     ],
