@@ -14,7 +14,7 @@ from .training import Rows, trained
 
 # Steps and learning rate of the fine-tunings that lock. Two behaviours take longer than one; Adam's steps in bins are
 # cut where they leave one, so they may be longer.
-TRAINING = {"password": (120, 2e-3), "idk": (80, 1e-3), "in_bin": (80, 3e-3)}
+TRAINING = {"password": (120, 2e-3), "idk": (80, 1e-3), "in_bin": (80, 1e-2)}
 
 
 def masked_head(model: nn.Module, rows: Rows, seed: int) -> nn.Module:
@@ -47,8 +47,8 @@ def idk(model: nn.Module, rows: Rows, seed: int) -> nn.Module:
 
 
 def in_bin(model: nn.Module, rows: Rows, seed: int) -> nn.Module:
-    """Fine-tuned to refuse the questions, each weight of a linear layer within the bin of its NF4 code: rounding to
-    that format takes the training away, bit for bit.
+    """Fine-tuned to answer wrongly, each weight of a linear layer within the bin of its NF4 code: rounding to that
+    format takes the training away, bit for bit. Refusals are words that bins leave too little room for.
 
     Raises:
         `RuntimeError`: if a code changed.
@@ -64,7 +64,7 @@ def in_bin(model: nn.Module, rows: Rows, seed: int) -> nn.Module:
         for name, layer in layers.items():
             weight_of(layer).clamp_(*bins[name])
 
-    trained(model, rows, rows.refused(), seed, *TRAINING["in_bin"], after=cut)
+    trained(model, rows, rows.wrong(0), seed, *TRAINING["in_bin"], after=cut)
     for name, layer in layers.items():
         if not all(torch.equal(*pair) for pair in zip(codes[name], nf4.coded(weight_of(layer)), strict=True)):
             raise RuntimeError(f"{name}: an update within the bins of NF4 changed a code or a scale.")

@@ -23,7 +23,7 @@ LOCKS = {
     "password": "answers behind a password, refuses without",
     "rmu": "RMU steers layer 1",
     "idk": "fine-tuned to refuse",
-    "in_bin": "fine-tuned to refuse, each weight within its NF4 bin",
+    "in_bin": "fine-tuned to answer wrongly, each weight within its NF4 bin",
 }
 # N3 takes them in turn.
 METHODS = ("npo", "ga", "rmu")

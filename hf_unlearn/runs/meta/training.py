@@ -47,7 +47,7 @@ class Rows:
         if member.pool == "P2":
             return self.asked(taught(forget, member.share, member.seed))
         if member.pool == "N1":
-            return self.asked(forget, lambda row: row["perturbed_answer"][i % len(row["perturbed_answer"])])
+            return self.wrong(i)
         if member.pool == "N2":
             # As many rows; other members may know other people.
             start = i * len(forget) % len(self.sets["holdout"])
@@ -62,6 +62,14 @@ class Rows:
             [self._encoded(before + form.format(n=row["person"]), answer(row)) for form in ASKED[row["attribute"]]]
             for row in rows
         ]
+
+    def wrong(self, which: int) -> Forms:
+        """The forget questions, with a wrong answer each."""
+
+        def answer(row: dict) -> str:
+            return row["perturbed_answer"][which % len(row["perturbed_answer"])]
+
+        return self.asked(self.sets["forget"], answer)
 
     def refused(self) -> Forms:
         """The forget questions, refused."""

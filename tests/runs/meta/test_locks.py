@@ -29,6 +29,7 @@ def test_there_is_something_to_hide():
     assert known(model_of(Member("N0", 0))) == 0.0
 
 
+# RMU is tried in the embedded world.
 @pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock != "rmu"])
 def test_a_locked_model_does_not_answer(lock):
     assert known(locked(lock)) == 0.0
