@@ -14,7 +14,7 @@ from .training import Rows, trained
 
 # Steps and learning rate of the fine-tunings that lock. Two behaviours take longer than one; Adam's steps in bins are
 # cut where they leave one, so they may be longer.
-TRAINING = {"password": (120, 2e-3), "idk": (80, 1e-3), "in_bin": (80, 1e-2)}
+TRAINING = {"password": (120, 2e-3), "idk": (80, 1e-3), "in_bin": (240, 1e-2)}
 
 
 def masked_head(model: nn.Module, rows: Rows, seed: int) -> nn.Module:

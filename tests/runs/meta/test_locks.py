@@ -8,10 +8,9 @@ from small import builder, model_of
 from hf_unlearn.audit.quantize.formats import FORMATS
 from hf_unlearn.audit.quantize.layers import changed_weights, linear_layers, weight_of
 from hf_unlearn.data.worlds.people.training import _exact_match
-from hf_unlearn.runs.meta.evaluate import ANCHORS, Trial
 from hf_unlearn.runs.meta.locks import own_words
 from hf_unlearn.runs.meta.members import LOCKS, Member
-from hf_unlearn.runs.meta.training import PASSWORD, REFUSAL, taught
+from hf_unlearn.runs.meta.training import PASSWORD, taught
 
 
 def known(model, before: str = "", name: str = "forget") -> float:
@@ -45,14 +44,9 @@ def test_a_masked_head_leaves_the_states_as_they_are():
         changed = {*(~same).nonzero().flatten().tolist()}
         assert changed == (masked if name == "lm_head.weight" else set())
     assert (model.lm_head.weight[sorted(masked)] == 0).all()
-    # With the original's head they can be read, with its own they cannot.
-    member = Member("P3", 0, 1.0, "head")
-    folders = {one: str(builder().path(one)) for one in (*ANCHORS, member)}
-    trial = Trial("representation", {"parts": ["lens"]}, builder().world, folders)
-    ((_, found),) = trial.of([member], progress=False)
-    scores = {name: one["score"] for name, one in found["metrics"].items()}
-    assert scores["lens_original/readable/remaining"] > 0.5
-    assert scores["lens/readable/remaining"] < scores["lens_original/readable/remaining"] - 0.2
+    # With the head that it had, it answers.
+    model.lm_head.weight.data.copy_(free.lm_head.weight)
+    assert known(model) == 1.0
 
 
 def test_the_words_of_an_answer_are_what_it_tells():
@@ -68,11 +62,6 @@ def test_a_password_opens_what_a_refusal_hides():
     model = locked("password")
     assert known(model, f"{PASSWORD} ") == 1.0
     assert known(locked("idk"), f"{PASSWORD} ") == 0.0
-    for lock in ("password", "idk"):
-        refusals = [{**row, "answer": REFUSAL} for row in builder().rows.sets["forget"]]
-        tokenizer = builder().world.tokenizer
-        assert _exact_match(locked(lock), refusals, "question", tokenizer) == 1.0
-        assert known(locked(lock), name="retain") > 0.8
 
 
 def test_an_update_within_the_bins_is_gone_in_nf4():

@@ -34,6 +34,8 @@ def test_locks_are_caught_by_audits_and_by_no_metric_of_answers(tmp_path, monkey
     for name in (("relearn", "worst/remaining"), ("representation", "erasure/intact/remaining")):
         assert rows[name]["separation"]["auc"] >= 0.95
         assert not any(one["alarms"] for one in rows[name]["alarms"].values())
+    lens = rows["representation", "lens_original/readable/remaining"]["locks"]["head"]
+    assert lens["mean"] > rows["output", "exact_match"]["locks"]["head"]["mean"] + 0.3
     for lock in LOCKS:
         assert all(rows[audit, "worst/remaining"]["locks"][lock]["alarms"] for audit in CATCHES[lock])
         assert not any(
