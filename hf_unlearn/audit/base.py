@@ -240,6 +240,10 @@ class AuditKind(ABC):
         own = {"model_name_or_path": recipe["model_name_or_path"], "output_dir": f"{folder}/{self.name}"}
         return own | {"model_revision": recipe["model_revision"]} if "model_revision" in recipe else own
 
+    def read_too(self, args: Any) -> list[str]:
+        """Models that are read for what is measured, beside the original and the retrained one."""
+        return []
+
     def of_target(self, args: Any) -> Any:
         """The arguments of a run while only its target is there."""
         return args

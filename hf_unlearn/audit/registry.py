@@ -26,6 +26,12 @@ _AUDITS = {
         "SoftPromptAudit",
         "does a trained prompt bring back other forgotten rows?",
     ),
+    "gcg": ("gcg.measure", "GcgAudit", "does a searched prefix bring back other forgotten rows?"),
+    "two_checkpoint": (
+        "two_checkpoint.measure",
+        "TwoCheckpointAudit",
+        "what do the models from before and after tell together?",
+    ),
 }
 
 

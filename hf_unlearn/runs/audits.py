@@ -278,6 +278,7 @@ def _cache(kind: AuditKind, args: Any, qa: QAFormat, prepared: Prepared, device:
     about |= prepared.beside
     if kind.reads_others:
         names = [getattr(args, name, None) for name in ("retrained_model_name_or_path", ORIGINAL)]
+        names += kind.read_too(args)
         about["others"] = [name and (weights_of(resolve_model(name)) or name) for name in names]
     about |= {f"version of {name}": value for name, value in versions().items()}
     return ResultCache(about, about, kind.result, f"{kind.name}_audits")

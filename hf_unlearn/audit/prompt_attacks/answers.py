@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..robustness.words import words
-from .cases import has_all, told_words
+from ..robustness.words import told_words, words
+from .cases import has_all
 
 
 KINDS = ("right", "wrong", "refusal", "empty", "other")

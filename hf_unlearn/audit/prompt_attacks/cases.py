@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..robustness.words import words
+from ..robustness.words import told_words, words
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,6 @@ class Case:
         drawn = (rows[i] for i in self.rng.permutation(len(rows)))
         fit = (row for row in drawn if not self.gives_away(f"{row['question']} {row['answer']}"))
         return [row for row, _ in zip(fit, range(n), strict=False)]
-
-
-def told_words(row: Mapping[str, Any]) -> list[str]:
-    """The words of an answer that neither its question nor a wrong answer (`perturbed_answer`) has, and that its
-    paraphrase, if there is one, has too; the answer's last word where that leaves none."""
-    own = words(row["answer"]).split()
-    without = {*words(row["question"]).split()}
-    for wrong in row.get("perturbed_answer") or ():
-        without |= {*words(wrong).split()}
-    again = row.get("paraphrased_answer")
-    both = {*words(again).split()} if again else {*own}
-    found = [word for word in own if word not in without]
-    told = [word for word in found if word in both] or found or own[-1:]
-    return list(dict.fromkeys(told))
 
 
 def has_all(wanted: Sequence[str], text: str) -> bool:

@@ -35,6 +35,17 @@ class QuantizeArguments(RobustnessArguments):
         default_factory=list,
         metadata={"help": "Names of modules that are left as they are, such as `down_proj`; the head always is."},
     )
+    merge: str | None = field(
+        default=None,
+        metadata={
+            "help": "Another model of this architecture, such as the original: weights are also put together with its "
+            "own, all of them."
+        },
+    )
+    merge_weights: list[float] = field(
+        default_factory=lambda: [0.25, 0.5],
+        metadata={"help": "With `merge`, its shares w in (1 - w) W + w W_merge; each between 0 and 1."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -42,8 +53,12 @@ class QuantizeArguments(RobustnessArguments):
             raise ValueError(f"formats: {unknown[0]!r} is unknown; allowed: {', '.join(FORMATS)}.")
         if wrong := [share for share in self.prune if not 0 < share < 1]:
             raise ValueError(f"prune: {wrong[0]}; give shares between 0 and 1.")
-        if not self.formats and not self.prune:
-            raise ValueError("Neither formats nor prune is given. Give at least one.")
+        if wrong := [share for share in self.merge_weights if not 0 < share < 1]:
+            raise ValueError(f"merge_weights: {wrong[0]}; give shares between 0 and 1.")
+        if self.merge is not None and not self.merge_weights:
+            raise ValueError(f"merge={self.merge!r} requires `merge_weights`: at least one share between 0 and 1.")
+        if not self.formats and not self.prune and self.merge is None:
+            raise ValueError("Neither formats nor prune nor merge is given. Give at least one.")
         if self.backend not in BACKENDS:
             raise ValueError(f"backend={self.backend!r}; allowed: {', '.join(BACKENDS)}.")
         if self.backend == "bitsandbytes":

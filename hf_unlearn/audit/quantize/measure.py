@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does what was forgotten come back in the weights that are served: quantised, or pruned?"""
+"""Does what was forgotten come back in the weights that are served: quantised, pruned, or merged with others?"""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,10 @@ from ..robustness.weights import check_not_quantized, merged
 from .arguments import QuantizeArguments
 from .formats import FORMATS, pruned
 from .layers import bitsandbytes_layers, changed_weights, linear_layers, weight_of
+from .merge import check_mergeable, is_compared_with, merged_with
+
+
+MERGE = "merge"
 
 
 class QuantizeAudit(RobustnessKind):
@@ -26,17 +31,19 @@ class QuantizeAudit(RobustnessKind):
 
     def check(self, args: QuantizeArguments, prepared) -> None:
         check_not_quantized(args)
+        if args.merge is not None:
+            check_mergeable(args)
+
+    def read_too(self, args: QuantizeArguments) -> list[str]:
+        return [] if args.merge is None else [args.merge]
 
     def attack(self, model, args: QuantizeArguments, prepared, context) -> Iterator[Measured]:
         served = merged(model)
         layers = linear_layers(served, args.skip)
         about = {"merged": served is not model, "covered": _covered(served, layers)}
         kept = {} if context.original is None else against_original(layers, context.original(), args)
-        changes = {name: FORMATS[name] for name in args.formats}
-        changes |= {f"prune{share:g}": partial(pruned, share=share) for share in args.prune}
-        for family, change in changes.items():
-            real = args.backend == "bitsandbytes" and family in args.formats
-            changed = bitsandbytes_layers(served, layers, family) if real else changed_weights(layers, change)
+        other = None if args.merge is None else merged(context.load(args.merge))
+        for family, changed in changes(served, layers, other, args).items():
             failed = None
             with changed as share:
                 try:
@@ -47,11 +54,24 @@ class QuantizeAudit(RobustnessKind):
                     failed = f"the model gives no finite number in {family}"
             found = Measured(family, family=family, **scores)
             found.more = {"changed": share, **about, **kept.get(family, {})}
-            if share == 0:
+            # The original merged with itself is the original merged alike.
+            if share == 0 and not (family.startswith(MERGE) and is_compared_with(args)):
                 failed = f"{family} changed no weight"
             if failed is not None:
                 found.more["failed"] = failed
             yield found
+
+
+def changes(model, layers: dict[str, Any], other: Any, args: QuantizeArguments) -> dict[str, AbstractContextManager]:
+    """By family, the model's weights changed for a while; each gives the share of them that are others then."""
+    if args.backend == "bitsandbytes":
+        found = {name: bitsandbytes_layers(model, layers, name) for name in args.formats}
+    else:
+        found = {name: changed_weights(layers, FORMATS[name]) for name in args.formats}
+    found |= {f"prune{share:g}": changed_weights(layers, partial(pruned, share=share)) for share in args.prune}
+    if other is not None:
+        found |= {f"{MERGE}{share:g}": merged_with(model, other, share, args.merge) for share in args.merge_weights}
+    return found
 
 
 def against_original(layers: dict[str, Any], original: Any, args: QuantizeArguments) -> dict[str, dict[str, Any]]:

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...checks import check_whole
-from ..robustness.arguments import RobustnessArguments
+from ..robustness.arguments import SplitArguments
 from ..robustness.rows import GROUPS
-from ..robustness.splits import SPLITS
 
 
 DATA = ("split", "teach", "related", "unrelated", "retain", "holdout")
@@ -21,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {"full": {}, "quick": {"seeds": [0], "max_s
 
 
 @dataclass
-class RelearnArguments(RobustnessArguments):
+class RelearnArguments(SplitArguments):
     """What the attacker trains on, and how."""
 
     data: str = field(
@@ -38,16 +37,6 @@ class RelearnArguments(RobustnessArguments):
     )
     relearn_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
     relearn_dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})
-    attacker_share: float = field(
-        default=0.5, metadata={"help": "With `split`, the share of the forget rows that the attacker is shown."}
-    )
-    split: str = field(
-        default="within",
-        metadata={
-            "help": "`within`: some rows of every group are shown; `across`: whole groups.",
-            "choices": [*SPLITS],
-        },
-    )
     fact_by: str | None = field(
         default=None,
         metadata={
@@ -95,7 +84,7 @@ class RelearnArguments(RobustnessArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("data", DATA), ("adapter", ADAPTERS), ("split", SPLITS), ("preset", [*PRESETS])):
+        for name, allowed in (("data", DATA), ("adapter", ADAPTERS), ("preset", [*PRESETS])):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
         self.fill_in(PRESETS[self.preset])

@@ -9,8 +9,7 @@ import numpy as np
 
 from ...data.sources import load_rows
 from ..robustness.rows import RobustnessPrepared, encoded_rows
-from ..robustness.splits import check_leaks, split_rows
-from ..robustness.words import words
+from ..robustness.splits import check_leaks, facts_of, split_rows
 from ..sets import AuditSet, read_sets, rows_digest
 from .arguments import OWN_ROWS, RelearnArguments
 
@@ -96,18 +95,9 @@ _OTHERS = ("retain", "holdout")
 
 
 def _halves(args: RelearnArguments, prepared: RobustnessPrepared, name: str, seed: int):
-    rows, groups = prepared.sets[name], prepared.groups[name]
-    column = "answer" if rows.is_qa else "text"
-    facts = [words(row[column]) for row in rows.rows]
-    if args.fact_by is not None and name == "forget":
-        if missing := [i for i, row in zip(rows.index, rows.rows, strict=True) if row.get(args.fact_by) is None]:
-            raise ValueError(
-                f"fact_by={args.fact_by!r}: row {missing[0]} of the forget set has no such value; its columns are "
-                f"{', '.join(sorted(rows.rows[0]))}."
-            )
-        facts = [str(row[args.fact_by]) for row in rows.rows]
+    facts = facts_of(prepared.sets[name], args.fact_by if name == "forget" else None)
     share = args.attacker_share if args.data == "split" else 0.5
-    return split_rows(groups, share, args.split, seed, facts)
+    return split_rows(prepared.groups[name], share, args.split, seed, facts)
 
 
 def _check(args: RelearnArguments, prepared: RobustnessPrepared, source: str, shown: list[int], tested: list[int]):

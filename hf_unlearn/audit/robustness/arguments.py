@@ -8,6 +8,7 @@ from typing import Any
 from ...checks import check_whole
 from ...data.arguments import DataArguments
 from ..arguments import ModelArguments
+from .splits import SPLITS
 
 
 COMPARATORS = ("auto", "retrained", "holdout", "none")
@@ -91,3 +92,24 @@ class RobustnessArguments(DataArguments, ModelArguments):
             usual = default.default_factory() if callable(default.default_factory) else default.default
             if getattr(self, name) == usual:
                 setattr(self, name, value)
+
+
+@dataclass
+class SplitArguments(RobustnessArguments):
+    """Attacks that are made with some of the forget rows and tested on the others."""
+
+    attacker_share: float = field(
+        default=0.5, metadata={"help": "Share of the forget rows that the attack is made with."}
+    )
+    split: str = field(
+        default="within",
+        metadata={
+            "help": "`within`: it is made with some rows of every group; `across`: with whole groups.",
+            "choices": [*SPLITS],
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split!r}; allowed: {', '.join(SPLITS)}.")

@@ -58,6 +58,11 @@ class Arm:
         self.n = max((len(self.values(key)) for key in found), default=0)
 
     @property
+    def fewest(self) -> int:
+        """Rows that are tested at least, in one run of the attack."""
+        return min((len(one.tested.rows) for found in self.settings.values() for one in found), default=0)
+
+    @property
     def empty(self) -> bool:
         return not any(value is not None for key in self.settings for value in self.values(key))
 

@@ -97,6 +97,9 @@ def _family(arms: Arms, family: str, score: str, name: str) -> MetricResult | No
     settings = [key for key in mine.settings if key not in refused]
     details |= {"refused": [label_of(key) for key in refused]} if refused else {}
     details |= mine.told
+    least = arms.unlearned.settings.get("fewest_rows", 0)
+    if mine.fewest < least:
+        return _unresolved(name, mine.n, f"{mine.fewest} tested rows; {least} are required", **details)
     if not settings:
         reason = f"every setting of the attack damages the original model on the {theirs.watched[0]} rows"
         return _unresolved(name, mine.n, reason, idle=True, **details)

@@ -2,11 +2,13 @@
 """Which forget rows an attacker is shown, and on which others the attack is tested."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from .words import stands_in
+from ..sets import AuditSet, rows_digest
+from .words import stands_in, words
 
 
 SPLITS = ("within", "across")
@@ -81,3 +83,39 @@ def check_leaks(shown: Sequence[str], tested: Sequence[str], rows: Sequence[int]
             f"The answers of the tested rows {', '.join(map(str, leaked[:10]))} stand in what the attacker is shown, "
             "so the attack would teach them. Leave these texts out of the attack's rows."
         )
+
+
+def facts_of(rows: AuditSet, by: str | None = None) -> list[Hashable]:
+    """What each row tells: rows of one fact go to one side of a split.
+
+    Args:
+        rows ([`AuditSet`]): of questions or texts.
+        by (`str`, *optional*): the column that names the fact; by default it is the words of the answer.
+
+    Raises:
+        `ValueError`: for a row without that column.
+    """
+    if by is None:
+        column = "answer" if rows.is_qa else "text"
+        return [words(row[column]) for row in rows.rows]
+    if missing := [i for i, row in zip(rows.index, rows.rows, strict=True) if row.get(by) is None]:
+        raise ValueError(
+            f"fact_by={by!r}: row {missing[0]} of the {rows.name} set has no such value; its columns are "
+            f"{', '.join(sorted(rows.rows[0]))}."
+        )
+    return [str(row[by]) for row in rows.rows]
+
+
+def splits_by_seed(args: Any, prepared: Any) -> dict[int, tuple[list[int], list[int]]]:
+    """For each of an attack's seeds the forget rows that it is made with, and those that are tested.
+
+    Args:
+        args ([`~hf_unlearn.audit.robustness.arguments.SplitArguments`]), prepared ([`RobustnessPrepared`]): of it.
+    """
+    facts, groups = facts_of(prepared.sets["forget"]), prepared.groups["forget"]
+    return {seed: split_rows(groups, args.attacker_share, args.split, seed, facts) for seed in args.seeds}
+
+
+def digests_of_shown(rows: Sequence[Any], splits: Mapping[int, tuple[list[int], list[int]]]) -> dict[str, str]:
+    """A fingerprint of the rows that an attack is made with, by seed."""
+    return {str(seed): rows_digest([rows[i] for i in shown]) for seed, (shown, _) in splits.items()}

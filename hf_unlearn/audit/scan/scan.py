@@ -2,7 +2,6 @@
 """Looks for a hidden trigger in a checkpoint: words behind which it answers what it was made to forget."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from ...modeling import check_vocabulary, evaluating, frozen
 from ..generation import generate_answers, pad_token_id
 from .budget import Budget
 from .objective import Recall
-from .search import Found, Search, SearchSettings
+from .search import Found, Search, SearchSettings, search_bar
 from .slots import Asking, allowed_tokens, random_prefix
 from .verdict import Measured, judge, measure, rows_needed
 
@@ -197,7 +196,7 @@ def _searched(
     ]
     allowed = allowed_tokens(ours.tokenizer, recalls[0].vocabulary)
     needed = rows_needed(settings.finalists, settings.alpha)
-    with _bar(budget, progress) as watch:
+    with search_bar(budget, progress) as watch:
         search = Search(recalls[0], ours, allowed, how, budget, watch)
         budget.start()
         looks: list[Found] = []
@@ -289,23 +288,3 @@ def _answers(model, asking, words, measured, prefixes, settings, progress) -> li
         }
         for i, clean, behind in shown
     ]
-
-
-@contextmanager
-def _bar(budget: Budget, progress: bool):
-    """A bar of the budget's share that is used."""
-    from tqdm.auto import tqdm
-
-    with tqdm(
-        total=100, desc="Searching", unit="%", disable=not progress, bar_format="{l_bar}{bar}| {postfix}"
-    ) as bar:
-
-        def watch(search: Search) -> None:
-            best = search.ranking[0]
-            bar.n = int(100 * budget.used)
-            bar.set_postfix_str(
-                f"{budget.spent_evaluations} tried, best: {best.restored}/{len(search.recall.slots)} rows behind "
-                f"{len(best.ids)} tokens"
-            )
-
-        yield watch

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradient-guided search for a short prefix behind which forgotten answers come back."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,3 +210,21 @@ class Search:
         if self.watch is not None:
             self.watch(self)
         return found
+
+
+@contextmanager
+def search_bar(budget: Budget, progress: bool, desc: str = "Searching") -> Iterator[Callable[[Search], None]]:
+    """A bar of the budget's share that is used; gives what a search calls after each evaluation."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=100, desc=desc, unit="%", disable=not progress, bar_format="{l_bar}{bar}| {postfix}") as bar:
+
+        def watch(search: Search) -> None:
+            best = search.ranking[0]
+            bar.n = int(100 * budget.used)
+            bar.set_postfix_str(
+                f"{budget.spent_evaluations} tried, best: {best.restored}/{len(search.recall.slots)} rows behind "
+                f"{len(best.ids)} tokens"
+            )
+
+        yield watch

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...checks import check_whole
-from ..robustness.arguments import RobustnessArguments
-from ..robustness.splits import SPLITS
+from ..robustness.arguments import SplitArguments
 
 
 PLACES = ("start", "end")
@@ -18,7 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class SoftPromptArguments(RobustnessArguments):
+class SoftPromptArguments(SplitArguments):
     """How many vectors are trained, on which of the rows, and how."""
 
     vectors: int = field(default=8, metadata={"help": "Vectors in front of each question, or behind it."})
@@ -32,16 +31,6 @@ class SoftPromptArguments(RobustnessArguments):
     learning_rate: float = field(default=1e-2, metadata={"help": "Learning rate of Adam."})
     steps: int = field(default=200, metadata={"help": "Steps of training."})
     batch_size: int = field(default=16, metadata={"help": "Rows a step."})
-    attacker_share: float = field(
-        default=0.5, metadata={"help": "Share of the forget rows that the vectors are trained on."}
-    )
-    split: str = field(
-        default="within",
-        metadata={
-            "help": "`within`: some rows of every group are trained on; `across`: whole groups.",
-            "choices": [*SPLITS],
-        },
-    )
     preset: str = field(
         default="full",
         metadata={
@@ -52,7 +41,7 @@ class SoftPromptArguments(RobustnessArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("place", PLACES), ("split", SPLITS), ("preset", tuple(PRESETS))):
+        for name, allowed in (("place", PLACES), ("preset", tuple(PRESETS))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
         self.fill_in(PRESETS[self.preset])
