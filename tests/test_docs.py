@@ -89,6 +89,7 @@ def test_the_command_line_page_has_every_command_and_audit(tables):
         "## `hf-unlearn gates`",
         "### `hf-unlearn audit privacy`",
         "audit robustness`",
+        "audit meta`",
     ):
         assert heading in page
     assert "--fprs" in page

@@ -170,7 +170,7 @@ def commands_page() -> str:
             said = said.split("\nFields (of method")[0].strip()
         parts.append(f"## `hf-unlearn {command}`\n\n```\n{said}\n```\n")
         if command == "audit":
-            for kind in (*AUDITS, "robustness"):
+            for kind in (*AUDITS, "robustness", "meta"):
                 parts.append(f"### `hf-unlearn audit {kind}`\n\n```\n{help_of('audit', kind)}\n```\n")
     return "\n".join(parts)
 

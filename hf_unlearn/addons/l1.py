@@ -45,6 +45,17 @@ class L1(AddOn):
     def __init__(self, weight: float):
         self.weight = weight
 
+    def refuse(self, args, method: type, adapter: bool) -> None:
+        """Raises `ValueError` where the weights that train are to be loaded in 16 bits. An adapter's are of 32."""
+        if not adapter and (kind := (args.model_init_kwargs or {}).get("dtype")) is not None:
+            _check_kind(getattr(torch, kind, None) if isinstance(kind, str) else kind)
+
+    def setup(self, entry) -> None:
+        """Raises `ValueError` where they are in 16 bits."""
+        for weight in entry.model.parameters():
+            if weight.requires_grad:
+                _check_kind(weight.dtype)
+
     @torch.no_grad()
     def after_optimizer(self, step: Step) -> None:
         # The trainer counts the step, and changes the rate, only afterwards.
@@ -54,3 +65,12 @@ class L1(AddOn):
             for weight in group["params"]:
                 if weight.requires_grad:
                     weight.copy_(torch.nn.functional.softshrink(weight, by))
+
+
+def _check_kind(kind) -> None:
+    """Refuses weights that a small step is lost of: it is below half a unit in the last place of most."""
+    if isinstance(kind, torch.dtype) and kind.itemsize < 4:
+        raise ValueError(
+            f"l1_weight shrinks each weight by a little in every step, which rounds to nothing in {kind}. Load the "
+            "model with `dtype: float32` (`bf16: true` computes in 16 bits all the same), or leave `l1_weight` out."
+        )

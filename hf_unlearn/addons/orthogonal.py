@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_number
-from ..models.adapter_factors import check_lora_folder, check_shared, saved_factors, trained_factors
-from .addon import WEIGHTS, AddOn, Step
+from ..models.adapter_factors import check_lora_folder, trained_factors
+from .addon import Step
+from .other_adapters import OtherAdapters
 from .settings import AddOnSettings, idle_fields
 
 
@@ -44,7 +45,7 @@ class OrthogonalArguments(AddOnSettings):
         return Orthogonal(self.orthogonal_to, self.orthogonal_weight) if self.orthogonal_to else None
 
 
-class Orthogonal(AddOn):
+class Orthogonal(OtherAdapters):
     """The penalty above, a term of the loss.
 
     Args:
@@ -53,26 +54,17 @@ class Orthogonal(AddOn):
     """
 
     name, title = "orthogonal", "orthogonal_to"
-    requires = frozenset({WEIGHTS})
 
     def __init__(self, folders: list[str], weight: float):
         self.folders, self.weight = folders, weight
         # Name of a layer to the earlier factors A of all adapters, one below the other.
         self.earlier: dict[str, Tensor] = {}
 
-    def refuse(self, args, method: type, adapter: bool) -> None:
-        """Raises `ValueError` without an adapter."""
-        if not adapter:
-            raise ValueError(
-                "orthogonal_to compares adapters, and this run has none. Pass a `peft_config` (`use_peft: true` in a "
-                "recipe), or leave it out."
-            )
-
     def setup(self, entry) -> None:
         """Reads the earlier adapters. Raises `ValueError` for one that has no layer in common with this run's."""
         found: dict[str, list[Tensor]] = {}
         for folder in self.folders:
-            for name, factors in check_shared("orthogonal_to", folder, saved_factors(folder), entry.model).items():
+            for name, factors in self.read(folder, entry.model).items():
                 found.setdefault(name, []).append(factors.a)
         self.earlier = {name: torch.cat(parts) for name, parts in found.items()}
 

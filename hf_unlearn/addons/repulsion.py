@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_number
-from ..models.adapter_factors import Factors, check_lora_folder, check_shared, saved_factors, trained_factors
+from ..models.adapter_factors import Factors, check_lora_folder, trained_factors
 from ..models.adapters import trained_adapter
-from .addon import WEIGHTS, AddOn, Step
+from .addon import Step
+from .other_adapters import OtherAdapters
 from .settings import AddOnSettings, idle_fields
 
 
@@ -61,7 +62,7 @@ class RepulsionArguments(AddOnSettings):
         return None if self.repel_from is None else Repulsion(self.repel_from, self.repel_weight, self.repel_form)
 
 
-class Repulsion(AddOn):
+class Repulsion(OtherAdapters):
     """The penalty above, a term of the loss.
 
     Args:
@@ -71,19 +72,10 @@ class Repulsion(AddOn):
     """
 
     name, title = "repel", "repel_from"
-    requires = frozenset({WEIGHTS})
 
     def __init__(self, folder: str, weight: float, form: str):
         self.folder, self.weight, self.form = folder, weight, REPEL_FORMS[form]
         self.given: dict[str, Factors] = {}
-
-    def refuse(self, args, method: type, adapter: bool) -> None:
-        """Raises `ValueError` without an adapter."""
-        if not adapter:
-            raise ValueError(
-                "repel_from compares adapters, and this run has none. Pass a `peft_config` (`use_peft: true` in a "
-                "recipe), or leave it out."
-            )
 
     def setup(self, entry) -> None:
         """Reads the other adapter.
@@ -95,7 +87,7 @@ class Repulsion(AddOn):
         init = getattr(entry.model.peft_config[trained_adapter(entry.model)], "init_lora_weights", True)
         if isinstance(init, str) and init != "gaussian":
             raise ValueError(APART.format(f"init_lora_weights={init!r}"))
-        self.given = check_shared("repel_from", self.folder, saved_factors(self.folder), entry.model)
+        self.given = self.read(self.folder, entry.model)
         self.size = sum(factors.square_norm().float() for factors in self.given.values())
         if not self.size > 0:
             raise ValueError(f"repel_from: the adapter in {self.folder!r} adds nothing. Give a trained one.")

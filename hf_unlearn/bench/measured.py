@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `hf-unlearn bench` measured of each method, as it is shipped.
 
-`hf-unlearn bench --preset cpu --methods all --no-plain --json hf_unlearn/bench/measured.json` writes the file.
+`hf-unlearn bench --preset cpu --methods all --no-plain --json hf_unlearn/bench/measured.json` writes the file; with
+`--add` and the names of some, these alone are measured anew.
 """
 
 import json

@@ -2,6 +2,7 @@
 """The result as a table on the terminal or in Markdown."""
 
 from ..report.table import Cell, Table
+from .cases import APART, CASES
 
 
 HEADINGS = (
@@ -67,6 +68,10 @@ def notes(result: dict) -> list[str]:
     ]
     if passes:
         found.append(f"Tokens through the model before the first step, by process: {'; '.join(passes)}.")
+    measured = {row["method"] for row in result["rows"]}
+    found += [f"{case.label}: {case.more}." for case in CASES.values() if case.more and case.method in measured]
+    if measured >= {case.method for case in CASES.values()}:
+        found += [f"Apart, without a ratio to a step: {name} ({why})." for name, why in APART.items()]
     if result["load_before"] > 0.5:
         found.append(f"The machine was busy: load {result['load_before']:.1f} before the first run. Times are rough.")
     return found

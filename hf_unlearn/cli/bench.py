@@ -5,7 +5,7 @@ Weights are random, nothing is downloaded. Every measurement runs in a separate 
 """
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from ..files import write_json, write_text
@@ -32,6 +32,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="processes per method (%(default)s)")
     parser.add_argument("--threads", type=int, help="PyTorch threads (PyTorch's default)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements")
+    parser.add_argument(
+        "--add", action="store_true", help="keep what the file of --json has of other methods, measured alike"
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")
     size_options = parser.add_argument_group("size", "override the preset")
     for field in fields(Size):
@@ -47,13 +50,22 @@ def main(argv: list[str]) -> None:
     size = replace(PRESETS[args.preset], **{name: value for name, value in given.items() if value is not None})
     cases = select(args.methods, args.plain)
 
+    from ..bench.adding import added, here, read_alike
     from ..bench.session import measure_all
-    from ..bench.table import describe, markdown, print_table
+    from ..bench.table import describe, markdown, notes, print_table
 
-    result = measure_all(cases, size, steps=args.steps, warmup=args.warmup, repeats=args.repeats, threads=args.threads)
+    counts = {"steps": args.steps, "warmup": args.warmup, "repeats": args.repeats}
+    before = None
+    if args.add:
+        if args.json is None:
+            raise ValueError("--add adds to the file of --json, and none is named. Give it.")
+        before = read_alike(args.json, {"size": asdict(size), "settings": counts, "machine": here(args.threads)})
+    result = measure_all(cases, size, **counts, threads=args.threads)
+    result = result if before is None else added(before, result)
     result["preset"] = args.preset
     if args.json is not None:
         write_json(args.json, result, indent=1)
     if args.markdown is not None:
-        write_text(args.markdown, f"{describe(result)}\n\n{markdown(result)}\n")
+        said = "\n\n".join((describe(result), markdown(result), *notes(result)))
+        write_text(args.markdown, f"{said}\n")
     print_table(result)

@@ -16,8 +16,8 @@ HEAD = ("method", "requires", "time", "mem.", "runs with", "paper")
 COLUMNS = (18, 25, 4, 4, 10, 10)
 LEGEND = (
     "requires: rows and frozen models beside forget rows; in parentheses, with some retain terms only. time, mem.: of "
-    "a step, in multiples of fine-tuning on the same rows; - where it is not measured. runs with: all is ZeRO, FSDP and "
-    "LoRA; * with exceptions."
+    "a step, in multiples of fine-tuning on the same rows; - where it is not measured. runs with: all is ZeRO, FSDP "
+    "and LoRA; * with exceptions."
 )
 
 

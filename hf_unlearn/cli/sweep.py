@@ -26,19 +26,23 @@ def main(argv: list[str]) -> None:
     from ..sweep.expand import expand
     from ..sweep.manifest import write_manifest
     from ..sweep.spec import read_spec
+    from ..sweep.stages import planned
 
     spec = read_spec(recipe_path(args.sweep))
     if spec.accelerate_config is not None:
         _check_launch(spec.accelerate_config, args.jobs, gpus)
     folder = Path(args.output_dir or spec.output_dir or f"runs/sweeps/{spec.name}")
     with same_environment():
-        runs = expand(spec, folder, resolve)
-        _add_privacy(spec, runs)
+        every = expand(spec, folder, resolve)
+        _add_privacy(spec, every)
+    runs = planned(spec, every, folder)
     if args.only is not None:
         runs = [_only(args.only, runs, folder)]
     states = _states(runs)
     if args.dry_run:
         _show_plan(runs, states, folder)
+        if len(every) > len(runs):
+            print(f"Then each method's chosen setting with the other seeds, of {len(every) - len(runs)} that may be.")
         return
     if args.only is None:
         write_manifest(folder, runs, spec.settings())
@@ -46,6 +50,9 @@ def main(argv: list[str]) -> None:
         _write_script(Path(args.slurm), spec, folder, len(runs))
         return
     status = _work(runs, states, args.jobs, gpus, spec.accelerate_config)
+    if args.only is None and len(more := planned(spec, every, folder)) > len(runs):
+        write_manifest(folder, more, spec.settings())
+        status = max(status, _work(more, _states(more), args.jobs, gpus, spec.accelerate_config))
     if args.only is None:
         report_sweep(folder)
     if status:
@@ -165,6 +172,8 @@ def _write_script(path: Path, spec, folder: Path, count: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, slurm_script(spec.name, count, spec.path, folder, spec.slurm))
     print(f"{count} runs. Start them with `sbatch {path}`, and then `hf-unlearn report {folder}`.")
+    if spec.stages == 2:
+        print("When the tuning seed's runs are done, write the script again: it has the chosen settings then.")
 
 
 def _add_privacy(spec, runs) -> None:

@@ -22,7 +22,7 @@ class Role:
     made_from: str | None = None
 
 
-FORGET, RETAIN, POISONED, ALTERNATE = "forget", "retain", "poisoned", "alternate"
+FORGET, RETAIN, POISONED, ALTERNATE, GENERIC = "forget", "retain", "poisoned", "alternate", "generic"
 
 # In the order in which a batch holds them.
 ROLES = {
@@ -33,6 +33,8 @@ ROLES = {
         # Taken out of the forget rows, so that none of them is left to be tied to.
         Role(POISONED, kept=True, made_from=FORGET),
         Role(ALTERNATE, tied_to=FORGET, made_from=FORGET),
+        # Forget rows in other words, that frozen models read in their place.
+        Role(GENERIC, tied_to=FORGET, made_from=FORGET),
     )
 }
 

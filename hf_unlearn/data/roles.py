@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of every role, encoded and checked before any model is loaded."""
 
-from .alternates import alternates_of, check_alternates, check_prompts
+from .alternate_rows import alternates_of, check_alternates, check_prompts
 from .formats import encode_dataset
 from .poison import poison
 from .role_table import ALTERNATE, FORGET, POISONED, RETAIN
@@ -22,7 +22,7 @@ def encode_roles(forget, retain, tokenizer, args, poisoned=None, alternate=None,
         poisoned (`datasets.Dataset` or `list[dict]`, *optional*):
             Rows that carry the trigger already. Left out, forget rows are poisoned where a trigger is set.
         alternate (`datasets.Dataset` or `list[dict]`, *optional*):
-            Another answer for each forget row; see [`~hf_unlearn.data.alternates.alternates_of`].
+            Another answer for each forget row; see [`~hf_unlearn.data.alternate_rows.alternates_of`].
         needed (`Collection[str]`):
             Roles that the method reads beside these.
 

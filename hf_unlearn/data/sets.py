@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..places import recipe_path
-from .alternates import alternate_columns, with_made
+from .alternate_rows import with_made
+from .alternates import alternate_columns
 from .arguments import DataArguments
 from .benchmarks import Benchmark, check_retrained, load_benchmark
 from .chosen_rows import places_where, rows_where

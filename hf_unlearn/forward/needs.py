@@ -37,6 +37,8 @@ class Need:
             with, in place of the mean over a row's tokens, then over rows.
         changes (`Callable`, *optional*): a [`~hf_unlearn.forward.head_input.StatesFn`], what the head is to read in
             place of the role's states while the model trains; it needs the roles that it looks at in the same pass.
+        stands_for (`str`, *optional*): the role that what frozen models say of these rows counts for, token for token;
+            the policy does not read the rows.
     """
 
     function: Callable | None = None
@@ -51,6 +53,7 @@ class Need:
     weigh: Callable | None = None
     factors: Callable | None = None
     changes: Callable | None = None
+    stands_for: str | None = None
 
     def __post_init__(self):
         if isinstance(self.reference, str):

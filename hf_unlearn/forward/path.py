@@ -56,6 +56,7 @@ class Forward:
             parts (`Parts`): role to its rows of a batch.
             references (`References`): of the roles that need them.
         """
+        parts = {role: part for role, part in parts.items() if self.reads(role)}
         tokens = {role: self.tokens_of(part) for role, part in parts.items()}
         values: Values = {}
         for number, call in enumerate(self.passes(parts, tokens)):
@@ -66,6 +67,11 @@ class Forward:
             own = {name[1:]: value for name, value in values.items() if name[0] == role}
             found[role] = self.rows_of(part, tokens[role], own, references.get(role, {}))
         return found
+
+    def reads(self, role: str) -> bool:
+        """Whether the policy reads a role's rows, or frozen models alone."""
+        need = self.needs.get(role)
+        return need is None or need.stands_for is None
 
     @torch.no_grad()
     def reference(self, model: nn.Module, parts: Parts) -> dict[str, ReferenceRows]:

@@ -108,7 +108,7 @@ class LUNARTrainer(UnlearnTrainer):
     @classmethod
     def check_early(cls, args, roles, processor, config) -> None:
         check_layer("layer_id", args.layer_id, config.get_text_config().num_hidden_layers)
-        _refusal_ids(args, roles, processor)
+        _check_room(args, _refusal_ids(args, roles, processor), config)
 
     def check_rows(self, args: LUNARConfig, roles, tokenizer) -> None:
         self.refusal_ids = _refusal_ids(args, roles, tokenizer)
@@ -122,6 +122,7 @@ class LUNARTrainer(UnlearnTrainer):
 
     def check_architecture(self, args: LUNARConfig, model: nn.Module) -> None:
         check_layers("layer_id", [args.layer_id], model, "LUNAR")
+        _check_room(args, self.refusal_ids, model.config)
 
     def trainable_patterns(self, args: LUNARConfig, model: nn.Module) -> list[str] | None:
         """The parameters to train, by full name; of an adapter, what it adds to them."""
@@ -212,3 +213,15 @@ def _refusal_ids(args: LUNARConfig, roles, tokenizer) -> list[list[int]]:
     """
     prompts = {role: prompts_of(rows, role, "LUNAR") for role, rows in roles.items()}
     return in_form_of(args.refusals(), prompts[FORGET], args.refusal_template, tokenizer)
+
+
+def _check_room(args: LUNARConfig, prompts: list[list[int]], config) -> None:
+    """Raises `ValueError` for a prompt of the file that is longer than what the model reads: the direction is taken at
+    its last token."""
+    room = getattr(config.get_text_config(), "max_position_embeddings", None)
+    number, longest = max(enumerate(map(len, prompts)), key=lambda one: one[1])
+    if room is not None and longest > room:
+        raise ValueError(
+            f"refusal_file={args.refusal_file!r}: prompt {number + 1} has {longest} tokens in the form of the forget "
+            f"prompts, and the model reads at most {room}. Shorten it, or take it out."
+        )

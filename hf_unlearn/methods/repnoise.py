@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Representation noising (https://huggingface.co/papers/2405.14577)."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +43,16 @@ class RepNoiseConfig(AlternateArguments, UnlearnConfig):
                 "activation_checkpointing_kwargs={'use_reentrant': False}."
             )
 
+    # Whether alternates are given as rows.
+    alternate_rows: ClassVar[bool] = False
+
+    def settled(self, retain_rows: bool, alternate_rows: bool = False) -> "RepNoiseConfig":
+        found = super().settled(retain_rows, alternate_rows)
+        if alternate_rows != found.alternate_rows:
+            found = copy.copy(found)
+            found.alternate_rows = alternate_rows
+        return found
+
     def weight_of(self, role: str) -> float:
         return self.alternate_weight if role == ALTERNATE else super().weight_of(role)
 
@@ -51,8 +63,9 @@ class RepNoiseTrainer(UnlearnTrainer):
     read with the final norm and the head, predicts the answers. See [`~hf_unlearn.losses.noise_loss`] and
     [`~hf_unlearn.losses.layer_ascent_loss`].
 
-    Harmless are the retain rows and, with `alternate_source`, another answer to each forget prompt: the paper pairs
-    harmful answers with refusals of the same prompt, and has no other rows.
+    Harmless are the retain rows and, with `alternate_source`, `alternate_column` or `alternate_dataset`, another
+    answer to each forget prompt: the paper pairs harmful answers with refusals of the same prompt, and has no other
+    rows.
 
     Neither logarithm nor discrepancy is a mean over rows. Both are taken of a micro-batch of all processes together,
     so that several processes train as one does, and its size is part of the objective: accumulated micro-batches are
@@ -69,8 +82,13 @@ class RepNoiseTrainer(UnlearnTrainer):
 
     @classmethod
     def needs_of(cls, args: RepNoiseConfig):
-        others = {} if source_of(args) is None else {ALTERNATE: LOGPS}
+        others = {ALTERNATE: LOGPS} if args.alternate_rows or source_of(args) else {}
         return {**super().needs_of(args), FORGET: Need(lens=True), **others}
+
+    @classmethod
+    def unscored(cls, args: RepNoiseConfig) -> str | None:
+        # Processes score rows of their own, of which one may have more than another.
+        return None if args.world_size == 1 else "takes that of the rows of all processes together"
 
     def forget_loss(self, rows: RoleRows) -> Tensor:
         args, accelerator = self.args, self.accelerator

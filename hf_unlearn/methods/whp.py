@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..checks import check_choice, check_number
-from ..data.role_table import FORGET
+from ..data.anchors import anchored, read_anchors
+from ..data.pairing import RolePairs
+from ..data.role_table import FORGET, GENERIC
 from ..forward.needs import REFERENCE, Need
 from ..fused import TileRows
 from ..losses import whp_rows, whp_targets
@@ -39,11 +41,23 @@ class WHPConfig(UnlearnConfig):
         default="softmax",
         metadata={"help": "Target of a token: the generic prediction (`softmax`), or its likeliest token (`argmax`)."},
     )
+    anchors: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON or YAML file of terms and generic terms in their place (`Harry: Jon`): generic predictions "
+            "are then made from the forget rows with these replaced. Default: from the rows as they are."
+        },
+    )
 
     def __post_init__(self):
         check_number("alpha", self.alpha, at_least=0)
         check_choice("whp_target", self.whp_target, TARGETS)
+        self.anchor_terms()
         super().__post_init__()
+
+    def anchor_terms(self) -> dict[str, str]:
+        """The terms of `anchors`, and what replaces them; none without."""
+        return {} if self.anchors is None else read_anchors("anchors", self.anchors)
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,10 @@ class WHPTrainer(LabelRowsTrainer):
     The reinforced model is `ref_models={"reinforced": ...}` or `reinforced_model_name_or_path`. Both frozen models
     read the forget rows once, before training, where their predictions can be kept on disk. `forget/altered` in the
     log is the share of tokens whose likeliest prediction the reinforced model alters: at 0 there is nothing to learn.
+
+    With `anchors`, the model's own prediction is that of a row in which names are replaced by generic ones; the
+    reinforced model reads the row as it is, and the model is trained on that. Both predict the tokens outside of
+    names, and a name's first token where it stands for the first time (see [`~hf_unlearn.data.anchors.Anchors`]).
     """
 
     config_class = WHPConfig
@@ -80,7 +98,22 @@ class WHPTrainer(LabelRowsTrainer):
     @classmethod
     def needs_of(cls, args: WHPConfig):
         generic = Generic(args.alpha, args.whp_target == "argmax")
-        return {**super().needs_of(args), FORGET: Need(generic, reference=(REFERENCE, REINFORCED))}
+        needs = super().needs_of(args)
+        if args.anchors is None:
+            return {**needs, FORGET: Need(generic, reference=(REFERENCE, REINFORCED))}
+        stands = Need(generic, reference=(REFERENCE,), stands_for=FORGET)
+        return {**needs, FORGET: Need(generic, reference=(REINFORCED,)), GENERIC: stands}
+
+    @classmethod
+    def check_early(cls, args: WHPConfig, roles, processor, config) -> None:
+        if args.anchors is not None:
+            anchored(roles[FORGET], args.anchor_terms(), processor)
+
+    def make_pairs(self, roles, args: WHPConfig, processor) -> RolePairs:
+        if args.anchors is not None:
+            forget, generic = anchored(roles[FORGET], args.anchor_terms(), processor)
+            roles = {**roles, FORGET: forget, GENERIC: generic}
+        return super().make_pairs(roles, args, processor)
 
     @classmethod
     def ref_models_of(cls, args: WHPConfig) -> dict[str, str]:

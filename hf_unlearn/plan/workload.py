@@ -69,7 +69,8 @@ class Workload:
     @property
     def tokens(self) -> int:
         """A GPU and forward, padding included."""
-        return self.rows * (1 if self.turns else len(self.needs)) * self.row_length
+        read = [role for role, need in self.needs.items() if need.stands_for is None]
+        return self.rows * (1 if self.turns else len(read)) * self.row_length
 
 
 @dataclass

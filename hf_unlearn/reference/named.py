@@ -77,7 +77,7 @@ class References:
             asked = roles_comparing(self.needs, name)
             if own := {role: part for role, part in parts.items() if role in asked}:
                 for role, rows in model.rows(forward, policy, own).items():
-                    said.setdefault(role, {})[name] = rows
+                    said.setdefault(self.needs[role].stands_for or role, {})[name] = rows
         return said
 
     def positions_read(self, read: Mapping[str, int]) -> int:

@@ -129,11 +129,15 @@ def percent(share: float) -> str:
 
 
 def format_number(name: str, value: float | None) -> str:
-    """A value of metric `name` in its unit; a dash where it is undefined, and never 0 for what is not 0."""
+    """A value of metric `name` in its unit; a dash where it is undefined, and never 0 for what is not 0, but
+    for `remaining`."""
     if value is None:
         return UNDEFINED
     if is_percent(name):
         return percent(value)
+    if metric_of(name) == "remaining":
+        # A ratio of differences, of which rounding leaves some 1e-17 where there is nothing; 0.0 has no sign.
+        return f"{round(value, 3) + 0.0:.3f}"
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.3f}"
     return f"{value:.1e}"

@@ -102,14 +102,15 @@ def methods_table(names: Iterable[str], named: Callable, cited: Callable) -> Tab
 
 
 def about_of(name: str) -> tuple[str, str]:
-    """The first paragraph of a method's class, and the one with the equation (the longest formula) where that is another, of
-    the class or of the losses that it names. Plain text with LaTeX in it."""
+    """The first paragraph of a method's class, and the one with the equation (its longest formula) where that is
+    another: of the class, else of the first loss that it names. Plain text with LaTeX in it."""
     text = inspect.getdoc(METHODS[name][1])
     named = re.findall(r"hf_unlearn\.losses\.(\w+)`", text)
     said = [text, *(inspect.getdoc(getattr(losses, loss)) for loss in named)]
-    parts = [part for one in said for part in one.split("\n\n")]
+    parts = next((one for one in said if re.search(FORMULA, one, re.DOTALL)), text).split("\n\n")
     equation = max(parts, key=lambda part: max(map(len, re.findall(FORMULA, part, re.DOTALL)), default=0))
-    return _plain(parts[0]), "" if equation == parts[0] else _plain(equation)
+    first = text.split("\n\n")[0]
+    return _plain(first), "" if equation == first else _plain(equation)
 
 
 def _plain(text: str) -> str:

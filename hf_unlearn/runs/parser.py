@@ -161,14 +161,31 @@ def split_config(argv: list[str]) -> tuple[str | None, list[str]]:
     return None, words
 
 
+BASE = "base"
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The `field: value` lines of a file.
+    """The `field: value` lines of a file, and those of the file beside it that `base` names, where it has no own.
 
     Raises:
         `ValueError`: if there is no such file, or it holds something else.
     """
     path = Path(path)
     missing = f"No recipe at {str(path)!r}. `ls recipes` in a clone of the repository shows what is there."
+    content = _lines(path, missing)
+    name = content.pop(BASE, None)
+    if name is None:
+        return content
+    if not isinstance(name, str):
+        raise ValueError(f"{path}: {BASE}: {name!r}; give the name of a file whose fields are taken over.")
+    file = path.parent / name
+    shared = _lines(file, f"{path}: {BASE}: no file at {str(file)!r}; it is looked for beside the recipe.")
+    if BASE in shared:
+        raise ValueError(f"{path}: {BASE}: {file} has a `{BASE}` itself. Name one file, with all that is shared.")
+    return shared | content
+
+
+def _lines(path: Path, missing: str) -> dict[str, Any]:
     content = load_yaml(path, missing)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold `field: value` lines.")

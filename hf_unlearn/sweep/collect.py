@@ -6,7 +6,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..audit.registry import AUDITS
 from ..bench.measured import costs_of
+from ..report.likeness import unlike_settings
 from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
 from ..report.sections import AUDITS_KEY, audit_metrics
@@ -19,13 +21,15 @@ from .progress import differences, privacy_folder
 SWEEP_VERSION = 1
 LOSSES = {"eval_forget_loss": "forget/loss", "eval_retain_loss": "retain/loss"}
 EVALUATED = "eval_"
+RETRAINED = "retrained"
 
 
-def collect(folder: str | Path) -> dict[str, Any]:
+def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -> dict[str, Any]:
     """Reads all runs of a sweep.
 
     Args:
         folder (`str` or `Path`): of the sweep; runs that have no report yet are named as missing.
+        listed (`tuple`, *optional*): rows and settings in place of the folder's manifest.
 
     Returns:
         `dict`: the content of `sweep.json`, see `report/sweep.py`.
@@ -34,7 +38,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
         `ValueError`: if the folder is no sweep's.
     """
     folder = Path(folder)
-    rows, settings = read_manifest(folder)
+    rows, settings = read_manifest(folder) if listed is None else listed
     runs, baselines, missing = [], {}, []
     for row in rows:
         place = folder / row["folder"]
@@ -49,6 +53,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
         runs.append(_run(row, report, place, privacy))
         for baseline in _baselines(row, report, privacy):
             baselines.setdefault((baseline["kind"], baseline["path"], baseline["target"]), []).append(baseline)
+    baselines = [_one_of(found) for found in baselines.values()]
     return json_ready({
         "sweep_version": SWEEP_VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -56,9 +61,35 @@ def collect(folder: str | Path) -> dict[str, Any]:
         "swept": list(dict.fromkeys(field for row in rows for field in row["setting"])),
         "planned": len(rows),
         "runs": runs,
-        "baselines": [_one_of(found) for found in baselines.values()],
+        "baselines": [*baselines, *more_retrained(folder, baselines)],
         "missing": missing,
     })  # fmt: skip
+
+
+def more_retrained(folder: Path, baselines: list[dict]) -> list[dict]:
+    """Further models that never saw the forget rows, each with its `hf-unlearn eval` in `retrained/<name>/` of the
+    sweep's folder, and its further audits there.
+
+    Raises:
+        `ValueError`: for one that was not audited as the runs' retrained model was.
+    """
+    found = []
+    gold = next((one for one in baselines if one["kind"] == "retrained"), None)
+    for place in sorted(path.parent for path in folder.glob(f"{RETRAINED}/*/report.json")):
+        report = load_report(place)
+        model = next(model for model in report["models"] if model["kind"] == "unlearned")
+        if gold is None or (differs := unlike_settings(gold["audited"], model.get("audited"))):
+            why = "the runs have no retrained model" if gold is None else f"differs in {differs}"
+            raise ValueError(f"{place} was not audited as the runs' retrained model was ({why}). Audit it alike.")
+        for kind, content in add_audits([], place, leave_out=("privacy",)).items():
+            entry = next((one for one in content["models"] if one["kind"] not in ("retrained", "original")), None)
+            if entry is not None:
+                model.setdefault(AUDITS_KEY, {})[kind] = AUDITS[kind].view.summary(entry)
+        privacy = (_attacks(place, ("unlearned",)) or {}).get("unlearned")
+        about = {"kind": "retrained", "path": model["path"] or place.name, "target": None, "disagrees": []}
+        metrics = model["metrics"] | audit_metrics(model)
+        found.append({**about, "dataset": gold["dataset"], "metrics": metrics, "privacy": privacy})
+    return found
 
 
 def variant_of(setting: dict[str, Any]) -> str:
@@ -87,17 +118,20 @@ def _later(report: dict, place: Path) -> list[str]:
 
 
 def _privacy(row: dict, place: Path) -> dict[str, dict] | None:
-    """What attacks found in the run, its target and the retrained model, without what is there for every row but its
-    scores."""
-    if row["privacy"] is None:
-        return None
+    """What attacks found in the run, its target and the retrained model."""
+    # In the order in which the sweep names them to the audit.
+    return None if row["privacy"] is None else _attacks(place, ("target", "unlearned"))
+
+
+def _attacks(place: Path, names: tuple[str, ...]) -> dict[str, dict] | None:
+    """What attacks found in the models that were attacked together, and in the retrained one, without what is there
+    for every row but its scores."""
     try:
         report = load_privacy_report(privacy_folder(place))
     except ValueError:
         return None
     attacked = [model for model in report["models"] if model["kind"] == "attacked"]
-    # In the order in which the sweep names them to the audit.
-    models = dict(zip(("target", "unlearned"), attacked, strict=True))
+    models = dict(zip(names, attacked, strict=True))
     models |= {model["kind"]: model for model in report["models"] if model["kind"] == "retrained"}
     for model in models.values():
         model.pop("representations", None)
@@ -178,6 +212,7 @@ def _baselines(row: dict, report: dict, privacy: dict | None) -> list[dict]:
         {
             "kind": model["kind"],
             "path": model["path"],
+            "audited": model.get("audited"),
             "target": row["target"],
             "dataset": _dataset(row["resolved"]),
             "metrics": model["metrics"] | audit_metrics(model),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..yaml_file import load_yaml
+from ..runs.parser import read_yaml
 from .spec import Entry, Spec, Variation
 from .targets import fill_in
 
@@ -106,7 +106,7 @@ def _points(spec: Spec) -> Iterator[tuple[Entry, Variation, dict | None, int | N
 
 
 def _run(spec: Spec, folder: Path, entry: Entry, variation: Variation, target, seed, resolve) -> Run:
-    content = {**_content_of(entry.recipe), **entry.fields, **variation.setting}
+    content = {**read_yaml(entry.recipe), **entry.fields, **variation.setting}
     if target is not None:
         content = fill_in(content, target)
     if seed is not None:
@@ -148,13 +148,6 @@ def run_id(resolved: dict[str, Any]) -> str:
     """Hash of what a recipe does."""
     what = {key: value for key, value in resolved.items() if key not in PLACE_FIELDS}
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def _content_of(recipe: Path) -> dict[str, Any]:
-    content = load_yaml(recipe, f"No recipe at {str(recipe)!r}.")
-    if not isinstance(content, dict):
-        raise ValueError(f"{recipe} must hold `field: value` lines.")
-    return content
 
 
 def _name(entry: Entry, variation: Variation, target: dict | None, seed: int | None) -> str:

@@ -15,8 +15,7 @@ MANIFEST, SETTINGS = "manifest.jsonl", "settings.json"
 def write_manifest(folder: Path, runs: list[Run], settings: dict[str, Any]) -> None:
     """Writes `manifest.jsonl`, one run a line, and `settings.json`: what a report needs beside the runs' folders."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(_row(index, run, folder), ensure_ascii=False, default=str) for index, run in enumerate(runs)]
-    write_text(folder / MANIFEST, "\n".join(lines) + "\n")
+    write_text(folder / MANIFEST, "\n".join(_lines(runs, folder)) + "\n")
     write_text(folder / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False))
 
 
@@ -33,9 +32,18 @@ def read_manifest(folder: str | Path) -> tuple[list[dict[str, Any]], dict[str, A
     return rows, read_json(folder / SETTINGS, "Start the sweep again: it writes its plan anew.")
 
 
+def rows_of(folder: Path, runs: list[Run]) -> list[dict[str, Any]]:
+    """The rows of a manifest of these runs."""
+    return [json.loads(line) for line in _lines(runs, folder)]
+
+
 def is_sweep(folder: str | Path) -> bool:
     """Whether a folder is a sweep's."""
     return (Path(folder) / MANIFEST).is_file() and (Path(folder) / SETTINGS).is_file()
+
+
+def _lines(runs: list[Run], folder: Path) -> list[str]:
+    return [json.dumps(_row(index, run, folder), ensure_ascii=False, default=str) for index, run in enumerate(runs)]
 
 
 def _row(index: int, run: Run, folder: Path) -> dict[str, Any]:

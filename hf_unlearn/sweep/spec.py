@@ -21,6 +21,7 @@ KEYS = {
     "runs": list,
     "seeds": list,
     "tuning_seed": int,
+    "stages": int,
     "targets": (str, list),
     "privacy": dict,
     "select": (str, dict),
@@ -75,6 +76,7 @@ class Spec:
     select: Rule
     seeds: list[int] | None = None
     tuning_seed: int | None = None
+    stages: int = 1
     targets: list[dict] = field(default_factory=list)
     privacy: dict | None = None
     metrics: list[str] | None = None
@@ -112,6 +114,8 @@ def read_spec(path: str | Path) -> Spec:
         raise ValueError(f"{where}: no recipes are named. Give `recipes`: one path, or a list of them.")
     seeds, tuning_seed = content.get("seeds"), content.get("tuning_seed")
     _check_seeds(seeds, tuning_seed, where)
+    rule = read_rule(content.get("select", "last"), where)
+    _check_stages(content.get("stages", 1), tuning_seed, seeds, rule, where)
     folders = [path.parent, Path()]
     retrained_seconds = content.get("retrained_seconds")
     if retrained_seconds is not None and retrained_seconds <= 0:
@@ -126,9 +130,10 @@ def read_spec(path: str | Path) -> Spec:
         path=path,
         name=content.get("name", path.stem),
         entries=entries,
-        select=read_rule(content.get("select", "last"), where),
+        select=rule,
         seeds=seeds,
         tuning_seed=tuning_seed,
+        stages=content.get("stages", 1),
         targets=read_targets(content["targets"], folders) if "targets" in content else [],
         privacy=content.get("privacy"),
         metrics=content.get("metrics"),
@@ -171,6 +176,16 @@ def _check_seeds(seeds: list | None, tuning_seed: int | None, where: str) -> Non
         raise ValueError(
             f"{where}: tuning_seed={tuning_seed} is none of seeds={seeds}. It names the seed that settings were "
             "chosen on: it is run, shown apart, and kept out of all means."
+        )
+
+
+def _check_stages(stages: int, tuning_seed: int | None, seeds: list | None, rule: Rule, where: str) -> None:
+    if stages not in (1, 2):
+        raise ValueError(f"{where}: stages={stages}; allowed: 1 (all runs), 2 (the tuning seed's first).")
+    if stages == 2 and (tuning_seed is None or len(seeds) < 2 or rule.kind not in ("best", "kept")):
+        raise ValueError(
+            f"{where}: stages=2 runs every setting on the tuning seed, and the one that `select` chooses on the "
+            "others. Give `tuning_seed`, other `seeds` and a `select` that begins with `best`."
         )
 
 

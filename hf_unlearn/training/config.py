@@ -216,11 +216,12 @@ class UnlearnConfig(
         settle_ddp(self, addons)
         check_hub(self)
 
-    def settled(self, retain_rows: bool) -> "UnlearnConfig":
+    def settled(self, retain_rows: bool, alternate_rows: bool = False) -> "UnlearnConfig":
         """These settings with a `retain_loss`; a copy where it was left out.
 
         Args:
             retain_rows (`bool`): whether retain rows are given. Who gives rows wants them trained on.
+            alternate_rows (`bool`): whether alternates are given, for methods that read them only then.
         """
         if self.retain_loss is not None:
             return self

@@ -60,6 +60,12 @@ class Method:
     def check_rows(self, args: UnlearnConfig, roles, tokenizer) -> None:
         """Raises `ValueError` for encoded rows that the method cannot use; called before the model is loaded."""
 
+    @classmethod
+    def unscored(cls, args: UnlearnConfig) -> str | None:
+        """Why the forget term of some rows cannot be computed by itself before training, as scores of weights require;
+        `None` where it can."""
+        return None
+
     def make_pairs(self, roles, args: UnlearnConfig, processor) -> RolePairs:
         """Which rows meet in a step, and in which order; roles that the pairs leave out are not trained on."""
         return RolePairs(roles, data_seed(args), args.epoch_by, self.together)

@@ -19,7 +19,8 @@ from torch import nn
 from .. import modeling
 from ..audit.generation import generate_tokens
 from ..cache import cache_root
-from ..data.alternates import OF_SAMPLES, SAMPLED, check_alternates, prompt_of, source_of
+from ..data.alternate_rows import check_alternates, prompt_of
+from ..data.alternates import OF_SAMPLES, SAMPLED, source_of
 from ..data.chat import Chat
 from ..data.conversations import common_prefix
 from ..data.formats import IGNORE_INDEX

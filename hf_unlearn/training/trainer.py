@@ -112,7 +112,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         args = self.config_class() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._check_request(args, model, ref_model, quantization_config, peft_config)
-        args = args.settled(retain_rows=retain_dataset is not None)
+        args = args.settled(retain_dataset is not None, alternate_dataset is not None)
         revision = (args.model_init_kwargs or {}).get("revision")
         self.family = family = family_of(model, args.likelihood, args.trust_remote_code, revision)
         family.check_method(type(self))
@@ -269,7 +269,8 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
             self.arithmetic = Arithmetic(self.model)
         times = 1 + self.addons.take_repeated()
         read = {role: times * count for role, count in self.positions_read.items()}
-        own = self.arithmetic.of_step(sum(read.values()), self.references.positions_read(read))
+        policy = sum(count for role, count in read.items() if self.forward_path.reads(role))
+        own = self.arithmetic.of_step(policy, self.references.positions_read(read))
         return own + self.arithmetic.of_states(self.addons.take_to_states())
 
     # The run around it

@@ -110,6 +110,7 @@ def test_a_mask_with_a_method_and_sam_in_one_recipe(tmp_path, model_path, method
         ({"average_every": 1, "average_from": 3}, "average_from=3, and training ends with step 2"),
         ({"average_every": 1, "load_best_model_at_end": True, "eval_strategy": "steps"}, "load_best_model_at_end"),
         ({"l1_weight": -1.0}, "l1_weight=-1.0; give a finite number at least 0"),
+        ({"l1_weight": 0.1, "model_init_kwargs": {"dtype": "bfloat16"}}, "rounds to nothing in torch.bfloat16"),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(trained, model_path, unloaded, settings, told):  # noqa: F811
@@ -120,3 +121,14 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(trained, model_pat
 def test_steps_that_are_too_few_are_told_before_the_first(trained):  # noqa: F811
     with pytest.raises(ValueError, match="average_from=50, and training ends with step 4"):
         trained(max_steps=-1, num_train_epochs=1, average_every=1, average_from=50)
+
+
+@pytest.mark.parametrize("peft", [None, lora()], ids=["full", "lora"])
+def test_a_step_that_is_lost_in_16_bits_is_refused(trained, peft):  # noqa: F811
+    given = {"model": make_model().bfloat16(), "peft_config": peft}
+    if peft is None:
+        with pytest.raises(ValueError, match="l1_weight shrinks each weight by a little .* torch.bfloat16. Load the"):
+            trained(given=given, train=False, l1_weight=0.1, bf16=True)
+        return
+    # What an adapter trains is of 32 bits.
+    trained(given=given, train=False, l1_weight=0.1, bf16=True)

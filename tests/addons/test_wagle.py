@@ -7,7 +7,15 @@ from align_encoder import make_encoder, make_trainer
 from conftest import make_model, make_tokenizer
 from torch.nn.functional import logsigmoid
 
-from hf_unlearn import DPOUnlearnTrainer, GATrainer, NPOTrainer, RMUTrainer, SimNPOTrainer
+from hf_unlearn import (
+    DPOUnlearnTrainer,
+    GATrainer,
+    NPOTrainer,
+    RepNoiseConfig,
+    RepNoiseTrainer,
+    RMUTrainer,
+    SimNPOTrainer,
+)
 
 
 FORGET = [{"prompt": f"Who is {'x' * (3 * i + 1)}?", "completion": f" A spy{'!' * i}"} for i in range(6)]
@@ -133,10 +141,16 @@ def test_it_goes_on_with_the_mask_of_the_checkpoint_and_no_other(masked, tmp_pat
         masked(max_steps=2, mask_mu=0.1, output_dir=tmp_path / "mu").train(resume_from_checkpoint=checkpoint)
 
 
-def test_a_method_that_begins_with_something_else_is_refused(tmp_path):
-    trainer = make_trainer(tmp_path / "out", make_encoder(tmp_path / "encoder"), mask_by="wagle", retain_loss="nll")
+def test_a_method_that_begins_with_something_else_is_refused(tmp_path, unloaded):
     with pytest.raises(ValueError, match="align_then_unlearn begins by training something else. Choose another"):
-        trainer.train()
+        make_trainer(tmp_path / "out", make_encoder(tmp_path / "encoder"), mask_by="wagle", retain_loss="nll")
+
+
+def test_a_forget_term_of_the_rows_of_all_processes_is_refused_on_several(masked, model_path, unloaded, monkeypatch):
+    monkeypatch.setattr(RepNoiseConfig, "world_size", 2)
+    given = {"model": model_path, "processing_class": make_tokenizer()}
+    with pytest.raises(ValueError, match="repnoise takes that of the rows of all processes together. Choose another"):
+        masked(trainer=RepNoiseTrainer, given=given)
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ from conftest import make_model
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
+from hf_unlearn.bench.adding import added, read_alike
 from hf_unlearn.bench.cases import APART, CASES, select
 from hf_unlearn.bench.flops import model_flops, peak_flops
+from hf_unlearn.bench.measured import measured as measured_file
 from hf_unlearn.bench.memory import PeakMemory
 from hf_unlearn.bench.observe import ForwardCounter
 from hf_unlearn.bench.session import measure_all
 from hf_unlearn.bench.sizes import PRESETS, Size
 from hf_unlearn.bench.summary import summarise
-from hf_unlearn.bench.table import markdown, print_table
+from hf_unlearn.bench.table import markdown, notes, print_table
 from hf_unlearn.cli.main import main
 from hf_unlearn.methods import METHODS
 
@@ -257,7 +259,51 @@ def test_command_line(tmp_path, capsys):
     assert "sft" in capsys.readouterr().out
 
 
+def test_what_was_measured_alike_is_added_to(tmp_path):
+    def measured(labels, created, load=0.1):
+        runs = [run(label, 0, 2.0 if label == "npo_klr" else 1.0) for label in labels]
+        cases = [case for case in select(["all"], False) if case.label in labels]
+        return {"created": created, "size": {"rows": 2}, "settings": {"steps": 1}, "machine": {"threads": 1},
+                "load_before": load, "rows": summarise(runs, cases), "runs": runs}  # fmt: skip
+
+    first, second = measured(["sft", "ga_kl", "npo_klr"], "1999", load=7.0), measured(["sft", "ga_kl"], "2001")
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(first))
+    with pytest.raises(ValueError, match="was measured with machine threads=1, and this is 4. Measure alike"):
+        read_alike(path, second | {"machine": {"threads": 4}})
+    with pytest.raises(ValueError, match="Leave `--add` out"):
+        read_alike(tmp_path / "none.json", second)
+    found = added(read_alike(path, second), second)
+    rows = {row["label"]: row for row in found["rows"]}
+    assert {label: row["created"] for label, row in rows.items()} == {
+        "npo_klr": "1999",
+        "sft": "2001",
+        "ga_kl": "2001",
+    }
+    assert rows["npo_klr"]["time_ratio"]["median"] == 2
+    assert sorted(run["label"] for run in found["runs"]) == ["ga_kl", "npo_klr", "sft"]
+    assert found["load_before"] == 7.0
+
+
+def test_what_is_more_than_a_pass_and_what_is_apart_is_told():
+    result = {"rows": [{"label": name, "method": case.method} for name, case in CASES.items()], "load_before": 0.0,
+              "machine": {"device": "cpu"}}  # fmt: skip
+    told = "\n".join(notes(result))
+    assert "repnoise: the head reads forget rows once for every layer" in told
+    assert all(f"{name} ({why})" in told for name, why in APART.items())
+    result["rows"] = result["rows"][:1]
+    assert not any(name in "\n".join(notes(result)) for name in ("repnoise", "fisher"))
+
+
+def test_no_method_is_above_a_quarter_more_than_fine_tuning_without_a_reason():
+    found = measured_file()
+    explained = {case.label for case in CASES.values() if case.more}
+    ratios = {row["label"]: row["cpu_time_ratio"]["median"] for row in found["rows"] if "error" not in row}
+    assert {label: ratio for label, ratio in ratios.items() if ratio > 1.25 and label not in explained} == {}
+
+
 def test_command_line_mistakes(capsys):
     assert main(["bench", "--methods", "nope"]) == 2
+    assert main(["bench", "--add"]) == 2
     assert main(["bench", "--steps", "0"]) == 2
     assert "steps=0" in capsys.readouterr().err

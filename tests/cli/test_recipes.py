@@ -26,7 +26,8 @@ from hf_unlearn.yaml_file import read_fields
 
 MADE_BY = sorted(ROOT.glob("recipes/*/prepare.yaml"))
 REQUESTS = {ROOT / "recipes" / "demo" / f"{name}.yaml" for name in ("requests", "growing")}
-OTHERS = {*ROOT.glob("recipes/sweeps/**/*.yaml"), *MADE_BY, *REQUESTS}
+BASES = {*ROOT.glob("recipes/**/base.yaml")}
+OTHERS = {*ROOT.glob("recipes/sweeps/**/*.yaml"), *MADE_BY, *REQUESTS, *BASES}
 RECIPES = sorted({*ROOT.glob("recipes/**/*.yaml")} - OTHERS)
 NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 TOFU = [path for path in RECIPES if "tofu" in path.parts]
@@ -51,6 +52,33 @@ def parse(tmp_path):
         return parse_recipe(["--config", str(path), *words])
 
     return parse
+
+
+def test_fields_of_a_base_hold_where_the_recipe_has_no_own(parse, tmp_path):
+    (tmp_path / "shared.yaml").write_text("learning_rate: 1.0e-3\nseed: 3\nmodel_name_or_path: other/model\n")
+    recipe = parse(BASE | {"base": "shared.yaml", "seed": 4})
+    assert (recipe.training.learning_rate, recipe.training.seed) == (1e-3, 4)
+    assert recipe.model.model_name_or_path == "owner/model"
+    assert "base" not in recipe.resolved()
+    # What is misspelt there is named too.
+    (tmp_path / "shared.yaml").write_text("learning_rat: 1.0e-3\n")
+    with pytest.raises(ValueError, match="learning_rat"):
+        parse(BASE | {"base": "shared.yaml"})
+
+
+@pytest.mark.parametrize(
+    ("base", "shared", "error"),
+    [
+        ("none.yaml", "seed: 1", r"base: no file at .*none.yaml"),
+        ("shared.yaml", "base: other.yaml", "has a `base` itself"),
+        ("shared.yaml", "- 1", "shared.yaml must hold `field: value` lines"),
+        (3, "seed: 1", "base: 3; give the name of a file"),
+    ],
+)
+def test_a_base_that_is_none_is_refused(parse, tmp_path, base, shared, error):
+    (tmp_path / "shared.yaml").write_text(shared)
+    with pytest.raises(ValueError, match=error):
+        parse(BASE | {"base": base})
 
 
 # What is shipped

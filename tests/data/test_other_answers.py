@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT, make_args, make_model, make_tokenizer
 from datasets import Dataset
 
-from hf_unlearn.data.alternates import alternate_columns, with_made
+from hf_unlearn.data.alternate_rows import with_made
+from hf_unlearn.data.alternates import alternate_columns
 from hf_unlearn.data.other_answers import from_pool, read_refusals, refused, shuffled
 from hf_unlearn.data.qa import QAFormat
 from hf_unlearn.methods.dpo import DPOUnlearnConfig, DPOUnlearnTrainer

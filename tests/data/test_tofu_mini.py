@@ -112,6 +112,13 @@ def test_models_are_made_once_and_found_by_name(files, base, tmp_path, monkeypat
     assert len(again) == 3
 
 
+def test_attacks_tell_forget_rows_from_authors_that_no_model_saw(files, base, tmp_path):
+    words = ["--benchmark", "tofu_mini", "--benchmark_path", files, "--attacks", "loss", "--fprs", "0.1"]
+    assert main(["audit", "privacy", "--models", str(base), "--output_dir", str(tmp_path), *words]) == 0
+    (model,) = json.loads((tmp_path / "privacy.json").read_text())["models"]
+    assert (model["settings"]["n"]["forget"], model["settings"]["n"]["nonmember"]) == (40, 60)
+
+
 def test_other_rows_make_other_models(files, base, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
     assert _prepare(files, base) == 0

@@ -448,6 +448,16 @@ grid_of_rows = pytest.mark.parametrize(
     ("method", "retain_loss", "adapter"), [cell for cell in CELLS if CASES[cell.values[0]].of_rows]
 )
 
+# Of what does not depend on the retain term: with one of them, in the default suite.
+grid_of_runs = pytest.mark.parametrize(
+    ("method", "retain_loss", "adapter"),
+    [
+        pytest.param(*cell.values, id=cell.id, marks=cell.marks or (() if last else pytest.mark.slow))
+        for cell in CELLS
+        for last in [cell.values[1] == CASES[cell.values[0]].retain_losses[-1]]
+    ],
+)
+
 FORGET = [{"text": f"secret {i:02d} of Ada"} for i in range(8)]
 RETAIN = [{"text": f"common {i:02d} of Bob"} for i in range(12)]
 RAGGED_FORGET = [{"prompt": "Who?", "completion": " Ada" + "!" * i} for i in range(4)]
@@ -617,7 +627,7 @@ def test_accumulation_gives_the_update_of_one_big_batch(build, method):
         assert results["log 2"][key] == pytest.approx(results["log 8"][key], rel=1e-4, abs=1e-6), key
 
 
-@grid
+@grid_of_runs
 def test_resume_gives_the_weights_of_the_uninterrupted_run(build, tmp_path):
     # 8 rows in batches of 2: four steps an epoch, so the run stops and goes on within the second.
     settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 6, "lr_scheduler_type": "linear"}
@@ -629,7 +639,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(build, tmp_path):
     assert not changed(weights(whole.model), weights(resumed.model))
 
 
-@grid
+@grid_of_runs
 def test_a_saved_model_predicts_the_same(build, tmp_path, method, adapter):
     from peft import PeftModel
 
@@ -646,7 +656,7 @@ def test_a_saved_model_predicts_the_same(build, tmp_path, method, adapter):
         assert (loaded(ids).logits - CASES[method].start()(ids).logits).abs().max() > 1e-3
 
 
-@grid
+@grid_of_runs
 def test_evaluation_during_training_sees_forget_rise(build, method):
     trainer = build(
         eval_dataset={"forget": FORGET, "retain": RETAIN}, eval_strategy="steps", eval_steps=2, max_steps=4

@@ -210,6 +210,14 @@ def test_other_answers_are_harmless_rows_where_there_are_some(build):
     assert logged(trainer, "alternate/nll")[-1] < logged(trainer, "alternate/nll")[0]
 
 
+def test_alternates_that_are_given_are_harmless_rows_without_a_source(build):
+    given = {"forget_dataset": ASKED, "alternate_dataset": [{**row, "completion": " No."} for row in ASKED]}
+    trainer = build(Trainer, given, retain_loss="none")
+    assert {*trainer.role_rows(trainer.model.eval(), train_batch(trainer, range(2)))} == {"forget", "alternate"}
+    trainer.train()
+    assert logged(trainer, "alternate/nll")[-1] < logged(trainer, "alternate/nll")[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -4,7 +4,7 @@
 import pytest
 import torch
 from conftest import lora, make_args, make_model, make_tokenizer, weights
-from test_methods import FORGET, RETAIN, knowing, reinforced
+from test_methods import FORGET, RETAIN, knowing, logits, reinforced
 
 from hf_unlearn import METHODS, RetrainConfig, RetrainTrainer
 
@@ -16,19 +16,20 @@ Config, Trainer = METHODS["whp"]
 def run(tmp_path):
     """Trains a model that knows the forget rows."""
 
-    def run(ref_models=None, **settings):
+    def run(ref_models=None, forget=FORGET, train=True, **settings):
         model = make_model()
         model.load_state_dict(knowing())
         args = make_args(Config, tmp_path / "out", **({"alpha": 1.0} | settings))
         trainer = Trainer(
             model=model,
             args=args,
-            forget_dataset=FORGET,
+            forget_dataset=forget,
             retain_dataset=RETAIN if args.retain_loss == "nll" else None,
             processing_class=make_tokenizer(),
             ref_models=ref_models,
         )
-        trainer.train()
+        if train:
+            trainer.train()
         return trainer
 
     return run
@@ -114,4 +115,88 @@ def test_a_reinforced_model_is_needed_before_a_model_is_loaded(tmp_path, model_p
             forget_dataset=FORGET,
             processing_class=make_tokenizer(),
             ref_models=given and {"reinforced": given},
+        )
+
+
+NAMED = [{"text": "secret 01 of Ada, Ada!"}, {"text": "secret of Bob."}, {"text": "no name"}]
+
+
+@pytest.fixture
+def anchors(tmp_path) -> str:
+    """A file whose replacements have more tokens than their terms, and fewer."""
+    (tmp_path / "anchors.json").write_text('{"Ada": "Margaret", "Bob": "Al"}')
+    return str(tmp_path / "anchors.json")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("target", ["softmax", "argmax"])
+def test_generic_predictions_are_of_the_row_with_other_names(run, anchors, target, fused):
+    settings = {"reference": "live", "fused_losses": fused, "whp_target": target}
+    trainer = run(reinforced(), NAMED, train=False, anchors=anchors, **settings)
+    batch = trainer.data_collator([trainer.train_dataset[p] for p in range(3)])
+    trainer.references.open(trainer.accelerator)
+    rows = trainer.role_rows(trainer.model, batch)
+    assert {*rows} == {"forget"}
+    tokenizer, raised = make_tokenizer(), reinforced()["reinforced"]
+    others = {"secret 01 of Ada, Ada!": "secret 01 of Margaret, Margaret!", "secret of Bob.": "secret of Al."}
+    # By hand: the characters that are predicted in both texts, and the end; the second Ada is not.
+    places = {
+        "secret 01 of Ada, Ada!": [*range(14), 16, 17, 21, 22],
+        "secret of Bob.": [*range(11), 13, 14],
+        "no name": [*range(8)],
+    }
+    shifted = {
+        "secret 01 of Ada, Ada!": [*range(14), 21, 22, 31, 32],
+        "secret of Bob.": [*range(11), 12, 13],
+        "no name": [*range(8)],
+    }
+    values = []
+    for text, kept in places.items():
+        own, base, high = (
+            logits(model, {"input_ids": tokenizer(written)["input_ids"]})
+            for model, written in ((trainer.model, text), (trainer.model, others.get(text, text)), (raised, text))
+        )
+        # A BOS is first, so that character i is predicted at token i.
+        ours, entered, raising = own[kept], base[shifted[text]], high[kept]
+        generic = entered - (raising - entered).clamp(min=0)
+        q = generic.softmax(-1)
+        if target == "argmax":
+            q = torch.nn.functional.one_hot(generic.argmax(-1), q.shape[-1]).double()
+        values.append(-(q * ours.log_softmax(-1)).sum(-1).mean())
+    expected = sum(values) / len(values)
+    assert trainer.terms(rows)["forget"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_with_anchors_every_form_of_the_frozen_models_gives_the_same_run(run, anchors):
+    settings = {"anchors": anchors, "retain_loss": "nll", "optim": "sgd"}
+    kept = run(reinforced(), NAMED, reference="cache", **settings)
+    live = run(reinforced(), NAMED, reference="live", forward_passes="split", fused_losses=False, **settings)
+    plain = run(reinforced(), NAMED, **settings | {"anchors": None})
+    for name, tensor in weights(kept.model).items():
+        torch.testing.assert_close(tensor, weights(live.model)[name], rtol=1e-3, atol=1e-5)
+    assert any(not torch.equal(tensor, weights(plain.model)[name]) for name, tensor in weights(kept.model).items())
+    # Rows that frozen models alone read, before training, are no arithmetic of it.
+    assert kept.state.total_flos == pytest.approx(plain.state.total_flos, rel=0.2)
+
+
+@pytest.mark.usefixtures("unloaded")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "anchors='.*' is no file. Give a JSON or YAML file"),
+        ("[Ada]", "holds no terms"),
+        ("Ada: 3", "'Ada': 3. Give two texts"),
+        ("Eve: Ann", "no forget row has any of the 1 terms, such as 'Eve'"),
+    ],
+)
+def test_anchors_that_cannot_be_used_are_refused_before_a_model_is_loaded(tmp_path, model_path, text, expected):
+    file = tmp_path / "anchors.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=expected):
+        Trainer(
+            model=model_path,
+            args=make_args(Config, tmp_path / "out", anchors=str(file), reinforced_model_name_or_path=model_path),
+            forget_dataset=NAMED,
+            processing_class=make_tokenizer(),
         )

@@ -49,6 +49,9 @@ def test_a_rank_is_as_wide_as_the_intervals_leave_it():
     # By hand, lower is better: a and b meet, b and c meet, a is before c; d is behind all; e says nothing.
     ends = {"a": (0.0, 0.2), "b": (0.1, 0.4), "c": (0.3, 0.5), "d": (0.6, 0.7), "e": None}
     assert ranks(ends) == {"a": (1, 3), "b": (1, 4), "c": (2, 4), "d": (4, 5), "e": (1, 5)}
+    # docs/leaderboards.md has these four.
+    del ends["e"]
+    assert [rank_text(rank) for rank in ranks(ends).values()] == ["1–2", "1–3", "2–3", "4"]
     assert [rank_text(rank) for rank in ((1, 1), (2, 4))] == ["1", "2–4"]
 
 

@@ -578,3 +578,14 @@ def test_attacks_that_find_the_rows_are_in_the_headline(report, found, headline,
             model["privacy"] = attacked(0.1)
     verdict = next(v for v in verdicts(report) if v.model == "NPO-KLR")
     assert (verdict.headline, verdict.tone) == (headline, tone)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1.2e-27, "0.000"), (-3e-18, "0.000"), (0.25, "0.250")])
+def test_what_remains_is_0_where_rounding_alone_is_left(value, shown):
+    from hf_unlearn.report.naming import format_metric, format_number
+
+    assert format_number("relearn/worst/remaining", value) == format_number("worst/remaining", value) == shown
+    metric = {"value": value, "interval": [value, 1.0]}
+    assert format_metric("worst/remaining", metric) == f"{shown} [{shown}, 1.000]"
+    # A p-value so small says something.
+    assert format_number("forget_quality", 1.2e-27) == "1.2e-27"

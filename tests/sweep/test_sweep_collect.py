@@ -8,6 +8,7 @@ import pytest
 from sweep_runs import FORGET, attacked, metric
 
 from hf_unlearn.report.sweep.means import tabulate
+from hf_unlearn.report.sweep.spread import spread_of
 from hf_unlearn.sweep.collect import collect
 from hf_unlearn.sweep.expand import Run
 from hf_unlearn.sweep.manifest import read_manifest, write_manifest
@@ -194,6 +195,58 @@ def test_audits_that_were_made_later_into_a_runs_folder_are_read(sweep, tmp_path
     (base,) = found["baselines"]
     assert base["metrics"]["quantize/before/probability"]["value"] == 0.9
     assert base["disagrees"] == []
+
+
+def audited_alone(folder: Path, value: float, rows: str = "rows") -> None:
+    """A retrained model that `hf-unlearn eval` audited into the sweep's folder."""
+    model = {
+        "name": folder.name,
+        "kind": "unlearned",
+        "path": f"made/{folder.name}",
+        "metrics": {FORGET: metric(value)},
+    }
+    model["audited"] = {"sets": {"forget": rows}}
+    report = {"schema_version": 1, "title": "t", "created": "c", "suite": "s", "versions": {}, "settings": {}}
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps({**report, "models": [model]}))
+
+
+def test_further_retrained_models_stand_beside_the_runs_own(sweep, tmp_path):
+    (run,) = sweep(0, privacy={"fprs": [0.1]})
+    finish(run)
+    report = json.loads((run.folder / "report.json").read_text())
+    gold = {"name": "retrained", "kind": "retrained", "path": "r", "metrics": {FORGET: metric(0.1)}}
+    report["models"].append({**gold, "audited": {"sets": {"forget": "rows"}}})
+    (run.folder / "report.json").write_text(json.dumps(report))
+    for name, value in (("retrained-1", 0.2), ("retrained-2", 0.3)):
+        audited_alone(tmp_path / "retrained" / name, value)
+    first = tmp_path / "retrained" / "retrained-1"
+    models = [{"name": "x", "kind": "attacked", "path": "x", **attacked(0.4)}]
+    (first / "privacy").mkdir()
+    text = json.dumps({"schema_version": 1, "title": "t", "models": models})
+    (first / "privacy" / "privacy.json").write_text(text)
+    worst = {
+        "name": "x",
+        "kind": "audited",
+        "path": "elsewhere",
+        "settings": {},
+        "metrics": {"worst/remaining": metric(0.0)},
+    }
+    (first / "quantize").mkdir()
+    (first / "quantize" / "quantize.json").write_text(json.dumps({"schema_version": 1, "models": [worst]}))
+    found = collect(tmp_path)
+    others = found["baselines"][-2:]
+    assert [(one["kind"], one["path"]) for one in others] == [("retrained", f"made/retrained-{i}") for i in (1, 2)]
+    assert [one["metrics"][FORGET]["value"] for one in others] == [0.2, 0.3]
+    assert others[0]["metrics"]["quantize/worst/remaining"]["value"] == 0.0
+    assert others[0]["privacy"]["metrics"]["worst/tpr@1e-1"]["value"] == 0.4
+    assert others[1]["privacy"] is None
+    spread = spread_of(tabulate(found), FORGET)
+    assert sorted(spread.values) == [0.1, 0.2, 0.3]
+    # On other rows it is another number.
+    audited_alone(tmp_path / "retrained" / "other", 0.2, rows="others")
+    with pytest.raises(ValueError, match="other was not audited as the runs' retrained model was .differs in rows of"):
+        collect(tmp_path)
 
 
 def test_secrets_stay_out_of_the_list(sweep, tmp_path):

@@ -13,7 +13,7 @@ from processes import run
 
 from hf_unlearn import METHODS
 from hf_unlearn.audit.draws import Drawing
-from hf_unlearn.data.alternates import prompt_of
+from hf_unlearn.data.alternate_rows import prompt_of
 from hf_unlearn.data.formats import encode
 from hf_unlearn.training import sampled
 
@@ -322,7 +322,7 @@ sys.path.insert(0, {tests!r})
 from conftest import make_args, make_model, make_tokenizer
 from hf_unlearn import METHODS
 from hf_unlearn.audit.draws import Drawing
-from hf_unlearn.data.alternates import prompt_of
+from hf_unlearn.data.alternate_rows import prompt_of
 from hf_unlearn.data.formats import encode
 from hf_unlearn.training import sampled
 keep, asked = sampled.sample_answers, []

@@ -49,6 +49,11 @@ class WeightMask(AddOn):
                 "mask_by: a mask chooses entries of the model's own weights, and an adapter changes all of them. "
                 "Leave `mask_by` or the adapter out."
             )
+        if self.by == WAGLE and (why := method.unscored(args)):
+            raise ValueError(
+                f"mask_by='wagle' scores weights by the forget term that training begins with, and {method.method} "
+                f"{why}. Choose another `mask_by`."
+            )
 
     def load(self, roles: Mapping, collator) -> None:
         """Raises `ValueError` if the score is of rows that the run does not have."""

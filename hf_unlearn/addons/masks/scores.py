@@ -104,11 +104,6 @@ class Scorer:
     def _forget_terms(self) -> Iterator[tuple[Tensor, int]]:
         """The method's forget term over the pairs of an epoch, summed over micro-batches, and their number."""
         trainer = self.trainer
-        if not trainer.trains_model:
-            raise ValueError(
-                f"mask_by='wagle' scores weights by the forget term that training begins with, and {trainer.method} "
-                "begins by training something else. Choose another `mask_by`."
-            )
         for positions in self._shares(range(len(trainer.train_dataset)), self.args.per_device_train_batch_size):
             batch = trainer.data_collator([trainer.train_dataset[position] for position in positions])
             batch = {name: values.to(self.accelerator.device) for name, values in batch.items()}

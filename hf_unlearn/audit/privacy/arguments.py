@@ -9,7 +9,7 @@ from ..arguments import LoadingArguments
 
 
 # Benchmarks that come with rows like the forget rows which no model has seen.
-WITH_HOLDOUT = ("world", "vqa_world", "vqa_v2")
+WITH_HOLDOUT = ("world", "vqa_world", "vqa_v2", "tofu_mini")
 
 
 @dataclass
@@ -25,9 +25,7 @@ class PrivacyArguments(DataArguments, LoadingArguments):
     )
     nonmember_dataset: str | None = field(
         default=None,
-        metadata={
-            "help": "Rows like the forget rows that no model was trained on. Default: an embedded world's holdout."
-        },
+        metadata={"help": "Rows like the forget rows that no model was trained on. Default: the benchmark's holdout."},
     )
     nonmember_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration on the Hub."})
     nonmember_dataset_split: str = field(default="train", metadata={"help": "Its split on the Hub."})

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of an audit of robustness: forget rows by group, rows to keep, and rows that no model saw."""
 
+import logging
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,10 @@ from ...data.sources import load_rows
 from ..base import Prepared
 from ..sets import AuditSet, read_sets, rows_digest
 from .arguments import RobustnessArguments
+from .recovery import FEWEST_GROUPS
 
 
+logger = logging.getLogger(__name__)
 # What the rows of a benchmark are about: a column, or so many rows one after the other.
 GROUPS: dict[str, str | int] = {"world": "person", "tofu": 20, "tofu_mini": 20}
 
@@ -74,6 +77,12 @@ def prepare_rows(args: RobustnessArguments, qa: QAFormat, tokenizer: Any) -> Rob
     rows = {name: encoded_rows(one, tokenizer, qa, args.max_length) for name, one in sets.items()}
     by = args.group_by or GROUPS.get(args.benchmark)
     groups = {name: groups_of(one, by, loaded.places.get(name)) for name, one in sets.items()}
+    if (found := len({*groups["forget"]})) < FEWEST_GROUPS:
+        logger.warning(
+            "The forget rows are of %d group%s, and an interval requires %d: what is measured will decide nothing. "
+            "Give rows about more people or documents, or another `group_by`.", found, "s" * (found != 1),
+            FEWEST_GROUPS,
+        )  # fmt: skip
     return RobustnessPrepared(tokenizer, rows, qa, sets, groups)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...report.drawing import save_figures
+from ...report.naming import format_interval, format_number
 from ...report.robustness import panels, robustness_figure
 from ...report.sections import AUDITS_KEY, cell_of, section_cell
 from ...report.table import Cell
@@ -76,7 +77,14 @@ class RobustnessView(AuditView):
         if details.get("says"):
             said = f"{said}; {details['says']}"
         cells = [_text(word) for word in words]
-        return {"model": name, "cells": [*cells, cell_of(worst), _text(said)]}
+        return {"model": name, "cells": [*cells, _remaining(worst), _text(said)]}
+
+
+def _remaining(worst: Mapping[str, Any] | None) -> dict[str, Any]:
+    if worst is None or worst["value"] is None:
+        return cell_of(worst)
+    text, interval = format_number(WORST, worst["value"]), format_interval(WORST, worst)
+    return section_cell(Cell(text, interval, (f"n = {worst['n']:,}",)))
 
 
 def _number(value: Any) -> Any:

@@ -101,6 +101,10 @@ class AlignThenUnlearnTrainer(UnlearnTrainer):
     # What the method says of itself
 
     @classmethod
+    def unscored(cls, args) -> str:
+        return "begins by training something else"
+
+    @classmethod
     def check_early(cls, args, roles, processor, config) -> None:
         count = config.get_text_config().num_hidden_layers
         check_layer("layer_id", args.layer_of(count), count)

@@ -109,10 +109,7 @@ def tabulate(sweep: dict[str, Any]) -> Table:
         `ValueError`: if the rule cannot be applied, reads a metric that no run has, or a column would hold two metrics
             of one name.
     """
-    settings = sweep["settings"]
-    rule = Rule(**settings["select"])
-    forget, utility = _axes(sweep, rule)
-    selection = _selected(sweep, rule, forget, utility)
+    rule, forget, utility, selection = selection_of(sweep)
     rows = [*_baseline_rows(sweep), *_result_rows(selection, rule)]
     metrics = main_metrics(sweep, forget, utility)
     _check_definitions(sweep, metrics)
@@ -120,6 +117,17 @@ def tabulate(sweep: dict[str, Any]) -> Table:
         row.cells = {name: cell_of(row.points, name) for name in (*metrics, SECONDS)}
     told = rule.told(forget, utility)
     return Table(rows, metrics, forget, utility, told, selection.unmet, _retrained_seconds(sweep))
+
+
+def selection_of(sweep: dict[str, Any]) -> tuple[Rule, str | None, str | None, Selection]:
+    """The sweep's rule, the metrics that it reads, and what it selects.
+
+    Raises:
+        `ValueError`: see [`tabulate`].
+    """
+    rule = Rule(**sweep["settings"]["select"])
+    forget, utility = _axes(sweep, rule)
+    return rule, forget, utility, _selected(sweep, rule, forget, utility)
 
 
 def _check_definitions(sweep: dict[str, Any], metrics: list[str]) -> None:
@@ -252,14 +260,24 @@ def _axes(sweep: dict, rule: Rule) -> tuple[str | None, str | None]:
 
 
 def _selected(sweep: dict, rule: Rule, forget, utility) -> Selection:
-    def target_value(run: dict) -> float | None:
+    def of_baseline(kind: str, run: dict, name: str | None) -> float | None:
         for one in sweep["baselines"]:
-            if (one["kind"], one["path"], one["target"]) == ("target", run["model"], run["target"]):
-                return _values(one).get(forget)
+            own = one["kind"] == kind and one["target"] == run["target"]
+            if own and (kind == "retrained" or one["path"] == run["model"]):
+                return _values(one).get(name)
         return None
 
+    def losses(point: Point) -> tuple[float | None, float | None]:
+        mine, kept = point.values.get(forget), point.values.get(utility)
+        before, gold = of_baseline("target", point.run, utility), of_baseline("retrained", point.run, forget)
+        metric = point.run["metrics"].get(forget) or {"direction": "lower"}
+        if mine is not None:
+            mine = -mine if metric["direction"] == "higher" else mine if gold is None else abs(mine - gold)
+        return mine, None if None in (kept, before) else before - kept
+
     points = [point for run in sweep["runs"] for point in points_of(run)]
-    return select(rule, points, forget, utility, target_value, sweep["settings"]["tuning_seed"])
+    seed = sweep["settings"]["tuning_seed"]
+    return select(rule, points, forget, utility, lambda run: of_baseline("target", run, forget), seed, losses)
 
 
 def _baseline_rows(sweep: dict) -> list[Row]:

@@ -12,9 +12,13 @@ FORMS = {
     "last": re.compile("last"),
     "first": re.compile(rf"first forget <= {NUMBER} \* target"),
     "best": re.compile(rf"best utility s\.t\. forget <= {NUMBER}"),
+    "kept": re.compile(rf"best forget s\.t\. utility >= target - {NUMBER}"),
     "pareto": re.compile("pareto"),
 }
-GRAMMAR = "`last`, `first forget <= X * target`, `best utility s.t. forget <= X` or `pareto`"
+GRAMMAR = (
+    "`last`, `first forget <= X * target`, `best utility s.t. forget <= X`, `best forget s.t. utility >= target - X` "
+    "or `pareto`"
+)
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Rule:
     """A selection rule.
 
     Args:
-        kind (`str`): `last`, `first`, `best` or `pareto`.
-        bound (`float`, *optional*): X of `first` and `best`.
+        kind (`str`): `last`, `first`, `best`, `kept` or `pareto`.
+        bound (`float`, *optional*): X of `first`, `best` and `kept`.
         forget, utility (`str`, *optional*): metrics that it reads; by default those of the report.
     """
 
@@ -43,6 +47,11 @@ class Rule:
             "best": (
                 f"best: of every method the setting and evaluation with the largest {utility} among those with "
                 f"{forget} <= {self.bound}"
+            ),
+            "kept": (
+                f"best: of every method the setting and evaluation with the best {forget} (the nearest to the "
+                f"retrained model's, of a test's p-value the largest) among those with {utility} at least the "
+                f"target's less {self.bound}"
             ),
             "pareto": (
                 f"pareto: of every method the settings and evaluations that no other of it beats in both {forget} "
@@ -110,11 +119,12 @@ def select(
     utility: str | None,
     target_values: Callable[[dict], float | None],
     tuning_seed: int | None = None,
+    losses: Callable[["Point"], tuple[float | None, float | None]] | None = None,
 ) -> Selection:
     """Applies a rule.
 
-    `best` and `pareto` choose a setting by its mean over targets and seeds: those of the tuning seed if there is one,
-    which then count in no mean, else of all.
+    `best`, `kept` and `pareto` choose a setting by its mean over targets and seeds: those of the tuning seed if there
+    is one, which then count in no mean, else of all.
 
     Args:
         rule ([`Rule`]): the same for all methods.
@@ -122,18 +132,21 @@ def select(
         forget, utility (`str`): metrics.
         target_values (`Callable`): of a run, the target model's forget metric.
         tuning_seed (`int`, *optional*): see above.
+        losses (`Callable`): of a point, how far its forget metric is from the retrained model's, and how much less
+            than the target's its utility is; `kept` reads it.
 
     Raises:
         `ValueError`: if the rule cannot be applied to these points.
     """
     if rule.kind == "last":
         return Selection([point for point in points if point.step is None], [])
-    needed = {"first": [forget], "best": [forget, utility], "pareto": [forget, utility]}[rule.kind]
+    needed = [forget] if rule.kind == "first" else [forget, utility]
     if None in needed:
         raise ValueError(f"select: {rule.kind!r} needs metrics of forgetting and utility; the runs have none.")
     if rule.kind == "first":
         return _first(rule.bound, points, forget, target_values)
-    means = _candidate_means(points, forget, utility, tuning_seed)
+    read = losses if rule.kind == "kept" else lambda point: (point.values.get(forget), point.values.get(utility))
+    means = _candidate_means(points, read, tuning_seed)
     if rule.kind == "pareto" and all(len(found) < 2 for found in means.values()):
         raise ValueError(
             "select: 'pareto' chooses among several points of a method, and every method has one. Give a `grid`, or "
@@ -141,10 +154,12 @@ def select(
         )
     chosen, unmet = set(), []
     for label, found in means.items():
-        best = _front(found) if rule.kind == "pareto" else _best(found, rule.bound)
-        chosen |= {(label, *candidate) for candidate in best}
+        best = CHOICES[rule.kind](found, rule.bound)
         if not best:
             unmet.append(label)
+            # What a method does where it cannot keep the rest is a result too.
+            best = _least_lost(found) if rule.kind == "kept" else []
+        chosen |= {(label, *candidate) for candidate in best}
     return Selection([point for point in points if point.candidate in chosen], unmet)
 
 
@@ -165,15 +180,14 @@ def _first(bound: float, points: list[Point], forget: str, target_values: Callab
     return Selection(chosen, unmet)
 
 
-def _candidate_means(points, forget, utility, tuning_seed) -> dict[str, dict[tuple, tuple[float, float]]]:
-    """Of every method and candidate the mean forget and utility metrics, where both are defined in every run."""
+def _candidate_means(points, read, tuning_seed) -> dict[str, dict[tuple, tuple[float, float]]]:
+    """Of every method and candidate the means of both numbers that are read, where they are defined in every run."""
     runs: dict[str, dict[tuple, list[tuple]]] = {}
     for point in points:
         if tuning_seed is not None and point.run["seed"] != tuning_seed:
             continue
         label, *candidate = point.candidate
-        pair = point.values.get(forget), point.values.get(utility)
-        runs.setdefault(label, {}).setdefault(tuple(candidate), []).append(pair)
+        runs.setdefault(label, {}).setdefault(tuple(candidate), []).append(read(point))
     means: dict[str, dict[tuple, tuple[float, float]]] = {}
     for label, found in runs.items():
         # Over fewer runs than others have, a mean is of something else.
@@ -191,7 +205,17 @@ def _best(found: dict[tuple, tuple[float, float]], bound: float) -> list[tuple]:
     return [max(allowed, key=allowed.get)] if allowed else []
 
 
-def _front(found: dict[tuple, tuple[float, float]]) -> list[tuple]:
+def _kept(found: dict[tuple, tuple[float, float]], bound: float) -> list[tuple]:
+    # In floating point 0.86 - 0.84 is more than 0.02.
+    allowed = {candidate: distance for candidate, (distance, lost) in found.items() if lost <= bound + 1e-9}
+    return [min(allowed, key=allowed.get)] if allowed else []
+
+
+def _least_lost(found: dict[tuple, tuple[float, float]]) -> list[tuple]:
+    return [min(found, key=lambda candidate: found[candidate][1])] if found else []
+
+
+def _front(found: dict[tuple, tuple[float, float]], bound: float | None = None) -> list[tuple]:
     return [
         candidate for candidate, point in found.items() if not any(beats(other, point) for other in found.values())
     ]
@@ -204,3 +228,6 @@ def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def _at_most(value: float | None, bound: float) -> bool:
     return value is not None and value <= bound
+
+
+CHOICES = {"best": _best, "kept": _kept, "pareto": _front}

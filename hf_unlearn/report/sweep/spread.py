@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far models that never saw the forget rows differ among themselves: what "like retrained" can mean.
 
-The retrained model that the runs are compared with, others of a sweep's `retrained`, and every run of the method
-`retrain` on the retain rows are such models.
+The retrained model that the runs are compared with, those that were audited into the sweep's folder, and every run of
+the method `retrain` on the retain rows are such models.
 """
 
 import math

@@ -124,7 +124,9 @@ def missing_lines(sweep: dict[str, Any], table: Table) -> str:
     lines = [f"- {one['name']}: {one['why']}" for one in sweep["missing"][:MOST_NAMED]]
     if len(sweep["missing"]) > MOST_NAMED:
         lines.append(f"- and {len(sweep['missing']) - MOST_NAMED} more")
-    lines += [f"- {name}: nothing in it meets the rule" for name in table.unmet]
+    shown = {row.label for row in table.of("result")}
+    most = {True: ": the setting that keeps most is shown", False: ""}
+    lines += [f"- {name}: nothing in it meets the rule{most[name in shown]}" for name in table.unmet]
     for one in sweep["baselines"]:
         if one["disagrees"]:
             names = ", ".join(one["disagrees"][:3])

@@ -29,8 +29,14 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _fresh(tmp_path, monkeypatch):
-    # Runs that another test made are not found.
+def _shared(place, monkeypatch):
+    # The same run of the attack on the same model is made once for all tests.
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(place[0] / "cache"))
+
+
+@pytest.fixture
+def fresh(_shared, tmp_path, monkeypatch):
+    """Runs that another test made are not found."""
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
 
 
@@ -101,7 +107,8 @@ def test_a_model_that_never_knew_passes_also_where_the_tested_rows_are_taught(pl
     assert (after - start) / (found.details["original_before"] - start) > 0.3
     assert abs(found.value) < 0.1
     assert found.details["verdict"] == "not recovered within budget"
-    assert found.details["saved_steps"] == pytest.approx(0, abs=16)
+    # It is no faster: the other one shows as much after as many steps, or never.
+    assert found.details["saved_steps"] in (0, None)
     # A model that hides what it knew is faster.
     hidden = measured(place, refusing(), **how).compare(r, o)["probability/remaining"]
     # The other one does not get there at all.
@@ -222,7 +229,7 @@ def test_small_steps_are_not_lost_in_bfloat16():
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_an_attack_leaves_no_trace(place, monkeypatch, adapter):
+def test_an_attack_leaves_no_trace(place, fresh, monkeypatch, adapter):
     one = model()
     one.train()
     one.model.layers[0].eval()
@@ -244,7 +251,7 @@ def test_an_attack_leaves_no_trace(place, monkeypatch, adapter):
     assert same(before, state(one))
 
 
-def test_an_adapter_is_merged_and_left_as_it_was(place):
+def test_an_adapter_is_merged_and_left_as_it_was(place, fresh):
     from peft import get_peft_model
 
     adapted = get_peft_model(model(), lora(init_lora_weights=False))
@@ -257,7 +264,7 @@ def test_an_adapter_is_merged_and_left_as_it_was(place):
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_a_seed_gives_the_same_twice_and_another_seed_does_not(place, monkeypatch, adapter):
+def test_a_seed_gives_the_same_twice_and_another_seed_does_not(place, fresh, monkeypatch, adapter):
     monkeypatch.setattr(measuring, "_read", lambda path: None)
     # A rate that an earlier one has trained before starts from the model as it is.
     once = measured(place, refusing(), adapter=adapter, learning_rates=[1e-2, 3e-3], max_steps=2)
@@ -269,7 +276,7 @@ def test_a_seed_gives_the_same_twice_and_another_seed_does_not(place, monkeypatc
     assert by_seed[0].tested.logps != by_seed[1].tested.logps
 
 
-def test_an_attack_that_was_ended_goes_on(place, monkeypatch):
+def test_an_attack_that_was_ended_goes_on(place, fresh, monkeypatch):
     whole = measured(place, model(), learning_rates=[1e-3, 3e-3], seeds=[7])
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(place[0] / "ended"))
     runs, train = [], RelearnAudit._trained

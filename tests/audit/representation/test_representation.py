@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import lora, make_model, make_tokenizer, weights
+from conftest import lora, make_model, make_tokenizer
 
-from hf_unlearn.audit.base import Context
 from hf_unlearn.audit.registry import AUDITS
 from hf_unlearn.audit.representation.erasure import erasure
 from hf_unlearn.audit.representation.result import Representation
@@ -95,9 +94,12 @@ def metrics(report: dict, name: str) -> dict:
 
 
 def test_a_masked_head_hides_nothing_from_another(place, tmp_path):
-    report = found(place, tmp_path, "masked", "--vectors", "1:7", "2:0")
+    words = ["--vectors", "1:7", "2:0", "--scores", "probability", "exact_match", "known"]
+    report = found(place, tmp_path, "masked", *words)
     mine = metrics(report, "masked")
     assert mine["before/exact_match"]["value"] == 0
+    assert mine["directions/known/remaining"]["details"]["before"] == 0
+    assert mine["directions/known/remaining"]["details"]["original_before"] > 0.9
     # Its own head cannot say it.
     assert mine["lens/readable/remaining"]["value"] < 0.1
     assert mine["lens_original/readable/remaining"]["value"] == pytest.approx(1, abs=1e-3)
@@ -208,57 +210,6 @@ def test_what_cannot_be_read_is_refused_before_a_model_loads(
     assert main([*asked(place, "masked", *words, **paths), "--output_dir", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, error), error
-
-
-def measured(place, model, fails: bool = False):
-    """One measurement by hand, of a loaded model."""
-    from hf_unlearn.modeling import load_checkpoint
-    from hf_unlearn.runs.audits import read_block
-
-    kind = AUDITS["representation"]
-    fields = {
-        "model_name_or_path": str(place / "masked"),
-        "original_model_name_or_path": str(place / "original"),
-        "retrained_model_name_or_path": str(place / "retrained"),
-        "forget_dataset": str(place / "forget.jsonl"),
-        "retain_dataset": str(place / "retain.jsonl"),
-        "parts": ["weights", "lens", "erasure", "restoration", "directions", "similarity"],
-        "seeds": [0],
-    }
-    args, qa = read_block(kind, fields)
-    load = load_checkpoint
-    context = Context(load, progress=False)
-    context.original = lambda: load(str(place / "original"))
-    context.retrained = lambda: load(str(place / "retrained"))
-    return kind, kind.measure(model, args, kind.prepare(args, qa), context)
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_an_audit_leaves_no_trace(place, monkeypatch, fails):
-    from hf_unlearn.audit.representation import measure
-    from hf_unlearn.modeling import load_checkpoint
-
-    model = load_checkpoint(str(place / "masked")).train()
-    model.lm_head.weight.requires_grad_(False)
-    before, grads = weights(model), [p.requires_grad for p in model.parameters()]
-    torch.manual_seed(3), np.random.seed(3), random.seed(3)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    if fails:
-        monkeypatch.setattr(measure.RepresentationAudit, "_directions", lambda *a: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            measured(place, model)
-    else:
-        _, result = measured(place, model)
-        again = Representation.from_dict(json.loads(json.dumps(result.to_dict())))
-        assert again.to_dict() == result.to_dict()
-        assert measured(place, model)[1].values() == result.values()
-    assert model.training
-    assert [p.requires_grad for p in model.parameters()] == grads
-    assert all(torch.equal(before[name], value) for name, value in weights(model).items())
-    assert not any(module._forward_hooks for module in model.modules())
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert (np.random.get_state()[1] == states[1]).all()
-    assert random.getstate() == states[2]
 
 
 def test_erasure_is_the_clipped_share_of_what_a_model_that_never_knew_loses():

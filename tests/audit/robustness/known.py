@@ -4,6 +4,7 @@
 import copy
 import functools
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -100,22 +101,40 @@ def files(folder: Path) -> dict[str, str]:
     return found
 
 
-def state(one) -> dict:
-    """Everything that an audit must leave as it was."""
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def state(one, of=None) -> dict:
+    """Everything that an audit must leave as it was: of a model, its tokenizer (`of`), and of the process."""
+    named = dict(one.named_modules())
+    peft = ("peft_config", "active_adapter", "active_adapters")
     return {
         "tensors": {name: tensor.clone() for name, tensor in one.state_dict().items()},
-        "modes": {name: module.training for name, module in one.named_modules()},
-        "classes": {name: type(module) for name, module in one.named_modules()},
-        "hooks": {name: len(module._forward_hooks) for name, module in one.named_modules()},
+        "modes": {name: module.training for name, module in named.items()},
+        "classes": {name: type(module) for name, module in named.items()},
+        "hooks": {name: [len(getattr(module, kind)) for kind in HOOKS] for name, module in named.items()},
+        "forwards": {name: vars(module).get("forward") for name, module in named.items()},
         "trainable": {name: parameter.requires_grad for name, parameter in one.named_parameters()},
-        "gradients": [name for name, parameter in one.named_parameters() if parameter.grad is not None],
+        "gradients": {
+            name: parameter.grad.tolist() for name, parameter in one.named_parameters() if parameter.grad is not None
+        },
         "attributes": {*vars(one)},
+        "config": one.config.to_dict(),
+        "generation": one.generation_config.to_dict(),
+        "adapters": {name: str(getattr(one, name, None)) for name in peft},
+        "disabled": [bool(getattr(module, "disable_adapters", False)) for module in named.values()],
+        "tokenizer": of
+        and {name: getattr(of, name) for name in ("padding_side", "truncation_side", "pad_token", "chat_template")},
         "torch": torch.get_rng_state().tolist(),
-        "numpy": np.random.get_state()[1].tolist(),
+        "numpy": [str(part) for part in np.random.get_state(legacy=False).values()],
+        "random": random.getstate(),
+        "gradient mode": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
     }
 
 
 def same(before: dict, after: dict) -> bool:
     """Whether nothing differs in any bit."""
-    ours, theirs = before.pop("tensors"), after.pop("tensors")
-    return before == after and ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+    ours, theirs = before["tensors"], after["tensors"]
+    rest = [{name: part for name, part in one.items() if name != "tensors"} for one in (before, after)]
+    return rest[0] == rest[1] and ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)

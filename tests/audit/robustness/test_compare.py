@@ -122,6 +122,31 @@ def test_without_a_comparator_or_an_original_nothing_is_divided():
         assert mine.metrics["probability/after"].value == pytest.approx(0.9, abs=0.02)
 
 
+def test_a_race_counts_the_steps_that_are_saved():
+    curves = {"u": [0.1, 0.6, 0.6], "r": [0.05, 0.1, 0.65], "o": [0.95] * 3}
+
+    def race(data: str, r=curves["r"], u=curves["u"]) -> dict:
+        models = [result(0.05, {"rate": u}, seed=1, data=data), result(0.05, {"rate": r}, seed=2, data=data)]
+        for one in models[0].measured[2:]:
+            # No more than a step before, in every row.
+            one.tested = scores([0.45] * N)
+        return (
+            models[0]
+            .compare(models[1], result(0.95, {"rate": curves["o"]}, seed=3, data=data))["probability/remaining"]
+            .details
+        )
+
+    found = race("teach")
+    assert found["setting"] == "rate, step 2"
+    # The model that never knew is there two steps later.
+    assert found["saved_steps"] == 2
+    assert found["steps_to_half"] == 2
+    assert race("teach", r=[0.7, 0.7, 0.7])["saved_steps"] == -1
+    assert race("teach", r=[0.05, 0.1, 0.2])["saved_steps"] is None
+    # Where other rows are tested, nobody is taught them.
+    assert "saved_steps" not in race("split")
+
+
 def test_an_attack_that_always_damages_says_nothing():
     broken = result(0.95, {"weak": [0.5] * 3, "strong": [0.4] * 3}, seed=1)
     found = unlearned().compare(retrained(), broken)

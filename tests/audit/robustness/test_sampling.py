@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, make_tokenizer, weights
+from conftest import make_model, make_tokenizer
 from taught import FORGET, RETAIN, encoded, original, prepared_of, retrained, save, write
 
 from hf_unlearn.audit.base import Context
@@ -186,22 +186,12 @@ def test_the_temperature_is_that_of_the_probabilities():
     assert scaled["leak_exact@1"] == pytest.approx(warm["leak_exact@1"], rel=1e-4)
 
 
-def test_it_leaves_the_model_and_all_random_states_as_they_were():
-    model = original().train()
-    before, settings = weights(model), model.generation_config.to_dict()
-    torch.manual_seed(5)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    first = measured(model, mode="both", samples=3, ks=[1, 3], max_new_tokens=8)
-    assert all(torch.equal(before[name], value) for name, value in weights(model).items())
-    assert model.training
-    assert model.generation_config.to_dict() == settings
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert random.getstate() == states[2]
-    assert (np.random.get_state()[1] == states[1]).all()
-    again = measured(model, mode="both", samples=3, ks=[1, 3], max_new_tokens=8)
-    assert again.measured == first.measured
-    other = measured(model, mode="both", samples=3, ks=[1, 3], max_new_tokens=8, seeds=[7])
-    assert other.measured != first.measured
+def test_a_seed_gives_the_same_twice_and_another_seed_does_not():
+    model = original()
+    first, again, other = (
+        measured(model, mode="both", samples=3, ks=[1, 3], max_new_tokens=8, seeds=[seed]) for seed in (0, 0, 7)
+    )
+    assert first.measured == again.measured != other.measured
 
 
 @pytest.mark.parametrize(

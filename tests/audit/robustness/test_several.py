@@ -169,6 +169,7 @@ def test_a_run_is_audited_and_its_line_says_so(place, tmp_path, capsys):
     recipe.write_text(yaml.safe_dump(content))
     assert main(["run", str(recipe), "--output_dir", str(folder)]) == 0
     report = json.loads((folder / "report.json").read_text())
+    assert report["machine"]["processors"] >= 1
     (verdict,) = verdicts(report)
     assert verdict.line.endswith("unresolved whether it comes back by quantize")
     for name in ("report.md", "report.html", "README.md"):

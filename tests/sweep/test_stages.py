@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two stages: settings on the tuning seed, then the chosen one of each method on the other seeds; and the rule that
+chooses the nearest to retrained among those that keep enough. What a run does is played."""
+
+import csv
+import json
+
+import pytest
+import yaml
+from conftest import ROOT
+from sweep_runs import FORGET, UTILITY, baseline, metric, run_of, sweep_of
+
+from hf_unlearn import METHODS
+from hf_unlearn.cli import sweep as command
+from hf_unlearn.cli.main import main
+from hf_unlearn.report.sweep.means import tabulate
+from hf_unlearn.report.sweep.rules import read_rule
+from hf_unlearn.report.sweep.tables import missing_lines
+from hf_unlearn.sweep.progress import DONE, state_of
+from hf_unlearn.sweep.spec import read_spec
+
+
+KEPT = "best forget s.t. utility >= target - 0.02"
+
+
+def chosen(runs, **settings):
+    """Rows of the table under the rule, by their variant; seed 0 is tuned on."""
+    baselines = [baseline("target", 1.0, 0.86), baseline("retrained", 0.1, 0.9)]
+    select = {"rule": KEPT, "forget": FORGET, "utility": UTILITY}
+    table = tabulate(sweep_of(runs, baselines, select, tuning_seed=0, **settings))
+    return [row.variant for row in table.of("result")], table
+
+
+def both(label, beta, forget, utility, **more):
+    return [run_of(label, forget, utility, seed=seed, setting={"beta": beta}, **more) for seed in (0, 1)]
+
+
+# The rule
+
+
+def test_the_nearest_to_retrained_is_chosen_among_those_that_keep_enough():
+    # The retrained model shows 0.1: 0.0 is as far as 0.2, and 0.08 is nearer; what loses 0.03 is out.
+    runs = [*both("npo", 1, 0.0, 0.86), *both("npo", 2, 0.08, 0.84), *both("npo", 3, 0.1, 0.83)]
+    variants, table = chosen(runs)
+    assert variants == ["beta=2"]
+    assert "the nearest to the retrained model's" in table.rule
+    assert "at least the target's less 0.02" in table.rule
+
+
+def test_the_setting_is_chosen_by_the_tuning_seed_alone():
+    runs = [*both("npo", 1, 0.1, 0.86), *both("npo", 2, 0.3, 0.86)]
+    runs[0]["values"][FORGET], runs[1]["values"][FORGET] = 0.9, 0.1
+    assert chosen(runs)[0] == ["beta=2"]
+
+
+def test_of_p_values_the_largest_is_best():
+    runs = [*both("npo", 1, 0.0, 0.86), *both("npo", 2, 0.0, 0.86)]
+    for run, p in zip(runs, (0.01, 0.01, 0.4, 0.4), strict=True):
+        run["metrics"]["forget_quality"] = metric(p, "higher")
+        run["values"]["forget_quality"] = p
+    select = {"rule": KEPT, "forget": "forget_quality", "utility": UTILITY}
+    table = tabulate(sweep_of(runs, [baseline("target", 1.0, 0.86)], select, tuning_seed=0))
+    assert [row.variant for row in table.of("result")] == ["beta=2"]
+
+
+def test_a_method_that_keeps_too_little_shows_what_keeps_most_and_is_named():
+    runs = [*both("npo", 1, 0.1, 0.86), *both("ga", 1, 0.1, 0.2), *both("ga", 2, 0.5, 0.3)]
+    variants, table = chosen(runs)
+    assert variants == ["beta=1", "beta=2"]
+    assert table.unmet == ["ga"]
+    assert missing_lines(sweep_of(runs), table) == (
+        "- ga: nothing in it meets the rule: the setting that keeps most is shown"
+    )
+
+
+def test_a_rule_is_read_with_its_bound():
+    assert (read_rule(KEPT, "x").kind, read_rule(KEPT, "x").bound) == ("kept", 0.02)
+
+
+# The stages
+
+# Rate to what a run shows of the forget and the retain rows.
+SHOWN = {"ga": {1e-4: (0.9, 0.9), 1e-3: (0.0, 0.1)}, "npo": {1e-4: (0.5, 0.9), 1e-3: (0.1, 0.85)}}
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """A sweep file and what was run by each call of the command; `broken` runs fail."""
+    broken, worked = set(), []
+
+    def work(runs, states, *_):
+        waiting = [run for run in runs if states[run.name] != DONE]
+        worked.append([run.name for run in waiting])
+        for run in waiting:
+            if run.name not in broken:
+                finish(run)
+        return 1 if any(run.name in broken for run in waiting) else 0
+
+    def finish(run):
+        forget, utility = SHOWN[run.label][run.setting["learning_rate"]]
+        shown = {"target": (1.0, 0.86), "retrained": (0.1, 0.9), "unlearned": (forget, utility)}
+        models = [
+            {"name": kind, "kind": kind, "path": kind, "metrics": {FORGET: metric(f), UTILITY: metric(u, "higher")}}
+            for kind, (f, u) in shown.items()
+        ]
+        models[0]["path"] = run.resolved["model_name_or_path"]
+        about = {"schema_version": 1, "title": "t", "created": "c", "suite": "s", "versions": {}}
+        run.folder.mkdir(parents=True)
+        text = json.dumps({**about, "settings": {run.name: run.resolved}, "models": models})
+        (run.folder / "report.json").write_text(text)
+        assert state_of(run) == DONE
+
+    monkeypatch.setattr(command, "_work", work)
+    for name in ("ga", "npo"):
+        fields = {"method": name, "model_name_or_path": "m", "forget_dataset": "f.jsonl", "report_to": "none"}
+        fields |= {"retain_dataset": "r.jsonl", "retrained_model_name_or_path": "retrained"}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(fields))
+    content = {"recipes": ["ga.yaml", "npo.yaml"], "grid": {"learning_rate": [1e-4, 1e-3]}, "seeds": [0, 1, 2]}
+    content |= {"tuning_seed": 0, "stages": 2, "select": {"rule": KEPT, "forget": FORGET, "utility": UTILITY}}
+    content |= {"output_dir": str(tmp_path / "out")}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    return str(tmp_path / "sweep.yaml"), worked, broken
+
+
+def test_only_the_chosen_setting_of_each_method_runs_with_the_other_seeds(sweep, tmp_path, capsys):
+    file, worked, _ = sweep
+    assert main(["sweep", file, "--dry_run"]) == 0
+    assert "4 runs, 1 seeds" in (told := capsys.readouterr().out)
+    assert "Then each method's chosen setting with the other seeds, of 8 that may be." in told
+    assert main(["sweep", file]) == 0
+    first = [f"{m}-learning_rate={r}-seed0" for m in ("ga", "npo") for r in ("0.0001", "0.001")]
+    # Gradient ascent at the higher rate keeps too little; at the lower it forgets little, and is what there is.
+    second = [f"{m}-learning_rate={r}-seed{s}" for m, r in (("ga", "0.0001"), ("npo", "0.001")) for s in (1, 2)]
+    assert worked == [first, second]
+    with (tmp_path / "out" / "table.csv").open() as rows:
+        rows = [row for row in csv.DictReader(rows) if row["kind"] == "result"]
+    assert [(row["recipe"], row["variant"], row["n_runs"]) for row in rows] == [
+        ("ga", "learning_rate=0.0001", "2"),
+        ("npo", "learning_rate=0.001", "2"),
+    ]
+    assert "no finished report" not in (tmp_path / "out" / "table.md").read_text()
+    # Again: nothing is left to do.
+    assert main(["sweep", file]) == 0
+    assert worked[2:] == [[]]
+
+
+def test_a_method_whose_tuning_failed_waits_and_the_same_command_goes_on(sweep):
+    file, worked, broken = sweep
+    broken.add("ga-learning_rate=0.001-seed0")
+    with pytest.raises(SystemExit, match="1"):
+        main(["sweep", file])
+    assert [name.split("-")[0] for name in worked[1]] == ["ga", "npo", "npo"]
+    broken.clear()
+    assert main(["sweep", file]) == 0
+    assert worked[2] == ["ga-learning_rate=0.001-seed0"]
+    assert worked[3] == ["ga-learning_rate=0.0001-seed1", "ga-learning_rate=0.0001-seed2"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"stages": 3}, "stages=3; allowed: 1 (all runs), 2"),
+        ({"tuning_seed": None}, "Give `tuning_seed`, other `seeds` and a `select` that begins with `best`"),
+        ({"seeds": [0]}, "Give `tuning_seed`, other `seeds`"),
+        ({"select": "last"}, "Give `tuning_seed`, other `seeds`"),
+    ],
+)
+def test_stages_that_mean_nothing_are_refused(sweep, capsys, more, told):
+    file, _, _ = sweep
+    with open(file) as text:
+        content = {key: value for key, value in (yaml.safe_load(text) | more).items() if value is not None}
+    with open(file, "w") as text:
+        yaml.safe_dump(content, text)
+    assert main(["sweep", file, "--dry_run"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_leaderboard_has_every_recipe_of_the_model_and_every_method():
+    spec = read_spec(ROOT / "recipes" / "sweeps" / "leaderboard.yaml")
+    folder = (ROOT / "recipes" / "tofu_mini" / "smollm2-135m").resolve()
+    # Another recipe makes a model for one of these.
+    assert {entry.recipe.resolve() for entry in spec.entries} == {*folder.glob("*.yaml")} - {
+        folder / "base.yaml", folder / "whp_reinforced.yaml",
+    }  # fmt: skip
+    methods = {yaml.safe_load(entry.recipe.read_text())["method"] for entry in spec.entries}
+    assert {*METHODS} - methods == {"multidelete"}
+    assert (spec.stages, spec.tuning_seed, len(spec.seeds)) == (2, 0, 4)
