@@ -24,7 +24,7 @@ from .summary import summarise
 
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 # Optimizer states are there from the second step on.
-BRIEF = {"steps": 1, "warmup": 1}
+BRIEF = {"steps": 1, "warmup": 1, "beside": False}
 MEMORY = ("loaded_bytes", "peak_bytes", "above_model_bytes")
 
 
@@ -53,7 +53,7 @@ def measure_all(
     began = os.getloadavg()[0]
     plan = [(repeat, case) for repeat in range(repeats) for case in cases]
     with tempfile.TemporaryDirectory(prefix="hf_unlearn_bench_") as folder:
-        request = {"size": asdict(size), "steps": steps, "warmup": warmup, "threads": threads}
+        request = {"size": asdict(size), "steps": steps, "warmup": warmup, "threads": threads, "beside": True}
         request["cache"] = f"{folder}/cache"
         runs = list(_runs(plan, request, Path(folder)))
     machine = next((run.pop("machine") for run in runs if "machine" in run), None)

@@ -40,7 +40,8 @@ class Size:
         """Keyword arguments of [`~transformers.LlamaConfig`]."""
         names = [field.name for field in fields(self)][:7]
         config = {name: getattr(self, name) for name in names}
-        return config | {"max_position_embeddings": self.row_length, "use_cache": False}
+        # Room for the prompts that methods bring with them, too; rotary positions have no weights.
+        return config | {"max_position_embeddings": max(self.row_length, 512), "use_cache": False}
 
 
 PRESETS = {

@@ -13,7 +13,8 @@ RATIOS = {"time_ratio": "step_seconds", "cpu_time_ratio": "cpu_seconds", "memory
 def summarise(runs: list[dict], cases: Sequence[Case]) -> list[dict]:
     """One row a case. A number with a spread is `{"median", "min", "max"}` over the repeats.
 
-    Ratios are taken within a repeat, of two processes that ran minutes apart, and then summed up.
+    Ratios of memory are taken within a repeat, those of time to fine-tuning in the same process where it was measured
+    there, and then summed up.
     """
     return [_row(case, runs) for case in cases]
 
@@ -28,7 +29,8 @@ def _row(case: Case, runs: list[dict]) -> dict:
     for name in ("step_seconds", "above_model_bytes", "peak_bytes", "tokens_per_second"):
         row[name] = _spread([run[name] for run in own.values()])
     for ratio, name in RATIOS.items():
-        row[ratio] = _spread([run[name] / base[repeat][name] for repeat, run in own.items()])
+        bases = {repeat: {**base[repeat], **run.get("beside", {})} for repeat, run in own.items()}
+        row[ratio] = _spread([run[name] / bases[repeat][name] for repeat, run in own.items()])
     first = own[min(own)]
     for name in ("flops_per_second", "utilisation"):
         known = [run[name] for run in own.values()]

@@ -24,7 +24,7 @@ from ..data.formats import IGNORE_INDEX
 from ..files import write_json
 from ..machine import machine
 from ..methods import METHODS
-from .cases import PARTIAL, Case
+from .cases import PARTIAL, SFT, Case
 from .flops import model_flops, peak_flops
 from .memory import PeakMemory
 from .observe import ForwardCounter, StepClock
@@ -50,6 +50,10 @@ def main(request: str, result: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         measure(case, tiny, device, steps=1, warmup=1, folder=folder, cache=f"{folder}/cache")
         measured = measure(case, size, device, asked["steps"], asked["warmup"], folder, asked["cache"])
+        if asked["beside"] and case.method is not None:
+            # Of many cases, a process for fine-tuning alone may be an hour away, on a machine that is busier by then.
+            base = measure(SFT[case.roles], size, device, asked["steps"], asked["warmup"], folder, asked["cache"])
+            measured["beside"] = {name: base[name] for name in ("step_seconds", "cpu_seconds")}
     write_json(Path(result), measured | {"machine": machine(device)})
 
 

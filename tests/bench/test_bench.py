@@ -225,6 +225,12 @@ def test_ratios_are_taken_within_a_repeat():
     assert row["time_ratio"] == {"median": pytest.approx(1.15), "min": pytest.approx(1.1), "max": pytest.approx(1.2)}
     assert row["memory_ratio"]["max"] == pytest.approx(1.3)
     assert row["step_seconds"]["max"] == 4.4
+    # Where fine-tuning was timed in the same process, it is that which counts; memory is of processes of their own.
+    for one, seconds in zip(runs[1::2], (1.0, 2.0), strict=True):
+        one["beside"] = {"step_seconds": seconds, "cpu_seconds": seconds}
+    _, row = summarise(runs, cases)
+    assert (row["cpu_time_ratio"]["min"], row["cpu_time_ratio"]["max"]) == (pytest.approx(1.2), pytest.approx(2.2))
+    assert row["memory_ratio"]["max"] == pytest.approx(1.3)
 
 
 def test_a_failed_case_is_shown_and_the_others_stay():
