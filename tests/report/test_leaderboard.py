@@ -11,6 +11,7 @@ from sweep_runs import FORGET, UTILITY, attacked, baseline, metric, run_of, swee
 
 from hf_unlearn.cli.main import main
 from hf_unlearn.report.leaderboard.board import ABOVE, BELOW, INSIDE, MIXED, board_of
+from hf_unlearn.report.leaderboard.figures import _before_after
 from hf_unlearn.report.leaderboard.tables import ranks_part, results_part, retrained_part, robustness_part
 from hf_unlearn.report.leaderboard.write import write_leaderboard
 from hf_unlearn.report.sweep.dominance import Dominated
@@ -154,6 +155,13 @@ def test_where_one_method_was_not_audited_it_is_named_and_no_rank_counts_it():
     board = board_of(sweep)
     assert "remaining" not in board.counted
     assert "| other | – | – |" in robustness_part(board)
+
+
+def test_what_was_left_before_is_not_drawn_where_no_audit_says_it():
+    told = with_attack(seeds("told", 0.0), attack(0.9, 0.8, 1.0, before=0.1))
+    silent = with_attack(seeds("silent", 0.0), attack(0.7, 0.5, 0.9, before=None))
+    rows = {row.name: row for row in board_of(sweep_of([*told, *silent])).rows}
+    assert {name: _before_after(row) for name, row in rows.items()} == {"told": (0.1, 0.9), "silent": (None, 0.7)}
 
 
 # The page

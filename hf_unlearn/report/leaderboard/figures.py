@@ -73,10 +73,11 @@ def attack_figure(board: Board) -> "Figure | None":
     ax, styles = figure.add_subplot(), looks_of(board.table)
     for place, (row, (before, after)) in enumerate(found):
         look, reach = styles[row.label], reach_of(row, REMAINING)
-        ax.plot([before, after], [place, place], color=look.ink.light, linewidth=1.4, alpha=0.7)
+        if before is not None:
+            ax.plot([before, after], [place, place], color=look.ink.light, linewidth=1.4, alpha=0.7)
+            mark(ax, before, place, look, scale=SMALL, markerfacecolor=PAGE.light, markeredgecolor=look.ink.light)
         bar = {"fmt": "none", "color": look.ink.light, "elinewidth": 4, "alpha": 0.25}
         ax.errorbar(after, place, xerr=errors(after, reach), **bar)
-        mark(ax, before, place, look, scale=SMALL, markerfacecolor=PAGE.light, markeredgecolor=look.ink.light)
         mark(ax, after, place, look, scale=LARGE * 0.7)
     ax.axvline(0, color=MUTED.light, linewidth=1.1, linestyle="dotted")
     ax.axvline(1, color=MUTED.light, linewidth=1.1, linestyle="dotted")
@@ -92,8 +93,8 @@ def attack_figure(board: Board) -> "Figure | None":
     return figure
 
 
-def _before_after(row: Row) -> tuple[float, float] | None:
-    """Means over the runs that are resolved."""
+def _before_after(row: Row) -> tuple[float | None, float] | None:
+    """Means over the runs that are resolved; what was left before is not known of every audit."""
     pairs = []
     for point in row.points:
         metrics = point.run["metrics"]
@@ -103,10 +104,11 @@ def _before_after(row: Row) -> tuple[float, float] | None:
         details = worst["details"]
         one = metrics.get(f"{details['audit']}/{details.get('which')}") or {"details": {}}
         before = one["details"].get("remaining_before")
-        pairs.append((worst["value"] if before is None else before, worst["value"]))
+        pairs.append((before, worst["value"]))
     if not pairs:
         return None
-    return tuple(statistics.fmean(side) for side in zip(*pairs, strict=True))
+    befores, afters = zip(*pairs, strict=True)
+    return None if None in befores else statistics.fmean(befores), statistics.fmean(afters)
 
 
 def _cross(ax: "Axes", center: list[float], reach: list, sides: tuple[float, float], color: str) -> None:

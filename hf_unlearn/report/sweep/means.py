@@ -318,7 +318,7 @@ def _retrained_seconds(sweep: dict) -> float | None:
 def is_share(metric: str) -> bool:
     """Whether a metric lies between 0 and 1."""
     if metric.startswith(PRIVACY):
-        return "tpr" in metric
+        return "tpr" in metric or metric.endswith("/auc")
     return is_percent(metric) or metric_of(metric) in ALSO_SHARES
 
 
