@@ -49,6 +49,15 @@ def test_times_differ_beyond_a_tenth_each():
     assert told(runs, [FORGET, UTILITY]) == set()
 
 
+def test_arithmetic_counts_where_it_is_named():
+    runs = [*both("dear", 0.0, 0.8, 10.0), *both("cheap", 0.0, 0.8, 14.0)]
+    runs = [run | {"flops": 3e12 if run["method"] == "dear" else 2e12} for run in runs]
+    assert told(runs, [FORGET, UTILITY, "teraflop"]) == {("dear", "cheap", ("teraflop",))}
+    assert told([run | {"flops": None} for run in runs], [FORGET, UTILITY, "seconds"]) == {
+        ("cheap", "dear", ("seconds",))
+    }
+
+
 def test_forgetting_more_than_a_model_that_never_knew_is_no_better():
     baselines = [baseline("target", 1.0, 0.9), baseline("retrained", 0.5, 0.9)]
     runs = [*both("like", 0.5, 0.8), *both("over", 0.0, 0.8)]
@@ -114,7 +123,7 @@ def test_the_zoo_s_sweep_has_every_method_for_language_models():
     missing = {*METHODS} - methods - {"multidelete"}
     assert not missing, f"List the demo recipes of {missing} in recipes/sweeps/zoo_world.yaml, at its budget."
     assert len(spec.seeds) == 3
-    assert spec.dominance[-1] == "seconds"
+    assert spec.dominance[-1] == "teraflop"
 
 
 def test_dominance_is_a_list_of_names(tmp_path):

@@ -5,7 +5,7 @@ from collections import Counter
 
 from ..naming import UNDEFINED, format_number, full_label, is_p_value, is_percent
 from ..sweep.dominance import reach_of
-from ..sweep.means import PRIVACY, SECONDS, Row, cell_of
+from ..sweep.means import COSTS, PRIVACY, SECONDS, Row, cell_of
 from ..sweep.ranks import RULE, rank_text
 from ..sweep.spread import FEWEST, Spread, is_retrained
 from ..sweep.tables import cost_of, heading_of, missing_lines, verdict_of
@@ -33,7 +33,7 @@ def results_part(board: Board) -> str:
     )
     kept = (
         "**Kept, and the cost.** Time and memory of a step beside fine-tuning on the same rows are those of "
-        "`hf-unlearn bench`; seconds are of training alone."
+        "`hf-unlearn bench`; seconds and counted arithmetic are of training alone."
     )
     numbers = _numbers(board, [*board.forget, *board.privacy], marks=True), _numbers(board, board.kept, cost=True)
     return f"{forgotten}\n\n{numbers[0]}\n\n{kept}\n\n{numbers[1]}"
@@ -111,7 +111,7 @@ def missing_part(board: Board) -> str:
 def _numbers(board: Board, names: list[str], marks: bool = False, cost: bool = False) -> str:
     benched = cost and any(cost_of(row) for row in board.rows)
     heads = ["", *(_heading(board, name) for name in names)]
-    heads += ["seconds"] if cost else []
+    heads += ["seconds", "TFLOP"] if cost else []
     heads += ["time of a step / SFT", "memory / SFT"] if benched else []
     rows = []
     gold = board.table.of("retrained")
@@ -119,7 +119,7 @@ def _numbers(board: Board, names: list[str], marks: bool = False, cost: bool = F
         cells = [
             _cell(row, name, board.called(row, name) if marks and row.kind == "result" else None) for name in names
         ]
-        cells += [_cell(row, SECONDS, None)] if cost else []
+        cells += [_cell(row, name, None) for name in COSTS] if cost else []
         if benched:
             found = cost_of(row)
             cells += [UNDEFINED if found is None else f"{found[part]:.2f}" for part in ("time", "memory")]
@@ -135,7 +135,7 @@ def _cell(row: Row, name: str, called: str | None) -> str:
     cell = cell_of(row.points, name)
     if cell.mean is None:
         return "unresolved" if cell.unresolved else UNDEFINED
-    reach = None if name == SECONDS else reach_of(row, name)
+    reach = None if name in COSTS else reach_of(row, name)
     # A mean of p-values is none.
     parts = [] if is_p_value(name) and reach[0] < reach[1] else [_shown(name, cell.mean)]
     parts += [f"[{', '.join(_shown(name, side) for side in reach)}]"] if reach and reach[0] < reach[1] else []
@@ -229,8 +229,8 @@ def _heading(board: Board, name: str) -> str:
 
 
 def _shown(name: str, value: float) -> str:
-    if name == SECONDS:
-        return f"{value:.1f}"
+    if name in COSTS:
+        return f"{value:.1f}" if name == SECONDS else f"{value:.3g}"
     if name.startswith(PRIVACY):
         return f"{value:.2f}"
     return f"{100 * value:.1f}" if is_percent(name) and value < 0 else format_number(name, value)

@@ -9,12 +9,12 @@ from typing import Any
 from ..naming import UNDEFINED, format_number, full_label, unit
 from ..table import Table as Shown
 from ..table import escape
-from .means import PRIVACY, SECONDS, Row, Table, cell_of, own_interval
+from .means import COSTS, PRIVACY, SECONDS, TERAFLOP, Row, Table, cell_of, own_interval
 from .spread import spread_of
 
 
 # Two runs of the same work on a shared machine differ by so much.
-TIME_MARGIN = 0.1
+COST_MARGIN = 0.1
 Interval = tuple[float, float]
 
 
@@ -36,14 +36,14 @@ def dominated(sweep: dict[str, Any], table: Table, names: list[str]) -> list[Dom
     """Pairs of rows: the second is worse than the first in no metric, and better in one.
 
     A row is better than another in a metric where their intervals do not meet. A row's interval reaches over all of
-    its runs, each with its own 95 % interval over items; of times, from the shortest less 10 % to the longest and
+    its runs, each with its own 95 % interval over items; of costs, from the lowest less 10 % to the highest and
     10 %. Metrics of the forget set count by their distance from the retrained model, if there is one, or from the
     spread of several: below it is no better than at it. A row without a value in a metric dominates none that has one.
 
     Args:
         sweep (`dict`): the content of `sweep.json`.
         table ([`Table`]): of it.
-        names (`list[str]`): the metrics that count; `seconds` among them if time does.
+        names (`list[str]`): the metrics that count; `seconds` or `teraflop` among them if cost does.
 
     Raises:
         `ValueError`: for a metric that no run has.
@@ -51,7 +51,7 @@ def dominated(sweep: dict[str, Any], table: Table, names: list[str]) -> list[Dom
     rows = table.of("result")
     for name in names:
         if rows and all(cell_of(row.points, name).mean is None for row in rows) and not _unresolved(rows, name):
-            raise ValueError(f"dominance: no run has {name}. Name metrics of the table, or `{SECONDS}`.")
+            raise ValueError(f"dominance: no run has {name}. Name metrics of the table, `{SECONDS}` or `{TERAFLOP}`.")
     return dominated_ends(ends_of(sweep, table, names))
 
 
@@ -81,7 +81,7 @@ def dominance_lines(sweep: dict[str, Any], table: Table, names: list[str]) -> st
     pairs = dominated(sweep, table, names)
     about = (
         f"Dominated: another row is worse in none of {', '.join(map(_label, names))}, and better in one, beyond the "
-        "intervals of all runs over their items (of times ± 10 %). Forget metrics count by their distance from the "
+        "intervals of all runs over their items (of costs ± 10 %). Forget metrics count by their distance from the "
         "retrained model (where there are three or more, from their spread)."
     )
     by_row: dict[str, list[Dominated]] = {}
@@ -113,6 +113,8 @@ def _reach_table(table: Table, names: list[str]) -> str:
 
 
 def _shown(name: str, value: float) -> str:
+    if name == TERAFLOP:
+        return f"{value:.3g}"
     return f"{value:.1f}" if name == SECONDS else format_number(name, value)
 
 
@@ -139,7 +141,7 @@ def reach_of(row: Row, name: str) -> Interval | None:
             sides += own_interval(point, name) or (value, value)
     if not sides:
         return None
-    margin = TIME_MARGIN if name == SECONDS else 0
+    margin = COST_MARGIN if name in COSTS else 0
     return min(sides) * (1 - margin), max(sides) * (1 + margin)
 
 
@@ -167,7 +169,7 @@ def _aim(table: Table, name: str) -> Interval | None:
 
 
 def _lower_is_better(sweep: dict[str, Any], name: str) -> bool:
-    if name == SECONDS or name.startswith(PRIVACY):
+    if name in COSTS or name.startswith(PRIVACY):
         return True
     directions = (run["metrics"][name]["direction"] for run in sweep["runs"] if name in run["metrics"])
     return next(directions, "higher") != "higher"

@@ -14,6 +14,9 @@ from .rules import Point, Rule, Selection, select
 
 
 SECONDS = "seconds"
+# Counted arithmetic of training, in 10^12 operations: the same on a busy machine.
+TERAFLOP = "teraflop"
+COSTS = (SECONDS, TERAFLOP)
 PRIVACY = "privacy/"
 RETRAIN = "retrain"
 # Accuracy is what classifiers have in place of answers.
@@ -236,7 +239,8 @@ def _values(one: dict) -> dict[str, float | None]:
     values = dict(one.get("values") or {name: metric["value"] for name, metric in one["metrics"].items()})
     privacy = (one["privacy"] or {}).get("metrics", {})
     values |= {f"{PRIVACY}{name}": metric["value"] for name, metric in privacy.items()}
-    return values | {SECONDS: one.get("seconds")}
+    flops = one.get("flops")
+    return values | {SECONDS: one.get("seconds"), TERAFLOP: None if flops is None else flops / 1e12}
 
 
 def _with_gaps(one: dict) -> dict:

@@ -10,7 +10,7 @@ Rank = tuple[int, int]
 RULE = (
     "A rank is an interval. By one number, a method's best rank is 1 more than how many are surely better, its worst "
     "rank the number of methods less how many are surely worse; surely means that the intervals over all runs and "
-    "their items do not meet (times: ± 10 %). The overall rank counts in the same way those that dominate a method "
+    "their items do not meet (costs: ± 10 %). The overall rank counts in the same way those that dominate a method "
     "and those that it dominates. Methods whose ranks overlap are not told apart by these runs."
 )
 
