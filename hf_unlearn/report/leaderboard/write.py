@@ -24,13 +24,15 @@ PARTS = {
     "robustness": "Does it come back?",
     "missing": "Missing",
 }
+# The parts that have a figure, and its name.
+FIGURES = {"results": "utility", "robustness": "attack"}
 
 
 def write_leaderboard(sweep: dict[str, Any], file: str | Path, command: str) -> list[Path]:
     """Writes the page of a sweep and its figures beside it, as `<page>_utility.png` and `<page>_attack.png`.
 
     A page that has marks keeps all else: the part of that name is put between `<!-- leaderboard: results -->` and
-    `<!-- leaderboard: end -->`. Parts are `about`, `results`, `ranks`, `retrained`, `robustness` and `missing`.
+    `<!-- leaderboard: end -->`, with the figures of those parts. Parts are `about`, `results`, `ranks`, `retrained`, `robustness` and `missing`.
 
     Args:
         sweep (`dict`): the content of `sweep.json`.
@@ -49,10 +51,13 @@ def write_leaderboard(sweep: dict[str, Any], file: str | Path, command: str) -> 
     board = board_of(sweep)
     folder = file.parent
     folder.mkdir(parents=True, exist_ok=True)
-    named = {f"{file.stem}_{name}": draw for name, draw in draws(board).items()}
+    whole = known is None or known.startswith(WRITTEN)
+    asked = list(PARTS) if whole else [mark[2] for mark in MARK.finditer(known)]
+    figures = draws(board)
+    named = {f"{file.stem}_{name}": figures[name] for part, name in FIGURES.items() if part in asked}
     plots = save_figures(named, folder)
     parts = parts_of(board, plots, command)
-    if known is None or known.startswith(WRITTEN):
+    if whole:
         sections = [f"## {PARTS[name]}\n\n{text}" if PARTS[name] else text for name, text in parts.items() if text]
         text = "\n\n".join([WRITTEN, f"# {escape(sweep['settings']['name'])}", *sections]) + "\n"
     else:
@@ -83,10 +88,10 @@ def parts_of(board: Board, plots: dict[str, Path], command: str) -> dict[str, st
     shown = {name.rpartition("_")[2]: f"![{name.rpartition('_')[2]}]({path.name})" for name, path in plots.items()}
     return {
         "about": _about(board, command),
-        "results": _joined(results_part(board), shown.get("utility", "")),
+        "results": _joined(results_part(board), shown.get(FIGURES["results"], "")),
         "ranks": ranks_part(board),
         "retrained": retrained_part(board),
-        "robustness": _joined(robustness_part(board), shown.get("attack", "")),
+        "robustness": _joined(robustness_part(board), shown.get(FIGURES["robustness"], "")),
         "missing": missing_part(board),
     }
 
