@@ -293,6 +293,17 @@ def test_a_resumed_run_ends_with_the_same_weights(made, peft):
     assert not changed(weights(whole.model), weights(rest.model))
 
 
+def test_under_autocast_weights_get_the_terms_gradient(made):
+    # Rounded weights that autocast keeps of a pass without gradients would have none.
+    found = {}
+    for half in (True, False):
+        trainer = made(out=f"{half}", train=True, bf16=half, optim="sgd", learning_rate=0.05, max_steps=1)
+        found[half] = weights(trainer.model)
+    for name, entered in weights(make_model(layers=3)).items():
+        half, whole = (found[half][name] - entered for half in (True, False))
+        assert (half - whole).norm() < 0.1 * whole.norm()
+
+
 def test_it_goes_with_masks_and_sharpness_aware_steps(made):
     trainer = made(train=True, sam_rho=0.05, mask_by="random", weight_decay=0.1)
     masks, entered = trainer.addons["mask"].masks, weights(make_model(layers=3))

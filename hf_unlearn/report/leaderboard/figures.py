@@ -45,7 +45,9 @@ def utility_figure(board: Board) -> "Figure | None":
             continue
         reach = [reach_of(row, name) for name in (across, up)]
         _cross(ax, [x, y], reach, sides, styles[row.label].ink.light)
-        mark(ax, max(x, LEAST) * sides[0], y * sides[1], styles[row.label], scale=0.8, label=chart_name(row.label))
+        # Methods do not hide what they are compared with.
+        over = {"zorder": 5, "scale": 0.8} if row.kind == "result" else {"zorder": 6}
+        mark(ax, max(x, LEAST) * sides[0], y * sides[1], styles[row.label], label=chart_name(row.label), **over)
     if spread := board.spreads.get(across):
         ends = [max(end, LEAST) * sides[0] for end in (spread.low, spread.high)]
         label = f"{board.retrained} retrained models' spread"
