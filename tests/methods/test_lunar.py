@@ -205,8 +205,8 @@ def test_layers_and_names_that_a_model_has_not_are_refused(build):
 
 def test_refused_prompts_that_are_longer_than_the_model_reads_are_refused(build):
     model = make_model(layers=3)
-    model.config.max_position_embeddings = 35
-    with pytest.raises(ValueError, match=r"prompt 2 has 36 tokens in the form of the forget prompts.* at most 35"):
-        build(model=model)
     model.config.max_position_embeddings = 36
+    with pytest.raises(ValueError, match=r"prompt 2 has 37 tokens in the form of the forget prompts.* at most 36"):
+        build(model=model)
+    model.config.max_position_embeddings = 37
     build(model=model)
