@@ -6,9 +6,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..audit.registry import AUDITS
+from ..audit.view import place_of
 from ..bench.measured import costs_of
-from ..report.likeness import unlike_settings
+from ..report.likeness import WORST, unlike_attack, unlike_settings
 from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
 from ..report.sections import AUDITS_KEY, audit_metrics
@@ -35,11 +35,11 @@ def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -
         `dict`: the content of `sweep.json`, see `report/sweep.py`.
 
     Raises:
-        `ValueError`: if the folder is no sweep's.
+        `ValueError`: if the folder is no sweep's, or runs were not audited alike.
     """
     folder = Path(folder)
     rows, settings = read_manifest(folder) if listed is None else listed
-    runs, baselines, missing = [], {}, []
+    runs, baselines, missing, audited = [], {}, [], {}
     for row in rows:
         place = folder / row["folder"]
         report = _report(row, place)
@@ -50,6 +50,7 @@ def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -
         if row["privacy"] is not None and privacy is None:
             missing.append(_missing(row, "no privacy audit"))
         missing += [_missing(row, f"its {kind} audit is of another model") for kind in _later(report, place)]
+        _check_audits(row, report, audited)
         runs.append(_run(row, report, place, privacy))
         for baseline in _baselines(row, report, privacy):
             baselines.setdefault((baseline["kind"], baseline["path"], baseline["target"]), []).append(baseline)
@@ -81,15 +82,31 @@ def more_retrained(folder: Path, baselines: list[dict]) -> list[dict]:
         if gold is None or (differs := unlike_settings(gold["audited"], model.get("audited"))):
             why = "the runs have no retrained model" if gold is None else f"differs in {differs}"
             raise ValueError(f"{place} was not audited as the runs' retrained model was ({why}). Audit it alike.")
-        for kind, content in add_audits([], place, leave_out=("privacy",)).items():
-            entry = next((one for one in content["models"] if one["kind"] not in ("retrained", "original")), None)
-            if entry is not None:
-                model.setdefault(AUDITS_KEY, {})[kind] = AUDITS[kind].view.summary(entry)
-        privacy = (_attacks(place, ("unlearned",)) or {}).get("unlearned")
+        kinds = _later(report, place)
+        privacy = _attacked_alone(place)
+        if privacy is not None and place_of(privacy["path"]) != place_of(model["path"]):
+            kinds.append("privacy")
+        if kinds:
+            raise ValueError(
+                f"{place}: its {kinds[0]} audit is of another model than {model['path']!r}. Audit it again."
+            )
+        attacks = [(one or {}).get("settings", {}) for one in (gold["privacy"], privacy)]
+        if all(attacks) and (differs := unlike_attack(WORST, *attacks)):
+            raise ValueError(f"{place} and the runs' retrained model do not compare: {differs}. Audit it alike.")
+        if place_of(model["path"]) in {place_of(one["path"]) for one in (gold, *found)}:
+            raise ValueError(
+                f"{place} is of {model['path']!r}, which is there already: a spread requires other models."
+            )
         about = {"kind": "retrained", "path": model["path"] or place.name, "target": None, "disagrees": []}
         metrics = model["metrics"] | audit_metrics(model)
         found.append({**about, "dataset": gold["dataset"], "metrics": metrics, "privacy": privacy})
     return found
+
+
+def _attacked_alone(place: Path) -> dict | None:
+    """What attacks found in a folder's only attacked model."""
+    found = _attacks(place, ("unlearned",))
+    return None if found is None else found["unlearned"]
 
 
 def variant_of(setting: dict[str, Any]) -> str:
@@ -117,6 +134,17 @@ def _later(report: dict, place: Path) -> list[str]:
     return [kind for kind in found if kind not in (own.get(AUDITS_KEY) or {})]
 
 
+def _check_audits(row: dict, report: dict, first: dict[tuple, tuple[str, dict]]) -> None:
+    """Refuses a run that was audited otherwise than the first one of its target. Audits may be made run by run."""
+    own = next(model for model in report["models"] if model["kind"] == "unlearned")
+    for kind, found in (own.get(AUDITS_KEY) or {}).items():
+        name, settings = first.setdefault((kind, row["target"]), (row["name"], found["settings"]))
+        if differs := unlike_settings(settings, found["settings"]):
+            raise ValueError(
+                f"{name} and {row['name']} do not compare: their {kind} audits differ in {differs}. Audit both alike."
+            )
+
+
 def _privacy(row: dict, place: Path) -> dict[str, dict] | None:
     """What attacks found in the run, its target and the retrained model."""
     # In the order in which the sweep names them to the audit.
@@ -131,6 +159,8 @@ def _attacks(place: Path, names: tuple[str, ...]) -> dict[str, dict] | None:
     except ValueError:
         return None
     attacked = [model for model in report["models"] if model["kind"] == "attacked"]
+    if len(attacked) != len(names):
+        raise ValueError(f"{privacy_folder(place)} holds {len(attacked)} attacked models, and {len(names)} are read.")
     models = dict(zip(names, attacked, strict=True))
     models |= {model["kind"]: model for model in report["models"] if model["kind"] == "retrained"}
     for model in models.values():
