@@ -12,6 +12,7 @@ from ..report.likeness import WORST, unlike_attack, unlike_settings
 from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
 from ..report.sections import AUDITS_KEY, audit_metrics
+from ..report.sweep.means import START, retrains
 from ..report.verdict import verdicts
 from ..runs.finished import add_audits
 from .manifest import read_manifest
@@ -21,7 +22,7 @@ from .progress import differences, privacy_folder
 SWEEP_VERSION = 1
 LOSSES = {"eval_forget_loss": "forget/loss", "eval_retain_loss": "retain/loss"}
 EVALUATED = "eval_"
-RETRAINED = "retrained"
+RETRAINED, TARGET = "retrained", "target"
 
 
 def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "points": [point for point in points if point["step"] < steps],
         "rounds": _rounds(resolved, [*points, {"step": steps, "values": values}]),
         "privacy": None if privacy is None else privacy["unlearned"],
-        "verdict": _verdict(report, privacy),
+        "verdict": _verdict(row, report, privacy),
         "made": {key: report.get(key) for key in ("created", "machine", "versions")},
     }
 
@@ -213,11 +214,12 @@ def _cost(method: str, retain_loss: str | None) -> dict[str, float] | None:
     return {"time": max(cost.time for cost in costs), "memory": max(cost.memory for cost in costs)}
 
 
-def _verdict(report: dict, privacy: dict | None) -> dict[str, str]:
+def _verdict(row: dict, report: dict, privacy: dict | None) -> dict[str, str]:
     """What a run's report says in one line, with the attacks that the sweep made beside it; and that line without
     numbers, which several runs may share."""
+    # A model that retraining starts from has nothing to keep or to forget.
     models = [model | ({"privacy": privacy[model["kind"]]} if model["kind"] in (privacy or {}) else {})
-              for model in report["models"]]  # fmt: skip
+              for model in report["models"] if _kind(row, model) != START]  # fmt: skip
     found = verdicts({**report, "models": models})[0]
     return {"line": found.line, "short": found.short}
 
@@ -240,7 +242,7 @@ def _dataset(resolved: dict) -> str:
 def _baselines(row: dict, report: dict, privacy: dict | None) -> list[dict]:
     return [
         {
-            "kind": model["kind"],
+            "kind": _kind(row, model),
             "path": model["path"],
             "audited": model.get("audited"),
             "target": row["target"],
@@ -251,6 +253,11 @@ def _baselines(row: dict, report: dict, privacy: dict | None) -> list[dict]:
         for model in report["models"]
         if model["kind"] != "unlearned"
     ]
+
+
+def _kind(row: dict, model: dict) -> str:
+    """What a report's model is to the sweep: what retraining starts from is no model that knows the forget rows."""
+    return START if model["kind"] == TARGET and retrains(row["method"], row["resolved"]) else model["kind"]
 
 
 def _one_of(found: list[dict]) -> dict:

@@ -123,6 +123,38 @@ def test_a_target_that_was_audited_differently_is_told(sweep, tmp_path):
     assert (base["metrics"][FORGET]["value"], base["disagrees"]) == (1.0, [FORGET])
 
 
+def test_what_retraining_starts_from_is_no_target(sweep, tmp_path):
+    runs = sweep(0, 1)
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    lines[0] |= {"method": "retrain", "label": "retrain"}
+    lines[0]["resolved"] |= {"train_on": "retain", "model_name_or_path": "empty"}
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for run, line in zip(runs, lines, strict=True):
+        run.resolved.update(line["resolved"])
+        finish(run)
+    for run in reversed(runs):
+        report = json.loads((run.folder / "report.json").read_text())
+        if run is runs[0]:
+            report["models"][0] |= {"path": "empty", "metrics": {FORGET: metric(0.0), RETAIN: metric(0.0)}}
+        for model in report["models"]:
+            model["metrics"][RETAIN]["interval"] = [model["metrics"][RETAIN]["value"]] * 2
+        (run.folder / "report.json").write_text(json.dumps(report))
+    found = collect(tmp_path)
+    assert [(one["kind"], one["path"]) for one in found["baselines"]] == [("start", "empty"), ("target", "m")]
+    assert [row.label for row in tabulate(found).of("target", "start")] == ["target"]
+    # Nothing that it knew could be kept.
+    assert ["keeping is unresolved" in run["verdict"]["line"] for run in found["runs"]] == [True, False]
+    assert "some of the rest is lost" in found["runs"][1]["verdict"]["line"]
+    # What is lost beside its start is still read by rules.
+    found["settings"]["select"] = {"kind": "kept", "bound": 0.02, "forget": FORGET, "utility": RETAIN}
+    assert tabulate(found).of("result")[0].label == "retrain"
+    lines[0]["resolved"]["train_on"] = runs[0].resolved["train_on"] = "all"
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report["settings"][runs[0].name]["train_on"] = "all"
+    (runs[0].folder / "report.json").write_text(json.dumps(report))
+    assert [one["kind"] for one in collect(tmp_path)["baselines"]] == ["target", "target"]
+
+
 def test_privacy_is_read_by_who_was_attacked(sweep, tmp_path):
     (run,) = sweep(0, privacy={"fprs": [0.1]})
     finish(run)
