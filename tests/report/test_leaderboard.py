@@ -85,6 +85,16 @@ def test_methods_that_the_runs_cannot_tell_apart_share_their_ranks():
     assert "- By none: alike, like." in text
 
 
+def test_what_is_not_known_of_a_method_is_no_reason_to_call_it_worse():
+    rate = "privacy/worst/tpr@1e-1"
+    known, silent = seeds("known", 0.1, privacy=attacked(0.9)), seeds("silent", 0.1)
+    bad = seeds("bad", 0.1, utility=0.2, privacy=attacked(0.2))
+    board = board_of(sweep_of([*known, *silent, *bad], dominance=[FORGET, UTILITY, rate]))
+    # Nor does it dominate another, however good the rest is.
+    assert board.pairs == []
+    assert board.ranks[rate]["silent"] == (1, 3)
+
+
 # The retrained models
 
 
