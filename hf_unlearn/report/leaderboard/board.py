@@ -61,11 +61,16 @@ class Board:
         """How many retrained models there are."""
         return len(retrained_points(self.table))
 
+    def tells(self, name: str) -> bool:
+        """Whether the models that knew the forget rows lie outside of the spread: inside, it calls nobody unlike."""
+        known = [point.values.get(name) for row in self.table.of("target") for point in row.points]
+        return not any(value is not None and self.spreads[name].has(value) for value in known)
+
     def called(self, row: Row, name: str) -> str | None:
         """Where a row's runs lie beside the spread of a metric; `None` where nothing can be said."""
         spread = self.spreads.get(name)
         values = [point.values.get(name) for point in row.points]
-        if spread is None or not values or None in values:
+        if spread is None or not values or None in values or not self.tells(name):
             return None
         places = {INSIDE if spread.has(value) else BELOW if value < spread.low else ABOVE for value in values}
         return places.pop() if len(places) == 1 else MIXED
