@@ -232,7 +232,7 @@ def _label(name: str) -> str:
 def _heading(board: Board, name: str) -> str:
     if name.startswith(PRIVACY):
         return _label(name)
-    if name.startswith("forget/") or name.startswith("forget_paraphrased/"):
+    if name.startswith(("forget/", "forget_paraphrased/")):
         # An arrow would say that lower is better, and is a sign of the cells.
         return ", ".join(filter(None, (full_label(name), unit(name))))
     return heading_of(board.sweep, name)
