@@ -123,6 +123,8 @@ class Anchors:
         for match in self.pattern.finditer(text):
             # From the first token that ends behind the match's begin to the first that ends at its end or behind it.
             start, stop = int((ends <= match.start()).sum()), int((ends < match.end()).sum()) + 1
+            # A character of several tokens ends with each of them.
+            stop = int((ends <= ends[stop - 1]).sum())
             if groups and start < groups[-1][1]:
                 start, _, matches = groups.pop()
                 groups.append((start, stop, [*matches, match]))

@@ -48,6 +48,11 @@ class Method:
         return (FORGET, *kept, *tied)
 
     @classmethod
+    def replaces_answers(cls, args: UnlearnConfig) -> bool:
+        """Whether other answers stand in the forget rows in place of their own, and are what the model is to say."""
+        return False
+
+    @classmethod
     def ref_models_of(cls, args: UnlearnConfig) -> dict[str, str]:
         """Paths or Hub ids of frozen models that the method's settings name, by the names that its needs have."""
         return {}

@@ -8,7 +8,16 @@ from conftest import changed, lora, make_args, make_model, make_tokenizer, train
 from test_methods import CASES, FORGET, RETAIN, asked, halved
 from zoo import small
 
-from hf_unlearn import METHODS, FisherTrainer, GATrainer, IdkNLLTrainer, NPOTrainer, RetrainTrainer, RMUTrainer
+from hf_unlearn import (
+    METHODS,
+    AmnesiacTrainer,
+    FisherTrainer,
+    GATrainer,
+    IdkNLLTrainer,
+    NPOTrainer,
+    RetrainTrainer,
+    RMUTrainer,
+)
 from hf_unlearn.data.collator import RoleCollator
 from hf_unlearn.forward.passes import one_pass
 from hf_unlearn.forward.real_tokens import RealTokens
@@ -392,6 +401,12 @@ def test_layers_of_other_architectures_are_shifted_as_a_hook_would(name):
         (RMUTrainer, {"layer_id": 1}, "lat_layers: layer 2 is above layer 1, the last that rmu reads of forget rows"),
         (RetrainTrainer, {}, "LAT perturbs forget rows as they go through the model, and retrain trains on none"),
         (IdkNLLTrainer, {}, "and idk_nll trains on none"),
+        # It would make the wrong answers likely, which the model learns.
+        (
+            AmnesiacTrainer,
+            {"variant": "relabel", "relabel_with": "refusal"},
+            "LAT makes the forget answers likely, and amnesiac has other answers in their place",
+        ),
         (FisherTrainer, {}, "LAT takes part in training steps, and fisher has none of the usual kind"),
         (NPOTrainer, {"torch_compile": True, "fused_losses": False}, "which torch_compile would compile anew"),
         (NPOTrainer, {"optim": "lomo"}, "LAT takes several backward passes, and optim='lomo' steps within"),

@@ -147,6 +147,33 @@ def test_terms_that_share_a_token_are_replaced_together():
     assert new["labels"] == [NONE, 4, NONE, NONE, 3]
 
 
+@pytest.mark.parametrize(
+    ("text", "terms", "expected"),
+    [
+        ("So André met Ёж.", {"André": "Jon", "Ёж": "Al"}, "So Jon met Al."),
+        ("é André", {"André": "Renée"}, "é Renée"),
+        ("小明 went", {"小明": "Bo"}, "Bo went"),
+    ],
+)
+def test_a_term_whose_last_character_has_several_tokens_is_replaced_whole(text, terms, expected):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    # A token a byte.
+    vocab = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    for cut in (0, 1):
+        # Rows cut amid a character take another way to where tokens end.
+        row = encoded(tokenizer, text + "é" * cut)
+        ids = row["input_ids"][: len(row["input_ids"]) - cut]
+        kept, new = Anchors(terms, tokenizer).replaced({"input_ids": ids, "labels": ids})
+        found = tokenizer.decode(new["input_ids"])
+        assert found.rstrip("\N{REPLACEMENT CHARACTER}") == expected
+        assert sum(label != NONE for label in kept) == sum(label != NONE for label in new["labels"])
+
+
 def test_a_replacement_without_tokens_is_refused():
     anchors, row = Anchors({"Ron": "Élan"}, space_tokenizer()), encoded(space_tokenizer(), "Harry saw Ron")
     with pytest.raises(ValueError, match=r"The tokenizer has no tokens for ' Élan' behind 'Harry saw'"):

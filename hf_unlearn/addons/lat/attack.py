@@ -56,6 +56,11 @@ class LatentAttack(AddOn):
                 f"LAT perturbs forget rows as they go through the model, and {method.method} trains on none. Leave "
                 "lat_epsilon out."
             )
+        if method.replaces_answers(args):
+            raise ValueError(
+                f"LAT makes the forget answers likely, and {method.method} has other answers in their place, which the "
+                "model is to give. Leave lat_epsilon out."
+            )
         if args.fp16:
             raise ValueError("LAT takes gradients of states, which fp16 rounds to 0. Take bf16=True, or leave it out.")
         if args.torch_compile:

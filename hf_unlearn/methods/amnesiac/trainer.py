@@ -105,6 +105,10 @@ class AmnesiacTrainer(UnlearnTrainer):
     def trained_roles_of(cls, args):
         return (RETAIN,) if args.variant == "subtract" else super().trained_roles_of(args)
 
+    @classmethod
+    def replaces_answers(cls, args) -> bool:
+        return args.variant == "relabel"
+
     def make_pairs(self, roles, args: AmnesiacConfig, processor) -> RolePairs:
         seed = data_seed(args)
         if args.variant == "subtract":
