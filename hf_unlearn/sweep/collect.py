@@ -40,7 +40,7 @@ def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -
     """
     folder = Path(folder)
     rows, settings = read_manifest(folder) if listed is None else listed
-    runs, baselines, missing, audited = [], {}, [], {}
+    runs, baselines, missing, audited, targets, retrained = [], {}, [], {}, {}, []
     for row in rows:
         place = folder / row["folder"]
         report = _report(row, place)
@@ -53,8 +53,13 @@ def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -
         missing += [_missing(row, f"its {kind} audit is of another model") for kind in _later(report, place)]
         _check_audits(row, report, audited)
         runs.append(_run(row, report, place, privacy))
+        kinds = {_kind(row, model): model for model in report["models"]}
+        targets[row["target"]] = targets.get(row["target"]) or kinds.get(TARGET)
+        retrained += [(runs[-1], row, report, privacy)] if START in kinds else []
         for baseline in _baselines(row, report, privacy):
             baselines.setdefault((baseline["kind"], baseline["path"], baseline["target"]), []).append(baseline)
+    for run, row, report, privacy in retrained:
+        run["verdict"] = _verdict(row, report, privacy, targets[row["target"]])
     baselines = [_one_of(found) for found in baselines.values()]
     return json_ready({
         "sweep_version": SWEEP_VERSION,
@@ -214,12 +219,17 @@ def _cost(method: str, retain_loss: str | None) -> dict[str, float] | None:
     return {"time": max(cost.time for cost in costs), "memory": max(cost.memory for cost in costs)}
 
 
-def _verdict(row: dict, report: dict, privacy: dict | None) -> dict[str, str]:
+def _verdict(row: dict, report: dict, privacy: dict | None, target: dict | None = None) -> dict[str, str]:
     """What a run's report says in one line, with the attacks that the sweep made beside it; and that line without
-    numbers, which several runs may share."""
-    # A model that retraining starts from has nothing to keep or to forget.
-    models = [model | ({"privacy": privacy[model["kind"]]} if model["kind"] in (privacy or {}) else {})
-              for model in report["models"] if _kind(row, model) != START]  # fmt: skip
+    numbers, which several runs may share. A retrained model is held against the target of the other runs: what it
+    started from has nothing to keep or to forget."""
+    models = []
+    for model in report["models"]:
+        if _kind(row, model) == START:
+            models += [] if target is None else [target]
+        else:
+            found = (privacy or {}).get(model["kind"])
+            models.append(model if found is None else model | {"privacy": found})
     found = verdicts({**report, "models": models})[0]
     return {"line": found.line, "short": found.short}
 
