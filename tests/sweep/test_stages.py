@@ -156,6 +156,28 @@ def test_a_method_whose_tuning_failed_waits_and_the_same_command_goes_on(sweep):
     assert worked[3] == ["ga-learning_rate=0.0001-seed1", "ga-learning_rate=0.0001-seed2"]
 
 
+def test_an_arrays_tasks_are_those_of_its_script_also_once_methods_are_tuned(sweep, tmp_path, capsys):
+    file, worked, _ = sweep
+    script, first = (
+        tmp_path / "array.sh",
+        [f"{m}-learning_rate={r}-seed0" for m in ("ga", "npo") for r in ("0.0001", "0.001")],
+    )
+    assert main(["sweep", file, "--slurm", str(script)]) == 0
+    for number in (2, 3, 0, 1):
+        # By the third, one method's other seeds are known.
+        assert main(["sweep", file, "--only", str(number)]) == 0
+        assert worked[-1] == [first[number]]
+    assert main(["sweep", file, "--only", "4"]) == 2
+    assert "--only 4: there are 4 runs" in capsys.readouterr().err
+    assert main(["sweep", file, "--slurm", str(script)]) == 0
+    assert main(["sweep", file, "--only", "4"]) == 0
+    assert worked[-1] == ["ga-learning_rate=0.0001-seed1"]
+    content = yaml.safe_load(open(file)) | {"grid": {"learning_rate": [1e-3]}}
+    open(file, "w").write(yaml.safe_dump(content))
+    assert main(["sweep", file, "--only", "4"]) == 2
+    assert "the sweep file has changed since" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
