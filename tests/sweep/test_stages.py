@@ -4,6 +4,7 @@ chooses the nearest to retrained among those that keep enough. What a run does i
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -172,8 +173,8 @@ def test_an_arrays_tasks_are_those_of_its_script_also_once_methods_are_tuned(swe
     assert main(["sweep", file, "--slurm", str(script)]) == 0
     assert main(["sweep", file, "--only", "4"]) == 0
     assert worked[-1] == ["ga-learning_rate=0.0001-seed1"]
-    content = yaml.safe_load(open(file)) | {"grid": {"learning_rate": [1e-3]}}
-    open(file, "w").write(yaml.safe_dump(content))
+    content = yaml.safe_load(Path(file).read_text()) | {"grid": {"learning_rate": [1e-3]}}
+    Path(file).write_text(yaml.safe_dump(content))
     assert main(["sweep", file, "--only", "4"]) == 2
     assert "the sweep file has changed since" in capsys.readouterr().err
 
