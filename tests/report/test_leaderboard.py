@@ -15,9 +15,10 @@ from hf_unlearn.report.leaderboard.figures import _before_after
 from hf_unlearn.report.leaderboard.tables import ranks_part, results_part, retrained_part, robustness_part
 from hf_unlearn.report.leaderboard.write import write_leaderboard
 from hf_unlearn.report.sweep.dominance import Dominated
-from hf_unlearn.report.sweep.means import tabulate
+from hf_unlearn.report.sweep.means import cell_of, tabulate
 from hf_unlearn.report.sweep.ranks import overall_ranks, rank_text, ranks
 from hf_unlearn.report.sweep.spread import spread_of
+from hf_unlearn.report.sweep.tables import text_of
 
 
 WORST = "relearn/worst/remaining"
@@ -147,6 +148,87 @@ def test_what_is_left_by_audit_and_at_worst():
     assert "| 0.10 [0.00, 0.20] (1 unresolved) |" in lines["| open"]
     # An unresolved run leaves every rank open.
     assert board.ranks["remaining"] == {"hard": (2, 3), "gone": (1, 2), "open": (1, 3)}
+
+
+def audit_of(kind, verdict, open_=(), **parts):
+    """An audit of several scores: `(value, low, high)` each, or `(estimate, half)` of one that is open."""
+    found = {}
+    for name, ends in parts.items():
+        if len(ends) == 2:
+            reason = {"status": "unresolved", "estimate": ends[0], "half": ends[1]}
+            found[f"{kind}/{name}/remaining"] = {**metric(None), "details": reason}
+        else:
+            found[f"{kind}/{name}/remaining"] = {**metric(ends[0]), "interval": [*ends[1:]], "details": {}}
+    known = {name: one for name, one in found.items() if one["value"] is not None}
+    which = max(known or found, key=lambda name: known[name]["interval"][1] if known else 0)
+    details = {"which": which.partition("/")[2], "verdict": verdict, "open": [f"{name}/remaining" for name in open_]}
+    details |= {} if known else {"status": "unresolved"}
+    return found | {f"{kind}/worst/remaining": {**found[which], "details": details}}
+
+
+SURE, NOT, OPEN = "suppressed", "not recovered within budget", "unresolved"
+
+
+def test_what_an_audit_leaves_open_is_not_hidden_by_what_it_resolved():
+    # Of lunar in the embedded world: no exact answer in NF4, and probabilities 0.45 ± 0.27 of the way back.
+    parts = {"exact_match": (0.0, 0.0, 0.6), "probability": (0.45, 0.27)}
+    lunar = with_attack(seeds("lunar", 0.0), audit_of("quantize", OPEN, ["probability"], **parts))
+    gone = with_attack(seeds("gone", 0.0), audit_of("quantize", NOT, probability=(0.0, -0.01, 0.01)))
+    board = board_of(sweep_of([*lunar, *gone]))
+    lines = {line.split(" | ")[0]: line for line in robustness_part(board).splitlines()}
+    assert lines["| lunar"] == "| lunar | unresolved | unresolved | unresolved (quantize) |"
+    assert board.ranks["remaining"]["lunar"] == (1, 2)
+    # In a sweep's own table, too.
+    row = next(row for row in board.rows if row.name == "lunar")
+    assert text_of("quantize/worst/remaining", cell_of(row.points, "quantize/worst/remaining")) == "unresolved"
+
+
+def test_an_unresolved_audit_beside_resolved_ones_leaves_open_what_is_left_at_worst():
+    small = audit_of("sampling", NOT, exact=(0.0, -0.01, 0.01))
+    undecided = audit_of("relearn", OPEN, probability=(0.3, 0.4))
+    open_ = with_attack(seeds("open", 0.0), small | undecided)
+    low = audit_of("relearn", SURE, probability=(0.3, 0.25, 0.35))
+    shut = with_attack(seeds("shut", 0.0), small | low)
+    # What surely came back is a value; how much more it is at most, the open score says.
+    hard = audit_of("relearn", SURE, ["exact_match"], probability=(0.9, 0.8, 1.0), exact_match=(0.5, 0.9))
+    hard = with_attack(seeds("hard", 0.0), small | hard)
+    board = board_of(sweep_of([*open_, *shut, *hard]))
+    lines = {line.split(" | ")[0]: line.split(" | ") for line in robustness_part(board).splitlines()}
+    assert lines["| open"][1:4] == ["0.00 [-0.01, 0.01]", "unresolved", "unresolved"]
+    assert lines["| shut"][3] == "0.30 [0.25, 0.35]"
+    assert lines["| hard"][3] == "0.90 [0.80, 1.40]"
+    assert board.ranks["remaining"] == {"open": (1, 3), "shut": (1, 2), "hard": (2, 3)}
+
+
+def test_worst_of_all_is_no_lower_than_any_audit():
+    # The wider interval reaches higher, the narrower one's value is higher.
+    found = audit_of("relearn", SURE, a=(0.9, 0.8, 1.0)) | audit_of("representation", SURE, a=(0.7, 0.4, 1.1))
+    board = board_of(sweep_of(with_attack(seeds("one", 0.0), found)))
+    assert "| 0.90 [0.80, 1.00] | 0.70 [0.40, 1.10] | 0.90 [0.80, 1.10] |" in robustness_part(board)
+
+
+def test_methods_are_held_against_the_audits_that_all_have():
+    small, hard = audit_of("sampling", NOT, a=(0.0, -0.01, 0.01)), audit_of("relearn", SURE, a=(0.9, 0.8, 1.0))
+    runs = [*with_attack(seeds("both", 0.0), small | hard), *with_attack(seeds("less", 0.0), small)]
+    board = board_of(sweep_of(runs))
+    assert board.common == ["sampling"]
+    assert board.ranks["remaining"] == {"both": (1, 2), "less": (1, 2)}
+    text = robustness_part(board)
+    assert "the highest of sampling," in text
+    lines = {line.split(" | ")[0]: line.split(" | ") for line in text.splitlines()}
+    assert lines["| less"][1:4] == ["0.00 [-0.01, 0.01]", "–", "0.00 [-0.01, 0.01]"]
+    # A seed that was not attacked at all is missing in its method's means.
+    half = with_attack(seeds("half", 0.0, 0.0), small, {})
+    assert "| half | 0.00 [-0.01, 0.01] (1 missing) |" in robustness_part(board_of(sweep_of([*half, *runs])))
+
+
+def test_an_audit_under_which_the_original_shows_nothing_leaves_nothing_open():
+    idle = audit_of("sampling", OPEN, a=(0.0, 0.5))
+    for one in idle.values():
+        one["details"] |= {"idle": True}
+    found = idle | audit_of("relearn", NOT, a=(0.0, -0.01, 0.01))
+    board = board_of(sweep_of(with_attack(seeds("one", 0.0), found)))
+    assert "| unresolved | 0.00 [-0.01, 0.01] | 0.00 [-0.01, 0.01] |" in robustness_part(board)
 
 
 def test_where_one_method_was_not_audited_it_is_named_and_no_rank_counts_it():

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..sweep.dominance import Dominated, Interval, dominated_ends, ends_of, reach_of
-from ..sweep.means import PRIVACY, SECONDS, Row, Table, tabulate
+from ..sweep.means import PRIVACY, SECONDS, UNRESOLVED, Row, Table, is_open, tabulate
 from ..sweep.ranks import Rank, overall_ranks, ranks
 from ..sweep.spread import Spread, retrained_points, spread_of
 
 
 # What is left at worst by all audits of robustness together; and by one, behind its name.
 REMAINING, WORST = "remaining", "/worst/remaining"
+SUPPRESSED = "suppressed"
 FORGET = (
     "forget_quality", "forget/exact_match", "forget/probability", "forget/rouge", "forget/truth_ratio",
     "forget/extraction_strength", "forget_paraphrased/exact_match", "forget_paraphrased/rouge",
@@ -34,6 +35,7 @@ class Board:
         rows (`list[Row]`): methods, by overall rank.
         forget, kept, privacy (`list[str]`): metrics that there are, in order.
         audits (`list[str]`): kinds of robustness audits.
+        common (`list[str]`): those that every run has that was attacked at all; `remaining` is of these.
         counted (`list[str]`): metrics that the overall rank counts.
         spreads (`dict[str, Spread]`): of the forget metrics and attacks, where there are enough retrained models.
         ranks (`dict[str, dict[str, Rank]]`): metric to row's name to rank.
@@ -47,6 +49,7 @@ class Board:
     kept: list[str]
     privacy: list[str]
     audits: list[str]
+    common: list[str]
     counted: list[str]
     spreads: dict[str, Spread]
     ranks: dict[str, dict[str, Rank]]
@@ -76,7 +79,8 @@ def board_of(sweep: dict[str, Any]) -> Board:
     """
     if not sweep["runs"]:
         raise ValueError(f"No run of {sweep['settings']['name']} is finished: there is nothing to show.")
-    sweep = {**sweep, "runs": [_with_remaining(run) for run in sweep["runs"]]}
+    kinds = _common(sweep["runs"])
+    sweep = {**sweep, "runs": [_with_remaining(run, kinds) for run in sweep["runs"]]}
     table = tabulate(sweep)
     rows, found = table.of("result"), _names(sweep)
     if not rows:
@@ -102,6 +106,7 @@ def board_of(sweep: dict[str, Any]) -> Board:
         kept=kept,
         privacy=privacy,
         audits=audits,
+        common=kinds,
         counted=counted,
         spreads={name: spread for name in (*forget, *privacy) if (spread := _spread(table, name)) is not None},
         ranks={name: ranks({row: own[name] for row, own in ends.items()}) for name in counted},
@@ -112,9 +117,11 @@ def board_of(sweep: dict[str, Any]) -> Board:
 
 def remaining_reach(row: Row, name: str) -> Interval | None:
     """The interval of what is left over all of a row's runs; `None` where one of them is unresolved or not audited."""
-    if any(point.values.get(name) is None for point in row.points):
+    reach = reach_of(row, name)
+    if reach is None or any(point.values.get(name) is None for point in row.points):
         return None
-    return reach_of(row, name)
+    boundless = any(point.run["metrics"][name]["details"].get("boundless") for point in row.points)
+    return reach[0], math.inf if boundless else reach[1]
 
 
 def _counted(sweep: dict[str, Any], table: Table, rows: list[Row]) -> list[str]:
@@ -124,22 +131,63 @@ def _counted(sweep: dict[str, Any], table: Table, rows: list[Row]) -> list[str]:
     return [*names, *([REMAINING] if audited and REMAINING not in names else [])]
 
 
-def _with_remaining(run: dict[str, Any]) -> dict[str, Any]:
-    """A run with what is left at worst by all of its audits, the one whose interval reaches highest."""
-    found = {name: metric for name, metric in run["metrics"].items() if name.endswith(WORST)}
-    if not found:
+def _common(runs: list[dict[str, Any]]) -> list[str]:
+    """The audits that every attacked run has: others would hold a run against more attacks than another."""
+    found = [[name.removesuffix(WORST) for name in run["metrics"] if name.endswith(WORST)] for run in runs]
+    found = [kinds for kinds in found if kinds]
+    return [kind for kind in found[0] if all(kind in kinds for kinds in found)] if found else []
+
+
+def _with_remaining(run: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
+    """A run with what is left at worst by all these audits; without that where one was not made."""
+    metrics = run["metrics"]
+    if not kinds or any(f"{kind}{WORST}" not in metrics for kind in kinds):
         return run
-    known = {name: metric for name, metric in found.items() if metric["value"] is not None}
-    name = max(known or found, key=lambda name: _end(found[name]))
-    worst = {**found[name], "details": {**found[name]["details"], "audit": name.removesuffix(WORST)}}
-    values = run["values"] | {REMAINING: worst["value"]}
-    return {**run, "metrics": run["metrics"] | {REMAINING: worst}, "values": values}
+    worst = _highest({kind: metrics[f"{kind}{WORST}"] for kind in kinds if not _is_aside(metrics, kind)}, metrics)
+    return {**run, "metrics": metrics | {REMAINING: worst}, "values": run["values"] | {REMAINING: worst["value"]}}
 
 
-def _end(metric: dict[str, Any]) -> float:
-    if metric["value"] is None:
-        return 0.0
-    return metric["value"] if metric["interval"] is None else metric["interval"][1]
+def _highest(found: dict[str, dict[str, Any]], metrics: dict[str, Any]) -> dict[str, Any]:
+    """The highest of several audits, between the highest of the lower and of the upper ends. What an audit left open
+    may be higher: then only what surely came back is a value, and its upper end is that of all."""
+    known = {kind: metric for kind, metric in found.items() if metric["value"] is not None and not is_open(metric)}
+    undecided = [part for kind in found for part in _undecided(metrics, kind)]
+    sure = any(metric["details"].get("verdict") == SUPPRESSED for metric in known.values())
+    if not known or (not sure and len(known) < len(found)):
+        details = {"verdict": UNRESOLVED, "status": UNRESOLVED}
+        return {"value": None, "interval": None, "n": 0, "direction": "lower", "variant": None, "details": details}
+    kind = max(known, key=lambda kind: known[kind]["value"])
+    ends = [metric["interval"] or (metric["value"], metric["value"]) for metric in known.values()]
+    highs = [end[1] for end in ends] + [end for part in undecided if (end := _upper(part)) is not None]
+    boundless = any(_upper(part) is None for part in undecided)
+    details = {**known[kind]["details"], "audit": kind, "boundless": boundless}
+    return {**known[kind], "interval": [max(end[0] for end in ends), max(highs)], "details": details}
+
+
+def _parts(metrics: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """What one audit says of each of its attacks and scores."""
+    names = (name for name in metrics if name.startswith(f"{kind}/") and name.endswith("/remaining"))
+    return [metrics[name] for name in names if not name.endswith(WORST)]
+
+
+def _undecided(metrics: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return [part for part in _parts(metrics, kind) if part["value"] is None and not _says_nothing(part)]
+
+
+def _is_aside(metrics: dict[str, Any], kind: str) -> bool:
+    """Whether the original model shows nothing under this audit either, so that it leaves nothing open."""
+    parts = _parts(metrics, kind)
+    return bool(parts) and all(part["value"] is None and _says_nothing(part) for part in parts)
+
+
+def _says_nothing(part: dict[str, Any]) -> bool:
+    return bool(part["details"].get("idle") or part["details"].get("optional"))
+
+
+def _upper(part: dict[str, Any]) -> float | None:
+    """The upper end of a result that is open; `None` where it has none."""
+    details = part["details"]
+    return None if None in (ends := (details.get("estimate"), details.get("half"))) else sum(ends)
 
 
 def _spread(table: Table, name: str) -> Spread | None:

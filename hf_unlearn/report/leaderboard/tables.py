@@ -87,8 +87,10 @@ def robustness_part(board: Board) -> str:
     about = (
         "`remaining` at worst: 1 as in the model before, 0 as in one that never knew, both attacked alike "
         "([robustness](robustness.md)). Means over runs; brackets reach over the 95 % intervals of all runs over "
-        "groups of rows. The original is 1 and the retrained model 0 by definition. `not recovered` bounds what these "
-        "attacks find with this budget, and no more."
+        "groups of rows. The original is 1 and the retrained model 0 by definition. `unresolved`: a part of the audit "
+        "leaves open whether it comes back, whatever the others say. Worst of all: the highest of "
+        f"{', '.join(board.common) or 'no audit (none was made of all runs)'}, up to where any may reach. "
+        "`not recovered` bounds what these attacks find with this budget, and no more."
     )
     rows = []
     for row in sorted(board.rows, key=_most_left):
@@ -151,14 +153,15 @@ def _remaining(row: Row, name: str) -> str:
     known = [metric for metric in metrics if metric is not None]
     if not known:
         return UNDEFINED
-    values = [metric["value"] for metric in known if metric["value"] is not None]
-    gaps = len(known) - len(values)
+    values = [point.values[name] for point in row.points if point.values.get(name) is not None]
+    gaps, absent = len(known) - len(values), len(metrics) - len(known)
     if not values:
         return "unresolved"
     reach = reach_of(row, name)
     parts = [f"{sum(values) / len(values):.2f}"]
     parts += [f"[{reach[0]:.2f}, {reach[1]:.2f}]"] if reach[0] < reach[1] else []
     parts += [f"({gaps} unresolved)"] if gaps else []
+    parts += [f"({absent} missing)"] if absent else []
     return " ".join(parts)
 
 

@@ -19,6 +19,7 @@ TERAFLOP = "teraflop"
 COSTS = (SECONDS, TERAFLOP)
 PRIVACY = "privacy/"
 RETRAIN = "retrain"
+UNRESOLVED = "unresolved"
 # Accuracy is what classifiers have in place of answers.
 ALSO_MAIN = "accuracy"
 # From 0 to 1 though not shown in percent.
@@ -237,6 +238,7 @@ def points_of(run: dict) -> list[Point]:
 def _values(one: dict) -> dict[str, float | None]:
     """All numbers of a run's end or of a baseline, by metric."""
     values = dict(one.get("values") or {name: metric["value"] for name, metric in one["metrics"].items()})
+    values |= {name: None for name, metric in one["metrics"].items() if is_open(metric)}
     privacy = (one["privacy"] or {}).get("metrics", {})
     values |= {f"{PRIVACY}{name}": metric["value"] for name, metric in privacy.items()}
     flops = one.get("flops")
@@ -245,8 +247,15 @@ def _values(one: dict) -> dict[str, float | None]:
 
 def _with_gaps(one: dict) -> dict:
     privacy = (one["privacy"] or {}).get("metrics", {})
-    open_ = [PRIVACY + name for name, m in privacy.items() if m["details"].get("status") == "unresolved"]
-    return {**one, "unresolved": open_}
+    open_ = [PRIVACY + name for name, m in privacy.items() if m["details"].get("status") == UNRESOLVED]
+    return {**one, "unresolved": [*open_, *(name for name, metric in one["metrics"].items() if is_open(metric))]}
+
+
+def is_open(metric: dict[str, Any]) -> bool:
+    """Whether an audit leaves open how much is left: what it resolved is no bound of what it did not."""
+    details = metric.get("details") or {}
+    undecided = details.get("verdict") == UNRESOLVED and bool(details.get("open"))
+    return undecided or (metric["value"] is None and details.get("status") == UNRESOLVED)
 
 
 def _axes(sweep: dict, rule: Rule) -> tuple[str | None, str | None]:
