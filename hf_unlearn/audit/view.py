@@ -57,9 +57,9 @@ class AuditView:
             models (`list[dict]`): of a `report.json`.
             found (`dict`): the content of this kind's file.
         """
-        entries = {_place(entry["path"]): entry for entry in found["models"]}
+        entries = {place_of(entry["path"]): entry for entry in found["models"]}
         for model in models:
-            if (place := _place(model["path"])) in entries:
+            if (place := place_of(model["path"])) in entries:
                 model.setdefault(AUDITS_KEY, {})[self.name] = self.summary(entries[place])
 
     def of(self, model: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -166,7 +166,7 @@ class AuditView:
         }
 
 
-def _place(path: str | None) -> str | None:
+def place_of(path: str | None) -> str | None:
     """A model's folder, however it was named; a Hub id stays one."""
     return None if path is None else str(Path(path).resolve())
 

@@ -12,9 +12,10 @@ from .table import Cell, Table
 TEXT = (
     "`remaining` of models of which it is known what they know. AUC: how well it tells P0 to P2 (which know) from N0 "
     "to N3 (which do not), with a 95 % score interval. Locks and false alarms: in how many models a gate fails "
-    "(`remaining` above 0.2 by its interval), and the mean. Share: Spearman's correlation with the share of the facts "
-    "that P0, P2 and N0 were taught. Retest: the largest difference between seeds of the audit. An audit may gate "
-    "where the interval of its AUC lies above 0.9, and no model of N0 to N3 raises an alarm."
+    "(`remaining` above 0.2 by its interval), of those of which it says something, and the mean. Share: Spearman's "
+    "correlation with the share of the facts that P0, P2 and N0 were taught. Retest: the largest difference between "
+    "seeds of the audit. An audit may gate where the interval of its AUC lies above 0.9, and no model of N0 to N3 "
+    "raises an alarm."
 )
 LEVELS = {"headline": "Audits", "output": "Metrics of answers", "part": "Parts of the audits"}
 PATHS = {"json": "meta.json", "md": "meta.md"}

@@ -6,12 +6,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..audit.registry import AUDITS
+from ..audit.view import place_of
 from ..bench.measured import costs_of
-from ..report.likeness import unlike_settings
+from ..report.likeness import WORST, unlike_attack, unlike_settings
 from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
 from ..report.sections import AUDITS_KEY, audit_metrics
+from ..report.sweep.means import START, retrains
 from ..report.verdict import verdicts
 from ..runs.finished import add_audits
 from .manifest import read_manifest
@@ -21,7 +22,7 @@ from .progress import differences, privacy_folder
 SWEEP_VERSION = 1
 LOSSES = {"eval_forget_loss": "forget/loss", "eval_retain_loss": "retain/loss"}
 EVALUATED = "eval_"
-RETRAINED = "retrained"
+RETRAINED, TARGET = "retrained", "target"
 
 
 def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -> dict[str, Any]:
@@ -35,11 +36,11 @@ def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -
         `dict`: the content of `sweep.json`, see `report/sweep.py`.
 
     Raises:
-        `ValueError`: if the folder is no sweep's.
+        `ValueError`: if the folder is no sweep's, or runs were not audited alike.
     """
     folder = Path(folder)
     rows, settings = read_manifest(folder) if listed is None else listed
-    runs, baselines, missing = [], {}, []
+    runs, baselines, missing, audited = [], {}, [], {}
     for row in rows:
         place = folder / row["folder"]
         report = _report(row, place)
@@ -50,6 +51,7 @@ def collect(folder: str | Path, listed: tuple[list[dict], dict] | None = None) -
         if row["privacy"] is not None and privacy is None:
             missing.append(_missing(row, "no privacy audit"))
         missing += [_missing(row, f"its {kind} audit is of another model") for kind in _later(report, place)]
+        _check_audits(row, report, audited)
         runs.append(_run(row, report, place, privacy))
         for baseline in _baselines(row, report, privacy):
             baselines.setdefault((baseline["kind"], baseline["path"], baseline["target"]), []).append(baseline)
@@ -81,15 +83,31 @@ def more_retrained(folder: Path, baselines: list[dict]) -> list[dict]:
         if gold is None or (differs := unlike_settings(gold["audited"], model.get("audited"))):
             why = "the runs have no retrained model" if gold is None else f"differs in {differs}"
             raise ValueError(f"{place} was not audited as the runs' retrained model was ({why}). Audit it alike.")
-        for kind, content in add_audits([], place, leave_out=("privacy",)).items():
-            entry = next((one for one in content["models"] if one["kind"] not in ("retrained", "original")), None)
-            if entry is not None:
-                model.setdefault(AUDITS_KEY, {})[kind] = AUDITS[kind].view.summary(entry)
-        privacy = (_attacks(place, ("unlearned",)) or {}).get("unlearned")
+        kinds = _later(report, place)
+        privacy = _attacked_alone(place)
+        if privacy is not None and place_of(privacy["path"]) != place_of(model["path"]):
+            kinds.append("privacy")
+        if kinds:
+            raise ValueError(
+                f"{place}: its {kinds[0]} audit is of another model than {model['path']!r}. Audit it again."
+            )
+        attacks = [(one or {}).get("settings", {}) for one in (gold["privacy"], privacy)]
+        if all(attacks) and (differs := unlike_attack(WORST, *attacks)):
+            raise ValueError(f"{place} and the runs' retrained model do not compare: {differs}. Audit it alike.")
+        if place_of(model["path"]) in {place_of(one["path"]) for one in (gold, *found)}:
+            raise ValueError(
+                f"{place} is of {model['path']!r}, which is there already: a spread requires other models."
+            )
         about = {"kind": "retrained", "path": model["path"] or place.name, "target": None, "disagrees": []}
         metrics = model["metrics"] | audit_metrics(model)
         found.append({**about, "dataset": gold["dataset"], "metrics": metrics, "privacy": privacy})
     return found
+
+
+def _attacked_alone(place: Path) -> dict | None:
+    """What attacks found in a folder's only attacked model."""
+    found = _attacks(place, ("unlearned",))
+    return None if found is None else found["unlearned"]
 
 
 def variant_of(setting: dict[str, Any]) -> str:
@@ -117,6 +135,17 @@ def _later(report: dict, place: Path) -> list[str]:
     return [kind for kind in found if kind not in (own.get(AUDITS_KEY) or {})]
 
 
+def _check_audits(row: dict, report: dict, first: dict[tuple, tuple[str, dict]]) -> None:
+    """Refuses a run that was audited otherwise than the first one of its target. Audits may be made run by run."""
+    own = next(model for model in report["models"] if model["kind"] == "unlearned")
+    for kind, found in (own.get(AUDITS_KEY) or {}).items():
+        name, settings = first.setdefault((kind, row["target"]), (row["name"], found["settings"]))
+        if differs := unlike_settings(settings, found["settings"]):
+            raise ValueError(
+                f"{name} and {row['name']} do not compare: their {kind} audits differ in {differs}. Audit both alike."
+            )
+
+
 def _privacy(row: dict, place: Path) -> dict[str, dict] | None:
     """What attacks found in the run, its target and the retrained model."""
     # In the order in which the sweep names them to the audit.
@@ -131,6 +160,8 @@ def _attacks(place: Path, names: tuple[str, ...]) -> dict[str, dict] | None:
     except ValueError:
         return None
     attacked = [model for model in report["models"] if model["kind"] == "attacked"]
+    if len(attacked) != len(names):
+        raise ValueError(f"{privacy_folder(place)} holds {len(attacked)} attacked models, and {len(names)} are read.")
     models = dict(zip(names, attacked, strict=True))
     models |= {model["kind"]: model for model in report["models"] if model["kind"] == "retrained"}
     for model in models.values():
@@ -169,7 +200,7 @@ def _run(row: dict, report: dict, place: Path, privacy: dict | None) -> dict[str
         "points": [point for point in points if point["step"] < steps],
         "rounds": _rounds(resolved, [*points, {"step": steps, "values": values}]),
         "privacy": None if privacy is None else privacy["unlearned"],
-        "verdict": _verdict(report, privacy),
+        "verdict": _verdict(row, report, privacy),
         "made": {key: report.get(key) for key in ("created", "machine", "versions")},
     }
 
@@ -183,11 +214,12 @@ def _cost(method: str, retain_loss: str | None) -> dict[str, float] | None:
     return {"time": max(cost.time for cost in costs), "memory": max(cost.memory for cost in costs)}
 
 
-def _verdict(report: dict, privacy: dict | None) -> dict[str, str]:
+def _verdict(row: dict, report: dict, privacy: dict | None) -> dict[str, str]:
     """What a run's report says in one line, with the attacks that the sweep made beside it; and that line without
     numbers, which several runs may share."""
+    # A model that retraining starts from has nothing to keep or to forget.
     models = [model | ({"privacy": privacy[model["kind"]]} if model["kind"] in (privacy or {}) else {})
-              for model in report["models"]]  # fmt: skip
+              for model in report["models"] if _kind(row, model) != START]  # fmt: skip
     found = verdicts({**report, "models": models})[0]
     return {"line": found.line, "short": found.short}
 
@@ -210,7 +242,7 @@ def _dataset(resolved: dict) -> str:
 def _baselines(row: dict, report: dict, privacy: dict | None) -> list[dict]:
     return [
         {
-            "kind": model["kind"],
+            "kind": _kind(row, model),
             "path": model["path"],
             "audited": model.get("audited"),
             "target": row["target"],
@@ -221,6 +253,11 @@ def _baselines(row: dict, report: dict, privacy: dict | None) -> list[dict]:
         for model in report["models"]
         if model["kind"] != "unlearned"
     ]
+
+
+def _kind(row: dict, model: dict) -> str:
+    """What a report's model is to the sweep: what retraining starts from is no model that knows the forget rows."""
+    return START if model["kind"] == TARGET and retrains(row["method"], row["resolved"]) else model["kind"]
 
 
 def _one_of(found: list[dict]) -> dict:

@@ -85,6 +85,16 @@ def test_methods_that_the_runs_cannot_tell_apart_share_their_ranks():
     assert "- By none: alike, like." in text
 
 
+def test_what_is_not_known_of_a_method_is_no_reason_to_call_it_worse():
+    rate = "privacy/worst/tpr@1e-1"
+    known, silent = seeds("known", 0.1, privacy=attacked(0.9)), seeds("silent", 0.1)
+    bad = seeds("bad", 0.1, utility=0.2, privacy=attacked(0.2))
+    board = board_of(sweep_of([*known, *silent, *bad], dominance=[FORGET, UTILITY, rate]))
+    # Nor does it dominate another, however good the rest is.
+    assert board.pairs == []
+    assert board.ranks[rate]["silent"] == (1, 3)
+
+
 # The retrained models
 
 
@@ -127,9 +137,22 @@ def test_a_method_inside_the_spread_is_like_retrained_and_one_outside_is_not_wit
     assert "| low | 0 of 1 | forget: exact match: 0.0, 1.0, below [26.0, 36.0] |" in text
     assert "retrain |" not in text
     assert "| 30.5 [20.0, 41.0] ≈ |" in results_part(board)
+    # Low is no aim.
+    assert results_part(board).count("| forget: exact match, % |") == 1
     # What is further below than the spread is no better than what is inside.
     assert board.ranks[FORGET]["near"][0] == 1
     assert board.ranks[FORGET]["low"][0] == 2 + 1
+
+
+def test_a_spread_that_holds_the_target_too_calls_nobody_like_retrained():
+    runs = [*retrained(0.1, 0.5), *seeds("same", 0.9, 0.9), *seeds("low", 0.2, 0.3)]
+    board = board_of(sweep_of(runs, [baseline("target", 0.95, 0.9), baseline("retrained", 0.9, 0.9)]))
+    assert board.spreads[FORGET].has(0.95)
+    assert [board.called(row, FORGET) for row in board.rows] == [None] * 3
+    text = retrained_part(board)
+    assert "| [0.0, 100.0] | no: the target is inside |" in text
+    assert "| same | 0 of 0 |  |" in text
+    assert "≈ |" not in results_part(board)
 
 
 # What comes back

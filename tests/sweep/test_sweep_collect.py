@@ -123,6 +123,38 @@ def test_a_target_that_was_audited_differently_is_told(sweep, tmp_path):
     assert (base["metrics"][FORGET]["value"], base["disagrees"]) == (1.0, [FORGET])
 
 
+def test_what_retraining_starts_from_is_no_target(sweep, tmp_path):
+    runs = sweep(0, 1)
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    lines[0] |= {"method": "retrain", "label": "retrain"}
+    lines[0]["resolved"] |= {"train_on": "retain", "model_name_or_path": "empty"}
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for run, line in zip(runs, lines, strict=True):
+        run.resolved.update(line["resolved"])
+        finish(run)
+    for run in reversed(runs):
+        report = json.loads((run.folder / "report.json").read_text())
+        if run is runs[0]:
+            report["models"][0] |= {"path": "empty", "metrics": {FORGET: metric(0.0), RETAIN: metric(0.0)}}
+        for model in report["models"]:
+            model["metrics"][RETAIN]["interval"] = [model["metrics"][RETAIN]["value"]] * 2
+        (run.folder / "report.json").write_text(json.dumps(report))
+    found = collect(tmp_path)
+    assert [(one["kind"], one["path"]) for one in found["baselines"]] == [("start", "empty"), ("target", "m")]
+    assert [row.label for row in tabulate(found).of("target", "start")] == ["target"]
+    # Nothing that it knew could be kept.
+    assert ["keeping is unresolved" in run["verdict"]["line"] for run in found["runs"]] == [True, False]
+    assert "some of the rest is lost" in found["runs"][1]["verdict"]["line"]
+    # What is lost beside its start is still read by rules.
+    found["settings"]["select"] = {"kind": "kept", "bound": 0.02, "forget": FORGET, "utility": RETAIN}
+    assert tabulate(found).of("result")[0].label == "retrain"
+    lines[0]["resolved"]["train_on"] = runs[0].resolved["train_on"] = "all"
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report["settings"][runs[0].name]["train_on"] = "all"
+    (runs[0].folder / "report.json").write_text(json.dumps(report))
+    assert [one["kind"] for one in collect(tmp_path)["baselines"]] == ["target", "target"]
+
+
 def test_privacy_is_read_by_who_was_attacked(sweep, tmp_path):
     (run,) = sweep(0, privacy={"fprs": [0.1]})
     finish(run)
@@ -197,6 +229,18 @@ def test_audits_that_were_made_later_into_a_runs_folder_are_read(sweep, tmp_path
     assert base["disagrees"] == []
 
 
+def test_runs_that_were_attacked_otherwise_are_refused(sweep, tmp_path):
+    for run, steps in zip(sweep(0, 1), (32, 8), strict=True):
+        finish(run)
+        about = {"name": "x", "kind": "audited", "path": "p", "settings": {"max_steps": steps}}
+        models = [{**about, "metrics": {"worst/remaining": {**metric(0.7), "details": {}}}}]
+        (run.folder / "relearn").mkdir()
+        (run.folder / "relearn" / "relearn.json").write_text(json.dumps({"schema_version": 1, "models": models}))
+    told = r"atu-seed0 and atu-seed1 do not compare: their relearn audits differ in max_steps \(32 and 8\)"
+    with pytest.raises(ValueError, match=told):
+        collect(tmp_path)
+
+
 def audited_alone(folder: Path, value: float, rows: str = "rows") -> None:
     """A retrained model that `hf-unlearn eval` audited into the sweep's folder."""
     model = {
@@ -221,14 +265,14 @@ def test_further_retrained_models_stand_beside_the_runs_own(sweep, tmp_path):
     for name, value in (("retrained-1", 0.2), ("retrained-2", 0.3)):
         audited_alone(tmp_path / "retrained" / name, value)
     first = tmp_path / "retrained" / "retrained-1"
-    models = [{"name": "x", "kind": "attacked", "path": "x", **attacked(0.4)}]
+    models = [{"name": "x", "kind": "attacked", "path": "made/retrained-1", **attacked(0.4)}]
     (first / "privacy").mkdir()
     text = json.dumps({"schema_version": 1, "title": "t", "models": models})
     (first / "privacy" / "privacy.json").write_text(text)
     worst = {
         "name": "x",
         "kind": "audited",
-        "path": "elsewhere",
+        "path": "made/retrained-1",
         "settings": {},
         "metrics": {"worst/remaining": metric(0.0)},
     }
@@ -243,6 +287,27 @@ def test_further_retrained_models_stand_beside_the_runs_own(sweep, tmp_path):
     assert others[1]["privacy"] is None
     spread = spread_of(tabulate(found), FORGET)
     assert sorted(spread.values) == [0.1, 0.2, 0.3]
+    # What was found in another model is not this one's.
+    for name, text in (
+        ("quantize", json.dumps({"schema_version": 1, "models": [{**worst, "path": "elsewhere"}]})),
+        ("privacy", json.dumps({"schema_version": 1, "title": "t", "models": [{**models[0], "path": "x"}]})),
+    ):
+        file = first / name / f"{name}.json"
+        kept = file.read_text()
+        file.write_text(text)
+        with pytest.raises(ValueError, match=f"retrained-1: its {name} audit is of another model than 'made/retra"):
+            collect(tmp_path)
+        file.write_text(kept)
+    # Counted twice, one model would make the spread narrower.
+    report = first / "report.json"
+    kept = report.read_text()
+    for path in ("r", "made/retrained-2"):
+        (first / "quantize" / "quantize.json").unlink(missing_ok=True)
+        (first / "privacy" / "privacy.json").unlink(missing_ok=True)
+        report.write_text(kept.replace("made/retrained-1", path))
+        with pytest.raises(ValueError, match="a spread requires other models"):
+            collect(tmp_path)
+    report.write_text(kept)
     # On other rows it is another number.
     audited_alone(tmp_path / "retrained" / "other", 0.2, rows="others")
     with pytest.raises(ValueError, match="other was not audited as the runs' retrained model was .differs in rows of"):

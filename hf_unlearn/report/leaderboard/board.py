@@ -2,7 +2,7 @@
 """All methods of a sweep beside each other: numbers, the retrained models' spread, ranks, and who dominates whom."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..sweep.dominance import Dominated, Interval, dominated_ends, ends_of, reach_of
@@ -61,11 +61,16 @@ class Board:
         """How many retrained models there are."""
         return len(retrained_points(self.table))
 
+    def tells(self, name: str) -> bool:
+        """Whether the models that knew the forget rows lie outside of the spread: inside, it calls nobody unlike."""
+        known = [point.values.get(name) for row in self.table.of("target") for point in row.points]
+        return not any(value is not None and self.spreads[name].has(value) for value in known)
+
     def called(self, row: Row, name: str) -> str | None:
         """Where a row's runs lie beside the spread of a metric; `None` where nothing can be said."""
         spread = self.spreads.get(name)
         values = [point.values.get(name) for point in row.points]
-        if spread is None or not values or None in values:
+        if spread is None or not values or None in values or not self.tells(name):
             return None
         places = {INSIDE if spread.has(value) else BELOW if value < spread.low else ABOVE for value in values}
         return places.pop() if len(places) == 1 else MIXED
@@ -95,8 +100,8 @@ def board_of(sweep: dict[str, Any]) -> Board:
     ends = {row: dict(ends) for row, ends in ends_of(sweep, table, counted).items()}
     if REMAINING in counted:
         for row in rows:
-            ends[row.name][REMAINING] = remaining_reach(row, REMAINING) or (-math.inf, math.inf)
-    pairs = dominated_ends(ends)
+            ends[row.name][REMAINING] = remaining_reach(row, REMAINING)
+    pairs = _surely(dominated_ends(ends), ends)
     overall = overall_ranks([row.name for row in rows], pairs)
     return Board(
         sweep=sweep,
@@ -129,6 +134,12 @@ def _counted(sweep: dict[str, Any], table: Table, rows: list[Row]) -> list[str]:
     names = [name for name in dict.fromkeys(names) if name is not None]
     audited = all(REMAINING in point.run["metrics"] for row in rows for point in row.points)
     return [*names, *([REMAINING] if audited and REMAINING not in names else [])]
+
+
+def _surely(pairs: list[Dominated], ends: dict[str, dict[str, Interval | None]]) -> list[Dominated]:
+    """Without the pairs whose second is only better in what is not known of the first."""
+    found = ((pair, [name for name in pair.better if ends[pair.row][name] is not None]) for pair in pairs)
+    return [replace(pair, better=better) for pair, better in found if better]
 
 
 def _common(runs: list[dict[str, Any]]) -> list[str]:

@@ -3,7 +3,7 @@
 
 from collections import Counter
 
-from ..naming import UNDEFINED, format_number, full_label, is_p_value, is_percent
+from ..naming import UNDEFINED, format_number, full_label, is_p_value, is_percent, unit
 from ..sweep.dominance import reach_of
 from ..sweep.means import COSTS, PRIVACY, SECONDS, Row, cell_of
 from ..sweep.ranks import RULE, rank_text
@@ -22,7 +22,8 @@ def results_part(board: Board) -> str:
     inside, below, above, mixed = (SIGNS[said] for said in (INSIDE, BELOW, ABOVE, MIXED))
     spread = (
         f"{inside} every run lies in the spread of {board.retrained} retrained models, {below} {above} every run lies "
-        f"below or above it, {mixed} runs differ in that."
+        f"below or above it, {mixed} runs differ in that; no sign: the target lies in the spread, too, which tells "
+        "nothing."
         if board.spreads
         else f"No spread of retrained models is shown: that requires {FEWEST}, and there "
         f"{'is' if board.retrained == 1 else 'are'} {board.retrained}."
@@ -46,13 +47,16 @@ def retrained_part(board: Board) -> str:
     about = (
         f"{board.retrained} models never saw the forget rows. Where one more such model is expected with 95 % is "
         "their spread (t-interval for one more value; at least one row beyond the values). A method is like "
-        "retrained in a metric if every run lies inside."
+        "retrained in a metric if every run lies inside. Where the target lies inside, too, a metric is not counted."
     )
     rows = [
-        [escape(_label(name)), ", ".join(_shown(name, value) for value in spread.values), _brackets(name, spread)]
+        [
+            escape(_label(name)), ", ".join(_shown(name, value) for value in spread.values), _brackets(name, spread),
+            "yes" if board.tells(name) else "no: the target is inside",
+        ]
         for name, spread in board.spreads.items()
-    ]
-    models = Table(["", "retrained models", "spread"], rows, numbers=True).markdown()
+    ]  # fmt: skip
+    models = Table(["", "retrained models", "spread", "counted"], rows, numbers=True).markdown()
     lines = []
     for row in board.rows:
         if is_retrained(row):
@@ -228,6 +232,9 @@ def _label(name: str) -> str:
 def _heading(board: Board, name: str) -> str:
     if name.startswith(PRIVACY):
         return _label(name)
+    if name.startswith(("forget/", "forget_paraphrased/")):
+        # An arrow would say that lower is better, and is a sign of the cells.
+        return ", ".join(filter(None, (full_label(name), unit(name))))
     return heading_of(board.sweep, name)
 
 

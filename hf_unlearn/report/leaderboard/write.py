@@ -32,7 +32,8 @@ def write_leaderboard(sweep: dict[str, Any], file: str | Path, command: str) -> 
     """Writes the page of a sweep and its figures beside it, as `<page>_utility.png` and `<page>_attack.png`.
 
     A page that has marks keeps all else: the part of that name is put between `<!-- leaderboard: results -->` and
-    `<!-- leaderboard: end -->`, with the figures of those parts. Parts are `about`, `results`, `ranks`, `retrained`, `robustness` and `missing`.
+    `<!-- leaderboard: end -->`, with the figures of those parts. Parts are `about`, `results`, `ranks`, `retrained`,
+    `robustness` and `missing`.
 
     Args:
         sweep (`dict`): the content of `sweep.json`.

@@ -19,6 +19,8 @@ TERAFLOP = "teraflop"
 COSTS = (SECONDS, TERAFLOP)
 PRIVACY = "privacy/"
 RETRAIN = "retrain"
+# Of baselines: the model that retraining starts from. No row shows it.
+START = "start"
 UNRESOLVED = "unresolved"
 # Accuracy is what classifiers have in place of answers.
 ALSO_MAIN = "accuracy"
@@ -275,7 +277,7 @@ def _axes(sweep: dict, rule: Rule) -> tuple[str | None, str | None]:
 def _selected(sweep: dict, rule: Rule, forget, utility) -> Selection:
     def of_baseline(kind: str, run: dict, name: str | None) -> float | None:
         for one in sweep["baselines"]:
-            own = one["kind"] == kind and one["target"] == run["target"]
+            own = one["kind"] in (kind, *([START] if kind == "target" else [])) and one["target"] == run["target"]
             if own and (kind == "retrained" or one["path"] == run["model"]):
                 return _values(one).get(name)
         return None
@@ -295,7 +297,8 @@ def _selected(sweep: dict, rule: Rule, forget, utility) -> Selection:
 
 def _baseline_rows(sweep: dict) -> list[Row]:
     found: dict[tuple, list[Point]] = {}
-    for one in sorted(sweep["baselines"], key=lambda one: one["kind"] == "retrained"):
+    baselines = [one for one in sweep["baselines"] if one["kind"] != START]
+    for one in sorted(baselines, key=lambda one: one["kind"] == "retrained"):
         run = {**_with_gaps(one), "seed": None}
         found.setdefault((one["kind"], one["path"]), []).append(Point(run, None, _values(one)))
     several = {kind for kind, _ in found if sum(other == kind for other, _ in found) > 1}
@@ -326,6 +329,11 @@ def _retrained_seconds(sweep: dict) -> float | None:
         run["seconds"] for run in sweep["runs"] if run["method"] == RETRAIN and run["seconds"] and not run["tuning"]
     ]
     return statistics.fmean(known) if known else None
+
+
+def retrains(method: str, fields: dict[str, Any]) -> bool:
+    """Whether a run trains on the retain rows alone."""
+    return method == RETRAIN and fields.get("train_on", "retain") == "retain"
 
 
 def is_share(metric: str) -> bool:

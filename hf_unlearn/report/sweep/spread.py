@@ -10,7 +10,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from .means import RETRAIN, Row, Table, is_share, t_quantile
+from .means import Row, Table, is_share, retrains, t_quantile
 
 
 # With fewer, what one more would show is anybody's guess.
@@ -43,9 +43,7 @@ def retrained_rows(table: Table) -> list[Row]:
 
 def is_retrained(row: Row) -> bool:
     """Whether a row's runs were trained on the retain rows alone."""
-    return row.kind == "retrained" or (
-        row.method == RETRAIN and all(p.run["fields"].get("train_on", "retain") == "retain" for p in row.points)
-    )
+    return row.kind == "retrained" or all(retrains(row.method, p.run["fields"]) for p in row.points)
 
 
 def retrained_points(table: Table) -> list[Any]:

@@ -69,10 +69,10 @@ def _row(
 
 
 def _alarms(found: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """In how many models a gate fails, of how many, and the mean score."""
+    """In how many models a gate fails, of how many of which it says something, and the mean score."""
     known = [one["score"] for one in found if one is not None and one["score"] is not None]
     return {
         "alarms": sum(one is not None and one["alarm"] for one in found),
-        "models": len(found),
+        "models": len(known),
         "mean": sum(known) / len(known) if known else None,
     }

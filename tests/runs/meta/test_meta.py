@@ -99,6 +99,8 @@ def test_the_rows_of_hand_made_results():
     assert false["may_gate"] == "no"
     (silent,) = summary(results(lambda member: None if member.pool == "N1" else member.share, full))
     assert silent["undefined"] == 6
+    # No alarm in none is no 0 of 6.
+    assert silent["alarms"]["N1"] == {"alarms": 0, "models": 0, "mean": None}
     assert silent["may_gate"] == "open"
 
 
