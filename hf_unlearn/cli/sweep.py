@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         _add_privacy(spec, every)
     runs = planned(spec, every, folder)
     if args.only is not None:
-        runs = [_only(args.only, runs, folder)]
+        runs = [_only(args.only, runs, every if spec.stages == 2 else runs, folder)]
     states = _states(runs)
     if args.dry_run:
         _show_plan(runs, states, folder)
@@ -141,8 +141,9 @@ def _show_plan(runs, states: dict[str, str], folder: Path) -> None:
     print(f"{len(runs)} runs{about}, {len({run.seed for run in runs})} seeds. Nothing was started.")
 
 
-def _only(asked: str, runs, folder: Path):
-    """The run that is asked for; a number counts in the manifest that was written with the script.
+def _only(asked: str, runs, every, folder: Path):
+    """The run that is asked for; a number counts in the manifest that was written with the script, of some of `every`
+    run: with two stages there are more by now.
 
     Raises:
         `ValueError`: if there is none, or the sweep file has changed since.
@@ -154,15 +155,16 @@ def _only(asked: str, runs, folder: Path):
         if not found:
             raise ValueError(f"--only {asked}: no run has this name or id. `--dry_run` lists them.")
         return found[0]
+    known = {run.id: run for run in every}
     listed = [row["id"] for row in read_manifest(folder)[0]] if is_sweep(folder) else [run.id for run in runs]
-    if listed != [run.id for run in runs]:
+    if (every is runs and listed != [*known]) or not known.keys() >= {*listed}:
         raise ValueError(
             f"--only {asked}: the sweep file has changed since {folder / 'manifest.jsonl'} was written, and numbers "
             "would mean other runs. Write the script again, or name the run."
         )
-    if int(asked) >= len(runs):
-        raise ValueError(f"--only {asked}: there are {len(runs)} runs, counted from 0.")
-    return runs[int(asked)]
+    if int(asked) >= len(listed):
+        raise ValueError(f"--only {asked}: there are {len(listed)} runs, counted from 0.")
+    return known[listed[int(asked)]]
 
 
 def _write_script(path: Path, spec, folder: Path, count: int) -> None:

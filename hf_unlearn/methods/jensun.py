@@ -69,6 +69,10 @@ class JensUnTrainer(UnlearnTrainer):
         compared = Need(divergence, reference=(REFERENCE,))
         return needs | {role: compared for role, term in args.kept_terms.items() if term == "js"}
 
+    @classmethod
+    def replaces_answers(cls, args: JensUnConfig) -> bool:
+        return True
+
     def make_pairs(self, roles, args: JensUnConfig, processor) -> RolePairs:
         return super().make_pairs({**roles, FORGET: with_targets(roles[FORGET], args, processor)}, args, processor)
 

@@ -83,8 +83,13 @@ def check_shared(field: str, folder: str, given: Mapping[str, Factors], model: n
     """Those of a folder's factors whose layers the model's adapter has too.
 
     Raises:
-        `ValueError`: if there are none, or one is of another size.
+        `ValueError`: if there are none, or one is of another size, or the model's adapter adds more than factors say.
     """
+    if getattr(model.peft_config[trained_adapter(model)], "use_dora", False):
+        raise ValueError(
+            f"{field}: a DoRA adapter trains (`use_dora`), which also scales what is below it: its factors are not "
+            "all that it adds. Train a LoRA adapter."
+        )
     own = trained_factors(model)
     if not (shared := {name: factors for name, factors in given.items() if name in own}):
         raise ValueError(

@@ -4,7 +4,7 @@
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class Entry:
             Rows that training will see; the values of others are not computed.
         tokenizer, args, collator:
             The run's.
+        given (`Mapping[str, datasets.Dataset]`):
+            The rows as they were given, encoded: a method may train on forget rows with other labels.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class Entry:
     tokenizer: object
     args: object
     collator: object
+    given: Mapping = field(default_factory=dict)
 
     @property
     def shows_progress(self) -> bool:

@@ -151,7 +151,7 @@ class UnlearnTrainer(Method, EvaluationRows, AddOnTrainer, HubTrainer):
         first = model if ref_model is None else ref_model
         self.entered = weights_as_entered(first, with_adapter=bool(self.reference_roles_of(args)))
         model, added = with_adapter(model, args, peft_config and family.adapter_config(peft_config))
-        entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator)
+        entry = Entry(model, roles, needed_rows(pairs, args), processing_class, args, collator, self.given_rows)
         added = self.addons.start_adapter(entry, added)
         self._plan_step(entry, family.shape_of(pairs, args), added, ref_model, named, reload)
         self.addons.setup(entry)

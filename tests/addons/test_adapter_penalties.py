@@ -175,6 +175,13 @@ def test_adapters_that_do_not_fit_are_refused(trained, saved):
 
 
 @pytest.mark.parametrize("name", ["orthogonal_to", "repel_from"])
+def test_an_adapter_that_adds_more_than_its_factors_is_refused(trained, saved, name):
+    folder = [saved()] if name == "orthogonal_to" else saved()
+    with pytest.raises(ValueError, match=rf"{name}: a DoRA adapter trains"):
+        trained(given={"peft_config": lora(use_dora=True)}, train=False, **{name: folder})
+
+
+@pytest.mark.parametrize("name", ["orthogonal_to", "repel_from"])
 def test_engines_that_shard_are_refused(saved, tmp_path, name):
     args = GAConfig(
         output_dir=str(tmp_path), use_cpu=True, **{name: [saved()] if name == "orthogonal_to" else saved()}

@@ -14,6 +14,7 @@ from hf_unlearn import (
     FisherTrainer,
     GATrainer,
     IdkNLLTrainer,
+    JensUnTrainer,
     NPOTrainer,
     RetrainTrainer,
     RMUTrainer,
@@ -344,10 +345,16 @@ def test_methods_take_it_or_refuse_it(tmp_path, name):
             processing_class=make_tokenizer(),
         )
         made.train()
+        # What is made likely is what is to be forgotten.
+        assert made.train_dataset.roles["forget"]["labels"] == made.given_rows["forget"]["labels"]
         return made.state.log_history[0]
 
     if "forget" not in case.roles:
         with pytest.raises(ValueError, match=rf"LAT perturbs forget rows .*, and {name} trains on none"):
+            run()
+        return
+    if trainer.replaces_answers(make_args(config, tmp_path, **settings)):
+        with pytest.raises(ValueError, match=rf"{name} has other answers in their place"):
             run()
         return
     found = run()
@@ -401,7 +408,8 @@ def test_layers_of_other_architectures_are_shifted_as_a_hook_would(name):
         (RMUTrainer, {"layer_id": 1}, "lat_layers: layer 2 is above layer 1, the last that rmu reads of forget rows"),
         (RetrainTrainer, {}, "LAT perturbs forget rows as they go through the model, and retrain trains on none"),
         (IdkNLLTrainer, {}, "and idk_nll trains on none"),
-        # It would make the wrong answers likely, which the model learns.
+        # It would make likely what the model learns to say.
+        (JensUnTrainer, {}, "LAT makes the forget answers likely, and jensun has other answers in their place"),
         (
             AmnesiacTrainer,
             {"variant": "relabel", "relabel_with": "refusal"},

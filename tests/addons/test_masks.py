@@ -6,7 +6,7 @@ import torch
 from conftest import changed, lora, make_model, make_tokenizer, weights
 from safetensors.torch import save_file
 
-from hf_unlearn import GAConfig, GATrainer, NPOTrainer, RetrainTrainer
+from hf_unlearn import AmnesiacTrainer, GAConfig, GATrainer, JensUnTrainer, NPOTrainer, RetrainTrainer
 from hf_unlearn.addons.masks.choice import highest, kth_largest
 from hf_unlearn.addons.settings import addons_of
 from hf_unlearn.training.addon_checks import check_engine
@@ -114,6 +114,16 @@ def test_scores_equal_their_formula_whatever_the_batch(masked, name, size, monke
         trainer.train()
     for key, expected in slow_scores(name, trainer).items():
         torch.testing.assert_close(seen[key].double(), expected, rtol=2e-3, atol=1e-6 * expected.max().item(), msg=key)
+
+
+@pytest.mark.parametrize("settings", [{"trainer": JensUnTrainer}, {"trainer": AmnesiacTrainer, "variant": "relabel"}])
+def test_scores_are_of_the_forget_answers_where_a_method_has_others_in_their_place(masked, settings):
+    given = {"retain_dataset": [{"prompt": "What?", "completion": f" A cup {i}."} for i in range(6)]}
+    found, plain = (masked("snip", given=given, **own) for own in (settings, {}))
+    for trainer in (found, plain):
+        trainer.train()
+    assert found.train_dataset.roles["forget"]["labels"] != plain.train_dataset.roles["forget"]["labels"]
+    assert not changed(masks_of(found), masks_of(plain))
 
 
 @pytest.mark.parametrize("name", ["gradient", "fisher", "wanda", "random"])

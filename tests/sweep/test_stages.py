@@ -4,6 +4,7 @@ chooses the nearest to retrained among those that keep enough. What a run does i
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -154,6 +155,28 @@ def test_a_method_whose_tuning_failed_waits_and_the_same_command_goes_on(sweep):
     assert main(["sweep", file]) == 0
     assert worked[2] == ["ga-learning_rate=0.001-seed0"]
     assert worked[3] == ["ga-learning_rate=0.0001-seed1", "ga-learning_rate=0.0001-seed2"]
+
+
+def test_an_arrays_tasks_are_those_of_its_script_also_once_methods_are_tuned(sweep, tmp_path, capsys):
+    file, worked, _ = sweep
+    script, first = (
+        tmp_path / "array.sh",
+        [f"{m}-learning_rate={r}-seed0" for m in ("ga", "npo") for r in ("0.0001", "0.001")],
+    )
+    assert main(["sweep", file, "--slurm", str(script)]) == 0
+    for number in (2, 3, 0, 1):
+        # By the third, one method's other seeds are known.
+        assert main(["sweep", file, "--only", str(number)]) == 0
+        assert worked[-1] == [first[number]]
+    assert main(["sweep", file, "--only", "4"]) == 2
+    assert "--only 4: there are 4 runs" in capsys.readouterr().err
+    assert main(["sweep", file, "--slurm", str(script)]) == 0
+    assert main(["sweep", file, "--only", "4"]) == 0
+    assert worked[-1] == ["ga-learning_rate=0.0001-seed1"]
+    content = yaml.safe_load(Path(file).read_text()) | {"grid": {"learning_rate": [1e-3]}}
+    Path(file).write_text(yaml.safe_dump(content))
+    assert main(["sweep", file, "--only", "4"]) == 2
+    assert "the sweep file has changed since" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ class LatentAttack(AddOn):
             )
         if method.replaces_answers(args):
             raise ValueError(
-                f"LAT makes the forget answers likely, and {method.method} has other answers in their place, which the "
-                "model is to give. Leave lat_epsilon out."
+                f"LAT makes the forget answers likely, and {method.method} has other answers in their place, which "
+                "the model is to give. Leave lat_epsilon out."
             )
         if args.fp16:
             raise ValueError("LAT takes gradients of states, which fp16 rounds to 0. Take bf16=True, or leave it out.")

@@ -171,6 +171,9 @@ class Scorer:
     def _batches(self, role: str, single: bool) -> Iterator[dict[str, Tensor]]:
         """This process's share of the rows that training sees."""
         rows, size = self.entry.roles[role], 1 if single else self.args.per_device_train_batch_size
+        if role == FORGET:
+            # Of the forget answers themselves, whatever labels a method has in their place.
+            rows = self.entry.given.get(role, rows)
         for indices in self._shares(self.entry.needed[role], size):
             batch = self.entry.collator.pad([rows[i] for i in indices])
             if single:
