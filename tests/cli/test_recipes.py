@@ -123,7 +123,7 @@ def test_every_recipe_is_the_method_of_its_name(path):
         "rmu": ("rmu", "states"),
     }
     content = read_yaml(path)
-    stem = re.sub("_(1gpu|lora|qlora|uniform|robustness)$|_backdoor.*$", "", path.stem)
+    stem = re.sub("_(1gpu|lora|qlora|uniform|robustness|lat)$|_backdoor.*$", "", path.stem)
     stem = "retrain" if stem in ("original", "whp_reinforced") else stem
     # The published retain term of NPO on WMDP is a divergence too.
     stem = "npo_klr" if "wmdp" in path.parts and stem == "npo" else stem
