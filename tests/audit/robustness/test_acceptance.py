@@ -45,7 +45,7 @@ HELD = {
     "6 an update inside the bins": [(QUANTIZE, "test_an_update_inside_the_codes_is_lost_in_rounding")],
     "7 a masked head": [
         (INSIDE, "test_a_masked_head_hides_nothing_from_another"),
-        ("runs/meta/test_meta_world", "test_locks_are_caught_by_audits_and_by_no_metric_of_answers"),
+        ("runs/meta/test_meta_world", "test_locks_are_caught_by_audits_and_not_by_exact_match"),
     ],
     "8 a steered layer": [(WORLD, "test_a_steered_layer_is_found_by_what_reads_below_it")],
     "9 learning rates": [
@@ -102,7 +102,7 @@ HELD = {
         (PROMPTS, "test_a_transform_that_the_original_does_not_understand_is_left_out_and_named"),
     ],
     "20 meta-evaluation": [
-        ("runs/meta/test_meta_world", "test_locks_are_caught_by_audits_and_by_no_metric_of_answers"),
+        ("runs/meta/test_meta_world", "test_locks_are_caught_by_audits_and_not_by_exact_match"),
         ("runs/meta/test_meta", "test_a_constant_score_tells_nothing_and_a_good_one_everything"),
     ],
     "bad input": [

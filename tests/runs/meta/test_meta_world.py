@@ -12,9 +12,9 @@ from hf_unlearn.runs.meta.arguments import PLANS, Plan
 from hf_unlearn.runs.meta.members import LOCKS
 
 
-# What section 3 of the specification says of each lock: at least one of these catches it.
+# What catches each lock.
 CATCHES = {
-    "head": ("representation", "relearn"),
+    "head": ("representation",),
     "password": ("representation", "relearn"),
     "rmu": ("relearn",),
     "idk": ("representation", "relearn"),
@@ -23,7 +23,7 @@ CATCHES = {
 
 
 @pytest.mark.slow
-def test_locks_are_caught_by_audits_and_by_no_metric_of_answers(tmp_path, monkeypatch, capsys):
+def test_locks_are_caught_by_audits_and_not_by_exact_match(tmp_path, monkeypatch, capsys):
     sizes = {"P0": 1, "P2": 1, "P3": 1, "N0": 1, "N2": 1, "N3": 1}
     audits = {name: PLANS["quick"].audits[name] for name in ("quantize", "representation", "relearn")}
     monkeypatch.setitem(arguments.PLANS, "quick", Plan(sizes, audits))
@@ -38,7 +38,7 @@ def test_locks_are_caught_by_audits_and_by_no_metric_of_answers(tmp_path, monkey
     assert lens["mean"] > rows["output", "exact_match"]["locks"]["head"]["mean"] + 0.3
     for lock in LOCKS:
         assert all(rows[audit, "worst/remaining"]["locks"][lock]["alarms"] for audit in CATCHES[lock])
-        assert not any(
-            row["locks"][lock]["alarms"] for row in found["rows"] if row["metric"] in ("exact_match", "probability")
-        )
+        assert not rows["output", "exact_match"]["locks"][lock]["alarms"]
+    # The mean probability of a token sees two of them.
+    assert not any(rows["output", "probability"]["locks"][lock]["alarms"] for lock in ("head", "rmu", "idk"))
     assert Path(tmp_path / "meta.md").is_file()
