@@ -11,7 +11,8 @@ from ..style import GRID, MUTED, PAGE
 from ..sweep.dominance import reach_of
 from ..sweep.looks import axis_label, looks_of
 from ..sweep.means import Row, cell_of
-from .board import REMAINING, Board
+from .board import Board
+from .remaining import REMAINING
 
 
 if TYPE_CHECKING:

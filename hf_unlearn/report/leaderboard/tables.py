@@ -5,12 +5,13 @@ from collections import Counter
 
 from ..naming import UNDEFINED, format_number, full_label, is_p_value, is_percent, unit
 from ..sweep.dominance import reach_of
-from ..sweep.means import COSTS, PRIVACY, SECONDS, Row, cell_of
+from ..sweep.means import COSTS, PRIVACY, Row, cell_of, cost_text
 from ..sweep.ranks import RULE, rank_text
 from ..sweep.spread import FEWEST, Spread, is_retrained
 from ..sweep.tables import cost_of, heading_of, missing_lines, verdict_of
 from ..table import Table, escape
-from .board import ABOVE, BELOW, INSIDE, MIXED, REMAINING, WORST, Board, remaining_reach
+from .board import ABOVE, BELOW, INSIDE, MIXED, Board
+from .remaining import REMAINING, WORST, remaining_reach
 
 
 SIGNS = {INSIDE: "≈", BELOW: "↓", ABOVE: "↑", MIXED: "±"}
@@ -240,7 +241,7 @@ def _heading(board: Board, name: str) -> str:
 
 def _shown(name: str, value: float) -> str:
     if name in COSTS:
-        return f"{value:.1f}" if name == SECONDS else f"{value:.3g}"
+        return cost_text(name, value)
     if name.startswith(PRIVACY):
         return f"{value:.2f}"
     return f"{100 * value:.1f}" if is_percent(name) and value < 0 else format_number(name, value)

@@ -9,7 +9,7 @@ from typing import Any
 from ..naming import UNDEFINED, format_number, full_label, unit
 from ..table import Table as Shown
 from ..table import escape
-from .means import COSTS, PRIVACY, SECONDS, TERAFLOP, Row, Table, cell_of, own_interval
+from .means import COSTS, PRIVACY, SECONDS, TERAFLOP, Row, Table, cell_of, cost_text, own_interval
 from .spread import spread_of
 
 
@@ -113,9 +113,7 @@ def _reach_table(table: Table, names: list[str]) -> str:
 
 
 def _shown(name: str, value: float) -> str:
-    if name == TERAFLOP:
-        return f"{value:.3g}"
-    return f"{value:.1f}" if name == SECONDS else format_number(name, value)
+    return cost_text(name, value) if name in COSTS else format_number(name, value)
 
 
 def _label(name: str) -> str:

@@ -232,6 +232,11 @@ def privacy_metrics(sweep: dict) -> list[str]:
     return [f"{PRIVACY}worst/tpr@{fpr_name(fpr)}" for fpr in fprs]
 
 
+def cost_text(name: str, value: float) -> str:
+    """Seconds with one decimal, arithmetic with three digits."""
+    return f"{value:.1f}" if name == SECONDS else f"{value:.3g}"
+
+
 def points_of(run: dict) -> list[Point]:
     """A run's evaluations on the way and its end."""
     return [*(Point(run, p["step"], p["values"]) for p in run["points"]), Point(_with_gaps(run), None, _values(run))]

@@ -13,7 +13,7 @@ from ..naming import ARROWS, UNDEFINED, format_number, full_label, is_p_value, i
 from ..table import Table as Shown
 from ..table import escape
 from .dominance import dominance_lines
-from .means import PRIVACY, SECONDS, Cell, Row, Table, cell_of, own_interval, targets_of
+from .means import PRIVACY, SECONDS, Cell, Row, Table, cell_of, cost_text, own_interval, targets_of
 
 
 PARTS = ("", "_sd", "_low", "_high", "_n")
@@ -228,7 +228,7 @@ def _numbers(row: Row, table: Table) -> dict[str, Any]:
 
 def _shown(name: str, value: float, spread: bool = False) -> str:
     if name == SECONDS:
-        return f"{value:.1f}"
+        return cost_text(name, value)
     if spread and not is_percent(name) and not is_p_value(name):
         return "<0.001" if 0 < value < 5e-4 else f"{value:.3f}"
     return f"{value:.3g}" if name.startswith(PRIVACY) else format_number(name, value)
