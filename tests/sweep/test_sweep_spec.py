@@ -304,7 +304,7 @@ def test_words_of_the_command_line_are_fields_of_every_run(sweep, capsys, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    ("words", "told"),
     [
         (["--learning_rate", "1e-3"], "the sweep file varies it"),
         (["--max_length"], "no value"),
