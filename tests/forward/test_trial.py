@@ -165,6 +165,30 @@ def test_padding_that_is_read_and_later_tokens_are_refused_before_anything_is_co
         run(tmp_path, small("bert"), peft_config=adapter)
 
 
+def test_rounding_of_half_precision_is_not_padding_that_is_read(tmp_path):
+    """SmolLM2-135M rounds by 0.03 under autocast and by 0.05 in bfloat16, where padding is another shape of sums."""
+
+    def rounded(length_matters):
+        model = make_model()
+
+        def forward(module, args, out):
+            spread = (out.logits - out.logits.mean(-1, keepdim=True)).abs().mean()
+            draws = torch.Generator().manual_seed(out.logits.shape[1])
+            out.logits = out.logits + length_matters * spread * torch.randn(out.logits.shape[1:], generator=draws)
+            return out
+
+        model.register_forward_hook(forward)
+        return model
+
+    run(tmp_path, rounded(0.05), bf16=True, max_steps=1)
+    with pytest.raises(ValueError, match="LlamaForCausalLM reads padding"):
+        run(tmp_path, rounded(0.05), max_steps=1)
+    with pytest.raises(ValueError, match="LlamaForCausalLM reads padding"):
+        run(tmp_path, rounded(0.5), bf16=True, max_steps=1)
+    with pytest.raises(ValueError, match="CpmAntForCausalLM reads padding"):
+        run(tmp_path, small("cpmant"), bf16=True, peft_config=None)
+
+
 def test_encoder_decoders_and_headless_models_are_refused(tmp_path):
     from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
