@@ -57,8 +57,8 @@ def try_model(trainer, row: list[int]) -> None:
     if refilled_error > limit or error > rounding(trainer.accelerator, trainer.model):
         raise ValueError(
             f"{name} reads padding: it predicts something else for a row that padding follows, although the attention "
-            f"mask leaves it out (relative difference {max(error, refilled_error):.2g}), so rows of a batch would change "
-            "each other. Give another model, or another `attn_implementation`."
+            f"mask leaves it out (relative difference {max(error, refilled_error):.2g}), so rows of a batch would "
+            "change each other. Give another model, or another `attn_implementation`."
         )
     # What was asked for is no surprise.
     if not args.disable_dropout or args.neftune_noise_alpha is not None:
