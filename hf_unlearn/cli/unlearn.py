@@ -216,7 +216,7 @@ def _computed(recipe: Recipe) -> dict:
 
 
 def _audited_in(args) -> str | None:
-    """The narrow type in which DeepSpeed or FSDP computes, also in audits; else these compute in that of the weights."""
+    """The narrow type in which DeepSpeed or FSDP computes, audits too; `None` where these compute as weights are."""
     half = "bf16" if args.bf16 else "fp16" if args.fp16 else None
     return half if half is not None and shards_weights(args) else None
 
