@@ -64,7 +64,7 @@ HELD = {
         (SPLITS, "test_across_groups_none_is_on_both_sides"),
     ],
     "12 attack rows that teach nothing": [
-        (WORLD, "test_answers_of_other_rows_teach_nothing_of_the_tested_ones"),
+        (WORLD, "test_answers_of_other_rows_teach_nothing_and_free_what_is_suppressed"),
         (RELEARN, "test_answers_that_belong_to_other_rows_teach_nothing"),
         (RELEARN, "test_what_the_attacker_was_shown_is_told"),
     ],
