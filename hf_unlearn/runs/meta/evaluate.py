@@ -126,7 +126,7 @@ def reading(result: MetricResult, others: Mapping[str, MetricResult] | None = No
     resolved part is the score, since a part that stands open is where a locked model hides.
 
     Returns:
-        `dict`: `score` (where it is unresolved the estimate), `interval` (of a resolved score), `alarm` (a gate fails),
+        `dict`: `score` (an estimate where it is unresolved), `interval` (of a resolved score), `alarm` (a gate fails),
         `open` (whether what was known is left is undecided) and `why`.
     """
     details, others = result.details, others or {}

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from conftest import lora
-from known import encoded, files, model, refusing, rows_of, same, saved, state, tokenizer, trained
+from known import encoded, files, model, refusing, rows_of, same, saved, state, trained
 
 from hf_unlearn.audit.base import Context
 from hf_unlearn.audit.relearn import measure as measuring
@@ -16,7 +16,6 @@ from hf_unlearn.audit.relearn.finetune import Plan, finetune, trainable
 from hf_unlearn.audit.relearn.measure import RelearnAudit
 from hf_unlearn.audit.robustness.result import Robustness
 from hf_unlearn.cli.main import main
-from hf_unlearn.data.formats import encode
 from hf_unlearn.data.qa import QAFormat
 
 
