@@ -176,10 +176,31 @@ def test_what_is_printed_fits_a_terminal(monkeypatch, capsys):
     assert "0/24" in said
 
 
-def test_every_attack_that_says_how_much_is_left_can_be_tried():
-    compared = [name for name in attack_kinds() if AUDITS[name].original_is_measured]
+COMPARED = [name for name in attack_kinds() if AUDITS[name].original_is_measured]
+# Attacks that search or ask in many ways, made short. The others are tried in the embedded world.
+SHORT = {
+    "prompts": {"transforms": ["filler"]},
+    "soft_prompt": {"steps": 1},
+    "gcg": {"budget_tokens": 400, "max_tokens": 2, "width": 2, "top_k": 4},
+}
+
+
+def test_every_attack_that_says_how_much_is_left_is_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "_outputs", lambda *args: ())
+    audits = {name: {**own, "seeds": [0]} for name, own in SHORT.items()}
+    plan = Plan({"P0": 2, "N0": 2}, audits, retest=0, steps=2)
+    rows = {row["audit"]: row for row in evaluate_audits(plan, builder().world, tmp_path, False)["rows"][:3]}
+    assert [*rows] == [*SHORT]
+    for name, row in rows.items():
+        assert row["metric"] == HEADLINE
+        assert row["seconds"] > 0, name
+        # Models that were hardly taught: there was too little to forget.
+        assert row["undefined"] == 4
+
+
+def test_presets_have_settings_for_every_attack_that_says_how_much_is_left():
     for preset in PLANS:
-        assert [*MetaArguments(compared, preset).plan.audits] == compared
+        assert [*MetaArguments(COMPARED, preset).plan.audits] == COMPARED
     with pytest.raises(ValueError, match="'two_checkpoint' does not say how much is left"):
         MetaArguments(["two_checkpoint"])
 
