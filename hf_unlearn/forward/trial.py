@@ -18,11 +18,13 @@ logger = logging.getLogger(__name__)
 
 # Tokens of a row that are tried, and of padding.
 LENGTH, PADDING = 16, 3
+# A relative difference of logits that half precision may make.
+ROUNDED = 0.3
 
 
 def try_model(trainer, row: list[int]) -> None:
     """Checks that a language model reads neither later tokens nor padding, and whether it computes in training what
-    it computes in evaluation; four short forwards.
+    it computes in evaluation; three or four short forwards.
 
     Args:
         trainer ([`UnlearnTrainer`]): the run.
@@ -41,24 +43,25 @@ def try_model(trainer, row: list[int]) -> None:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     pad = trainer.processing_class.pad_token_id
     padded = {key: F.pad(inputs[key], (0, PADDING), value=value) for key, value in zip(inputs, (pad, 0), strict=True)}
-    refilled = padded | {"input_ids": F.pad(ids, (0, PADDING), value=row[0] if row[0] != pad else other[-1])}
     with evaluating(model), torch.no_grad():
-        seen, seen_padded, seen_refilled = (
-            logits_of(model, each)[:, : len(row)] for each in (inputs, padded, refilled)
-        )
+        seen, seen_padded = logits_of(model, inputs), logits_of(model, padded)[:, : len(row)]
     if (error := relative_difference(seen[0, :-1], seen[1, :-1])) > limit:
         raise ValueError(
             f"{name} reads later tokens: another last token changes what it predicts before it (relative difference "
             f"{error:.2g}). Give a causal language model; BERT and its kin are one only with `is_decoder: true` in "
             "their config (`model_init_kwargs`), and only if they were trained so."
         )
-    # Other padding is the same arithmetic; none is another, which rounds otherwise.
-    refilled_error, error = (relative_difference(seen_padded, each) for each in (seen_refilled, seen))
-    if refilled_error > limit or error > rounding(trainer.accelerator, trainer.model):
+    error = relative_difference(seen_padded, seen)
+    if limit < error <= ROUNDED and computes_in_half(trainer.accelerator, trainer.model):
+        # Another shape alone rounds by as much (0.02 to 0.06 in 30 layers). Other tokens as padding have the same shape.
+        padded["input_ids"][:, len(row) :] = row[0] if row[0] != pad else other[-1]
+        with evaluating(model), torch.no_grad():
+            error = relative_difference(logits_of(model, padded)[:, : len(row)], seen_padded)
+    if error > limit:
         raise ValueError(
             f"{name} reads padding: it predicts something else for a row that padding follows, although the attention "
-            f"mask leaves it out (relative difference {max(error, refilled_error):.2g}), so rows of a batch would "
-            "change each other. Give another model, or another `attn_implementation`."
+            f"mask leaves it out (relative difference {error:.2g}), so rows of a batch would change each other. Give "
+            "another model, or another `attn_implementation`."
         )
     # What was asked for is no surprise.
     if not args.disable_dropout or args.neftune_noise_alpha is not None:
@@ -101,16 +104,8 @@ def relative_difference(found: Tensor, wanted: Tensor) -> float:
 
 
 def tolerance(accelerator, model: nn.Module) -> float:
-    """How far logits may differ that are computed alike, of inputs of one shape."""
+    """How far logits may differ that are the same but for rounding."""
     return 2e-2 if computes_in_half(accelerator, model) else 1e-4
-
-
-def rounding(accelerator, model: nn.Module) -> float:
-    """How far logits may differ that are the same but for the order of sums, as of inputs of another shape.
-
-    In half precision this grows with depth: 0.05 after 30 layers. What reads padding changes by more than half.
-    """
-    return 2e-1 if computes_in_half(accelerator, model) else 1e-4
 
 
 def computes_in_half(accelerator, model: nn.Module) -> bool:

@@ -165,28 +165,26 @@ def test_padding_that_is_read_and_later_tokens_are_refused_before_anything_is_co
         run(tmp_path, small("bert"), peft_config=adapter)
 
 
-def test_rounding_of_half_precision_is_not_padding_that_is_read(tmp_path):
-    """SmolLM2-135M rounds by 0.03 under autocast and by 0.05 in bfloat16, where padding is another shape of sums."""
+@pytest.mark.parametrize("given", ["weights", "autocast"])
+def test_in_half_precision_another_shape_rounds_otherwise_and_that_is_no_reading(tmp_path, given):
+    """SmolLM2 differs by 0.02 to 0.06 between 16 and 19 tokens; other pads of the same number change nothing."""
+    half = {"bf16": True} if given == "autocast" else {}
 
-    def rounded(length_matters):
-        model = make_model()
+    def model(hook):
+        made = make_model().to(torch.bfloat16 if given == "weights" else torch.float32)
+        made.model.embed_tokens.register_forward_hook(hook)
+        return made
 
-        def forward(module, args, out):
-            spread = (out.logits - out.logits.mean(-1, keepdim=True)).abs().mean()
-            draws = torch.Generator().manual_seed(out.logits.shape[1])
-            out.logits = out.logits + length_matters * spread * torch.randn(out.logits.shape[1:], generator=draws)
-            return out
+    def rounded(module, args, states):
+        odd = (torch.arange(states.shape[-1]) % 2) * (states.shape[1] % 2)
+        return (states * (1 + 0.05 * odd)).to(states.dtype)
 
-        model.register_forward_hook(forward)
-        return model
+    def read(module, args, states):
+        return states + 0.2 * states[:, -3:-2]
 
-    run(tmp_path, rounded(0.05), bf16=True, max_steps=1)
-    with pytest.raises(ValueError, match="LlamaForCausalLM reads padding"):
-        run(tmp_path, rounded(0.05), max_steps=1)
-    with pytest.raises(ValueError, match="LlamaForCausalLM reads padding"):
-        run(tmp_path, rounded(0.5), bf16=True, max_steps=1)
-    with pytest.raises(ValueError, match="CpmAntForCausalLM reads padding"):
-        run(tmp_path, small("cpmant"), bf16=True, peft_config=None)
+    assert run(tmp_path, model(rounded), max_steps=1, **half).state.global_step == 1
+    with pytest.raises(ValueError, match="reads padding"):
+        run(tmp_path, model(read), **half)
 
 
 def test_encoder_decoders_and_headless_models_are_refused(tmp_path):
