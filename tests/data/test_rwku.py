@@ -48,7 +48,7 @@ def test_the_people_that_are_shipped_are_found_from_any_folder(tmp_path, monkeyp
     people = ["Albert Einstein", "Charles Darwin", "William Shakespeare", "Leonardo da Vinci"]
     for name in people:
         bench = load_benchmark("rwku", "recipes/real/people", "train_positive_llama3", [name])
-        assert {*bench.audit_sets} == {*PROBES, *MEMBERS, *FLUENCY}
+        assert {*bench.audit_sets} == {*PROBES, *MEMBERS}
         assert len({*bench.audit_sets["forget_aa"]["type"]}) == 9
         assert {*bench.forget["subject"]} == {name}
         assert {*bench.retain["subject"]} == {*people} - {name}
