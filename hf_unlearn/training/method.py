@@ -63,7 +63,8 @@ class Method:
         load other models before there is a trainer."""
 
     def check_rows(self, args: UnlearnConfig, roles, tokenizer) -> None:
-        """Raises `ValueError` for encoded rows that the method cannot use; called before the model is loaded."""
+        """Raises `ValueError` for encoded rows that the method cannot use, and may leave some out in `roles`; called
+        before the model is loaded."""
 
     @classmethod
     def unscored(cls, args: UnlearnConfig) -> str | None:
