@@ -40,6 +40,10 @@ class Step:
         """Names of the terms that make up the loss: roles', then add-ons'; known once a micro-batch went through."""
         return self.trainer.addons.term_names
 
+    def forgets(self, name: str) -> bool:
+        """Whether a term is on the side of forgetting, as [`Method.forgets`] says; add-ons' terms are not."""
+        return self.trainer.addons.forgets(name)
+
     @property
     def progress(self) -> float:
         """Share of training that is done, from 0 to 1."""
@@ -64,6 +68,7 @@ class Backward:
         share (`float`): what each micro-batch's loss is multiplied by, 1 over their number.
         last (`bool`): whether this is the step's last micro-batch.
         log (`Callable[[str, Tensor], None]`): see [`Step`].
+        forgets (`Callable[[str], bool]`): whether the term of a name is on the side of forgetting; see [`Step`].
         mean (`Callable[[Tensor], Tensor]`, *optional*): of a tensor over processes, where there are several: nothing
             else of this pass is.
     """
@@ -73,6 +78,7 @@ class Backward:
     share: float
     last: bool
     log: Callable[[str, Tensor], None]
+    forgets: Callable[[str], bool]
     mean: Callable[[Tensor], Tensor] | None = None
 
 

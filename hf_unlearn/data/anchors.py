@@ -169,8 +169,8 @@ class Anchors:
 def anchored(rows, terms: Mapping[str, str], tokenizer, max_length: int | None = None) -> tuple[Any, Any]:
     """Encoded rows with the labels that are left to them, and with their terms replaced; see [`Anchors.replaced`].
 
-    A replaced row that is longer than `max_length` loses its end, as every row does, and its original the labels there.
-    A row may be left without labels (see [`labelled`]).
+    A replaced row that is longer than `max_length` loses its end, as every row does, and its original the labels of
+    what is lost. A row may be left without labels (see [`labelled`]).
 
     Args:
         rows (`datasets.Dataset`): `input_ids` and `labels`.
@@ -217,8 +217,7 @@ def anchored(rows, terms: Mapping[str, str], tokenizer, max_length: int | None =
     )
     if shortened:
         logger.info(
-            "%d of %d forget rows are longer than max_length=%d with their terms replaced: what is behind that is left "
-            "out.",
+            "%d of %d forget rows are longer than max_length=%d once terms are replaced: what is behind is left out.",
             shortened,
             len(rows),
             max_length,

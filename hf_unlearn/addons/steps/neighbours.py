@@ -3,12 +3,11 @@
 terms at the weights themselves (https://huggingface.co/papers/2502.05374)."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from ...data.role_table import FORGET, tied_to
 from ..addon import TERMS, AddOn, Step
 
 
@@ -40,9 +39,9 @@ class Neighbours(AddOn):
         """
         raise NotImplementedError
 
-    def load(self, roles: Mapping, collator) -> None:
+    def refuse(self, args, method: type, adapter: bool) -> None:
         """Raises `ValueError` if there is no term to be smoothed."""
-        if self.of == FORGET and FORGET not in roles:
+        if self.of == "forget" and not any(map(method.forgets, roles := method.trained_roles_of(args))):
             raise ValueError(
                 f"{self.title} is about the forget term, and this run has {', '.join(roles)} rows. Leave it out, or "
                 f"pass {self.name}_terms='all'."
@@ -51,7 +50,7 @@ class Neighbours(AddOn):
     @torch.no_grad()
     def before_optimizer(self, step: Step) -> None:
         weights = list(step.parameters.values())
-        smoothed = [name for name in step.terms if self.of == "all" or FORGET in (name, tied_to(name))]
+        smoothed = [name for name in step.terms if self.of == "all" or step.forgets(name)]
         if not smoothed:
             # A method may take steps for the others alone.
             return
