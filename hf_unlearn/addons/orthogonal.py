@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_number
-from ..models.adapter_factors import check_lora_folder, trained_factors
+from ..models.adapter_factors import trained_factors
 from .addon import Step
-from .other_adapters import OtherAdapters
+from .other_adapters import OtherAdapters, check_adapters
 from .settings import AddOnSettings, idle_fields
 
 
@@ -37,8 +37,7 @@ class OrthogonalArguments(AddOnSettings):
         if isinstance(self.orthogonal_to, str):
             self.orthogonal_to = [self.orthogonal_to]
         check_number("orthogonal_weight", self.orthogonal_weight, above=0)
-        for folder in self.orthogonal_to:
-            check_lora_folder("orthogonal_to", folder)
+        check_adapters("orthogonal_to", self.orthogonal_to, self.lora_init)
 
     def make_addon(self):
         """The penalty, or `None`."""
