@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from .cost import Cost, Sizes
+
 
 # What an add-on requires, beside what its hooks say (see `training/addon_checks.py`).
 GRADIENTS, BACKWARD, OPTIMIZER, WEIGHTS = "gradients", "backward", "optimizer", "weights"
@@ -206,6 +208,11 @@ class AddOn:
 
     def finish(self, trainer) -> None:
         """Called after the last step, before what is made of the result; may change the weights once more."""
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """What it takes beside the method, for `hf-unlearn plan`, which makes it of settings alone; by default nothing
+        that counts."""
+        return Cost()
 
     def state(self) -> dict[str, Any]:
         """What is found again on resume: tensors and JSON values by name, the same on every process."""

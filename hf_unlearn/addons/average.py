@@ -11,6 +11,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from ..checks import check_whole
 from .addon import AddOn, Step
+from .cost import Cost, Sizes
 from .settings import AddOnSettings, idle_fields
 
 
@@ -94,6 +95,10 @@ class WeightAverage(AddOn):
         weights = dict(trainer.model.named_parameters())
         for name, mean in self.mean.items():
             weights[name].copy_(mean)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """A float32 mean."""
+        return Cost(held=4 * sizes.trained)
 
     def state(self) -> dict[str, Any]:
         """The mean so far."""

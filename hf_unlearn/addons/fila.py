@@ -22,6 +22,7 @@ from ..models.adapter_start import begin_at, lora_layers
 from ..models.adapters import trained_adapter
 from ..stored.row_cache import RunStart
 from .addon import WEIGHTS, AddOn
+from .cost import Cost, Sizes
 from .masks.scores import EPSILON, Alone, Scorer
 from .settings import AddOnSettings, idle_fields
 
@@ -110,6 +111,10 @@ class FILA(AddOn):
             factors[name] = low_rank(*pair, rank=layer.r[adapter], scaling=layer.scaling[adapter])
         begin_at(model, factors)
         logger.info("FILA: the adapter starts at a part of %d layers' weights, which keep the rest.", len(layers))
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """Before the first step: two sums, and a gradient and its square."""
+        return Cost(start=16 * sizes.below)
 
     def state(self) -> dict[str, Any]:
         """What decided the start; the start itself is in the adapter's files."""

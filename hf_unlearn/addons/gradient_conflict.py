@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..checks import check_choice
 from .addon import AddOn, Backward
+from .cost import Cost, Sizes
 from .settings import AddOnSettings
 
 
@@ -118,6 +119,12 @@ class GradientConflict(AddOn):
                 f"grad_ortho compares the forget gradient with others, and this run has {', '.join(roles)} rows. "
                 "Take grad_ortho='off'."
             )
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """Both sides' sums, which are combined into a third gradient; kept between micro-batches."""
+        gradient = sizes.gradient * sizes.trained
+        # Of three gradients one is the step's own, which is there between micro-batches too.
+        return Cost(held=gradient, backward=gradient) if sizes.accumulation > 1 else Cost(backward=2 * gradient)
 
     def around_backward(self, terms: Mapping[str, Tensor], backward: Backward) -> Tensor:
         if self.gradients is None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..addon import TERMS, AddOn, Step
+from ..cost import Cost, Sizes
 
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ class Neighbours(AddOn):
     """
 
     requires = frozenset({TERMS})
+    # Shifts a step.
+    count = 1
 
     def __init__(self, of: str):
         self.of = of
@@ -67,12 +70,21 @@ class Neighbours(AddOn):
                 if by is not None:
                     weight.add_(by)
             self._look(weights, entered, shift)
-            found = self._repeated(step, weights, smoothed)
-            total, count = [_plus(*pair) for pair in zip(total, found, strict=True)], count + 1
+            # No name is left for what was added: it would be held through the next pass.
+            total = [_plus(*pair) for pair in zip(total, self._repeated(step, weights, smoothed), strict=True)]
+            count += 1
             for weight, before in zip(weights, entered, strict=True):
                 weight.copy_(before)
         for weight, around, other in zip(weights, total, kept, strict=True):
             weight.grad = _plus(None if around is None else around / count, other)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """While rows go through again: the weights, their shift and a gradient; those of the other terms, if there are
+        some, and of earlier shifts."""
+        others = self.of == "forget" and sizes.others
+        gradients = 1 + others + (self.count > 1)
+        repeated = (2 * sizes.weight + gradients * sizes.gradient) * sizes.trained
+        return Cost(repeated=repeated, passes=self.count + others)
 
     def _repeated(self, step: Step, weights: list[nn.Parameter], terms: list[str]) -> Gradients:
         with torch.enable_grad():
@@ -133,6 +145,7 @@ class RandomSmoothing(Neighbours):
     def __init__(self, of: str, std: float, draws: int, seed: int):
         super().__init__(of)
         self.std, self.draws, self.seed = std, draws, seed
+        self.count = draws
 
     def shifts(self, step, weights, gradients):
         """As many as `draws`."""
@@ -162,4 +175,6 @@ def _taken(weights: list[nn.Parameter]) -> Gradients:
 def _plus(a: Tensor | None, b: Tensor | None, by: float = 1) -> Tensor | None:
     if b is None:
         return a
-    return b * by if a is None else a + b * by
+    if a is None:
+        return b if by == 1 else b * by
+    return a + b * by
