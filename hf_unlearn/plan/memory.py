@@ -94,16 +94,14 @@ def estimate(work: Workload, on_gpu: bool = True) -> Estimate:
         "step": {"optimizer's temporaries": _step_bytes(work)},
     }
     moments["backward"]["add-ons, gradients"] = total(work, "backward")
-    for name in ("forward", "recomputation", "backward"):
-        # Without checkpoints there is no recomputation to be repeated.
-        if name != "recomputation" or work.checkpointing:
-            moments[name]["add-ons, in a repeated pass"] = total(work, "repeated")
-    # There are no optimizer states yet.
-    start = max(total(work, "start") - held["optimizer states"], 0.0)
-    moments |= {"start": {"scores of weights": start}} if start else {}
     if found := inner_bytes(work):
         # Layers keep their copies for the backward, frozen or not.
         moments["inner"] = {**found, "weights in bfloat16 (autocast)": _autocast_bytes(work)}
+    for name in moments.keys() - {"step"} - (set() if work.checkpointing else {"recomputation"}):
+        moments[name]["add-ons, in a repeated pass"] = total(work, "repeated")
+    # There are no optimizer states yet.
+    start = max(total(work, "start") - held["optimizer states"], 0.0)
+    moments |= {"start": {"scores of weights": start}} if start else {}
     if work.accumulation > 1:
         held |= gradients
     else:
