@@ -2,6 +2,7 @@
 """Files and texts of settings, read with one clear error each."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,30 @@ def read_fields(name: str, value: Any, example: str) -> dict[str, Any] | None:
     if fields is not None and not isinstance(fields, dict):
         raise ValueError(f"{name}={value!r}; give fields, such as `{example}`.")
     return fields
+
+
+def read_words(words: list[str]) -> dict[str, Any]:
+    """Fields as words of a command line: `--name value`, or `--name value value` for a list.
+
+    Raises:
+        `ValueError`: for a word before the first name, a name without a value, or one that is given twice.
+    """
+    fields: dict[str, Any] = {}
+    starts = [i for i, word in enumerate(words) if re.match("--[a-zA-Z_]", word)]
+    if words and starts[:1] != [0]:
+        raise ValueError(f"{words[0]!r} belongs to no field. Give fields as `--name value`.")
+    for start, end in pairwise([*starts, len(words)]):
+        name, equals, first = words[start][2:].partition("=")
+        texts = [*([first] if equals else []), *words[start + 1 : end]]
+        if not texts or name in fields:
+            raise ValueError(f"--{name}: {'given twice' if texts else 'no value is given'}. Give `--{name} VALUE`.")
+        values = [_value(text) for text in texts]
+        fields[name] = values[0] if len(values) == 1 else values
+    return fields
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.load(text, StrictLoader)
+    except yaml.YAMLError:
+        return text

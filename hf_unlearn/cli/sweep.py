@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-unlearn sweep SWEEP.yaml`: many runs from one file, with one table of results.
 
-Finished runs are skipped and interrupted ones resume: the same command starts and completes a sweep.
+Finished runs are skipped and interrupted ones resume: the same command starts and completes a sweep. Further fields
+(`--benchmark_path data/tofu`) override the recipes' in all runs.
 """
 
 import os
@@ -16,7 +17,7 @@ from ..runs.help import CommandParser
 
 
 def main(argv: list[str]) -> None:
-    args = _parser().parse_args(argv)
+    args, words = _parser().parse_known_args(argv)
     check_folder("--output_dir", args.output_dir)
     check_file("--slurm", args.slurm)
     gpus = None if args.gpus is None else [gpu for gpu in args.gpus.split(",") if gpu]
@@ -27,8 +28,9 @@ def main(argv: list[str]) -> None:
     from ..sweep.manifest import write_manifest
     from ..sweep.spec import read_spec
     from ..sweep.stages import planned
+    from ..yaml_file import read_words
 
-    spec = read_spec(recipe_path(args.sweep))
+    spec = read_spec(recipe_path(args.sweep), read_words(words))
     if spec.accelerate_config is not None:
         _check_launch(spec.accelerate_config, args.jobs, gpus)
     folder = Path(args.output_dir or spec.output_dir or f"runs/sweeps/{spec.name}")
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> None:
     if args.only is None:
         write_manifest(folder, runs, spec.settings())
     if args.slurm is not None:
-        _write_script(Path(args.slurm), spec, folder, len(runs))
+        _write_script(Path(args.slurm), spec, folder, len(runs), words)
         return
     status = _work(runs, states, args.jobs, gpus, spec.accelerate_config)
     if args.only is None and len(more := planned(spec, every, folder)) > len(runs):
@@ -167,12 +169,12 @@ def _only(asked: str, runs, every, folder: Path):
     return known[listed[int(asked)]]
 
 
-def _write_script(path: Path, spec, folder: Path, count: int) -> None:
+def _write_script(path: Path, spec, folder: Path, count: int, words: list[str]) -> None:
     from ..sweep.slurm import slurm_script
 
     (folder / "slurm").mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, slurm_script(spec.name, count, spec.path, folder, spec.slurm))
+    write_text(path, slurm_script(spec.name, count, spec.path, folder, spec.slurm, words))
     print(f"{count} runs. Start them with `sbatch {path}`, and then `hf-unlearn report {folder}`.")
     if spec.stages == 2:
         print("When the tuning seed's runs are done, write the script again: it has the chosen settings then.")

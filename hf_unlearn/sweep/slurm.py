@@ -32,7 +32,9 @@ _DIRECTIVES = {
 NOTICE = 180
 
 
-def slurm_script(name: str, count: int, sweep_file: Path, folder: Path, options: dict[str, Any]) -> str:
+def slurm_script(
+    name: str, count: int, sweep_file: Path, folder: Path, options: dict[str, Any], fields: list[str] | None = None
+) -> str:
     """The text of an array script, for `sbatch`.
 
     Before its time is over (and when the cluster takes the machine back) SLURM sends SIGUSR1 to the script, which ends
@@ -43,6 +45,7 @@ def slurm_script(name: str, count: int, sweep_file: Path, folder: Path, options:
         count (`int`): runs.
         sweep_file (`Path`), folder (`Path`): the sweep's file and folder.
         options (`dict`): `slurm:` of the sweep file, the keys of `SLURM_KEYS`.
+        fields (`list[str]`, *optional*): further words of the command line, which each task repeats.
     """
     throttle = f"%{options['throttle']}" if "throttle" in options else ""
     heads = [f"--job-name={shlex.quote(name)}", f"--array=0-{count - 1}{throttle}"]
@@ -54,7 +57,7 @@ def slurm_script(name: str, count: int, sweep_file: Path, folder: Path, options:
         f"--signal=B:USR1@{options.get('notice', NOTICE)}",
     ]
     words = [sys.executable, "-m", "hf_unlearn.cli.main", "sweep", str(sweep_file.absolute())]
-    words += ["--output_dir", str(folder.absolute())]
+    words += ["--output_dir", str(folder.absolute()), *(fields or [])]
     setup = "\n".join(map(str, options.get("setup", [])))
     return "\n".join(
         [

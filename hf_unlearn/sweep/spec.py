@@ -2,7 +2,7 @@
 """SWEEP.yaml: what is asked for, read strictly."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,12 @@ class Spec:
         }
 
 
-def read_spec(path: str | Path) -> Spec:
+def read_spec(path: str | Path, fields: dict[str, Any] | None = None) -> Spec:
     """Reads a sweep file.
+
+    Args:
+        path (`str` or `Path`): the file.
+        fields (`dict`, *optional*): of every run, before what the file says.
 
     Raises:
         `ValueError`: for an unknown key, a wrong type, a file that is not there, or settings that contradict.
@@ -121,7 +125,7 @@ def read_spec(path: str | Path) -> Spec:
     if retrained_seconds is not None and retrained_seconds <= 0:
         raise ValueError(f"{where}: retrained_seconds={retrained_seconds}; give the seconds that retraining took.")
     _check_keys(content.get("slurm", {}), SLURM_KEYS, f"{where}: slurm")
-    entries = _entries(content, folders, where)
+    entries = [_overridden(entry, fields or {}) for entry in _entries(content, folders, where)]
     if seeds is not None and any("seed" in _varied(entry) for entry in entries):
         raise ValueError(f"{where}: `seed` is among the fields, and `seeds` is given too. Leave out one of them.")
     for key in ("metrics", "dominance", "tags"):
@@ -232,6 +236,14 @@ def _entry(own: dict, shared: dict, folders: list[Path], where: str) -> Entry:
     if len(set(tags)) < len(tags):
         raise ValueError(f"{where}: runs: the tags {tags} of {name!r} are not all different; they name the runs.")
     return Entry(name, path, fields, grid, runs)
+
+
+def _overridden(entry: Entry, fields: dict[str, Any]) -> Entry:
+    _check_reserved(fields, "command line")
+    varied = {*entry.grid, *(name for run in entry.runs for name in run.setting)} & {*fields}
+    if varied:
+        raise ValueError(f"--{min(varied)}: the sweep file varies it in runs of {entry.name!r}. Change the file.")
+    return replace(entry, fields={**entry.fields, **fields})
 
 
 def _varied(entry: Entry) -> set[str]:

@@ -122,7 +122,7 @@ def test_the_zoo_s_sweep_has_every_method_for_language_models():
     # Pictures have a sweep of their own.
     missing = {*METHODS} - methods - {"multidelete"}
     assert not missing, f"List the demo recipes of {missing} in recipes/sweeps/zoo_world.yaml, at its budget."
-    assert len(spec.seeds) == 2
+    assert len(spec.seeds) == 3
     assert spec.dominance[-1] == "teraflop"
 
 

@@ -285,3 +285,35 @@ def test_help_is_light():
     import subprocess
 
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_words_of_the_command_line_are_fields_of_every_run(sweep, capsys, tmp_path):
+    path = sweep(("npo.yaml", "ga.yaml"), fields={"max_length": 64}, slurm={})
+    words = ["--max_length", "32", "--learning_rate=5e-4", "--forget_dataset", "other file.jsonl"]
+    main(["sweep", str(path), *words, "--slurm", "job.sh"])
+    runs, _ = read_manifest(tmp_path / "runs/sweeps/sweep")
+    assert len(runs) == 2
+    for run in runs:
+        given = run["resolved"]
+        assert (given["max_length"], given["learning_rate"]) == (32, 5e-4)
+        assert given["forget_dataset"] == "other file.jsonl"
+    # Each task of an array reads the file anew.
+    assert (
+        "--max_length 32 --learning_rate=5e-4 --forget_dataset 'other file.jsonl'" in (tmp_path / "job.sh").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--learning_rate", "1e-3"], "the sweep file varies it"),
+        (["--max_length"], "no value"),
+        (["--beta", "0.1", "--beta", "0.2"], "given twice"),
+        (["sixty", "--max_length", "64"], "belongs to no field"),
+        (["--output_dirs", "here"], "output_dirs"),
+        (["--seed", "1"], "seed"),
+    ],
+)
+def test_words_that_no_run_can_have(sweep, refused, words, told):
+    path = sweep(grid={"learning_rate": [1e-4, 1e-5]}, seeds=[0, 1])
+    assert told in refused(path, *words, "--dry_run")

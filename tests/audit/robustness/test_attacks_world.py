@@ -158,8 +158,8 @@ def test_rows_that_no_model_saw_say_the_same(world):
 
 def test_answers_of_other_rows_teach_nothing_and_free_what_is_suppressed(world):
     rmu, gold = found(world, "relearn", "rmu", "again", shuffled=True, **RELEARN)
-    # The specification bounds every model by the retrained one + 0.1. That holds for models that never knew. Wrong answers
-    # of the same people undo a suppression as right ones do: 0.49 to 0.80 in RMU.
+    # The specification bounds every model by the retrained one + 0.1. That holds for models that never knew. Wrong
+    # answers of the same people undo a suppression as right ones do: 0.49 to 0.80 in RMU.
     for mine, theirs in zip(rmu.measured, gold.measured, strict=True):
         assert theirs.more["shuffled"]["probability"] < 0.1
         assert mine.more["shuffled"]["probability"] > theirs.more["shuffled"]["probability"] + 0.2
