@@ -12,7 +12,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 from ..checks import check_whole
 from .addon import AddOn, Step
 from .cost import Cost, Sizes
-from .settings import AddOnSettings, idle_fields
+from .settings import AddOnSettings, check_idle
 
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,7 @@ class AverageArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if self.average_every is None:
-            if idle := idle_fields(self, AverageArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `average_every`.")
+            check_idle(self, AverageArguments, "give `average_every`")
             return
         check_whole("average_every", self.average_every, at_least=1)
         check_whole("average_from", self.average_from, at_least=1)

@@ -24,7 +24,7 @@ from ..stored.row_cache import RunStart
 from .addon import WEIGHTS, AddOn
 from .cost import Cost, Sizes
 from .masks.scores import EPSILON, Alone, Scorer
-from .settings import AddOnSettings, idle_fields
+from .settings import AddOnSettings, check_idle
 
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ class LoraInitArguments(AddOnSettings):
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         check_choice("lora_init", self.lora_init, LORA_INITS)
         check_whole("lora_init_rows", self.lora_init_rows, at_least=1)
-        if self.lora_init == "default" and (idle := idle_fields(self, LoraInitArguments)):
-            raise ValueError(f"{', '.join(idle)} would have no effect: give `lora_init: fila`.")
+        if self.lora_init == "default":
+            check_idle(self, LoraInitArguments, "give `lora_init: fila`")
 
     def make_addon(self):
         """FILA, or `None`."""

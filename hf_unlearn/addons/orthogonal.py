@@ -15,7 +15,7 @@ from ..checks import check_number
 from ..models.adapter_factors import trained_factors
 from .addon import Step
 from .other_adapters import OtherAdapters, check_adapters
-from .settings import AddOnSettings, idle_fields
+from .settings import AddOnSettings, check_idle
 
 
 @dataclass
@@ -31,8 +31,7 @@ class OrthogonalArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if not self.orthogonal_to:
-            if idle := idle_fields(self, OrthogonalArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `orthogonal_to`.")
+            check_idle(self, OrthogonalArguments, "give `orthogonal_to`")
             return
         if isinstance(self.orthogonal_to, str):
             self.orthogonal_to = [self.orthogonal_to]

@@ -18,7 +18,7 @@ from ..checks import check_choice, check_number
 from ..models.adapter_factors import Factors, trained_factors
 from .addon import Step
 from .other_adapters import OtherAdapters, check_adapters
-from .settings import AddOnSettings, idle_fields
+from .settings import AddOnSettings, check_idle
 
 
 REPEL_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -46,8 +46,7 @@ class RepulsionArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if self.repel_from is None:
-            if idle := idle_fields(self, RepulsionArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `repel_from`.")
+            check_idle(self, RepulsionArguments, "give `repel_from`")
             return
         check_number("repel_weight", self.repel_weight, above=0)
         check_choice("repel_form", self.repel_form, tuple(REPEL_FORMS))
