@@ -109,9 +109,11 @@ class Scorer:
             batch = {name: values.to(self.accelerator.device) for name, values in batch.items()}
             with trainer.meters.silent(), self.accelerator.autocast():
                 terms = trainer.terms(trainer.role_rows(self.model, batch))
-                own = [trainer.weight_of(role) * term for role, term in terms.items() if trainer.forgets(role)]
-            # A method may have steps without one.
-            if own and (term := sum(own)).requires_grad:
+                own = {role: term for role, term in terms.items() if trainer.forgets(role)}
+            # The weight of one alone orders nothing; a method may have steps without one.
+            weights = {role: trainer.weight_of(role) if len(own) > 1 else 1 for role in own}
+            term = sum(weights[role] * term for role, term in own.items())
+            if own and term.requires_grad:
                 yield term * len(positions), len(positions)
 
     def _wanda(self) -> dict[str, Tensor]:
