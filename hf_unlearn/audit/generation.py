@@ -10,8 +10,8 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from hf_unlearn.data.collator import RoleCollator
 
-from ..modeling import evaluating
 from ..models.wrappers import reads_prompt
+from .as_saved import as_saved
 from .batching import device_of, map_batches
 from .draws import Drawing
 from .model_checks import check_answered, check_language_model
@@ -139,7 +139,7 @@ def generate_tokens(
         answers = [_ended(row, eos) for row in output[:, width:].tolist()]
         return list(zip(answers, watch.sound(len(batch)), strict=True))
 
-    with evaluating(model), torch.no_grad(), _blank_settings(model):
+    with as_saved(model), torch.no_grad(), _blank_settings(model):
         cache = prefix_cache(model, prompts[0][:shared], device) if shared else None
         shared = 0 if cache is None else shared
         found = map_batches(compute, [len(prompt) for prompt in prompts], batch_size, accelerator, progress, desc)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..modeling import evaluating
+from .as_saved import as_saved
 from .result import MetricResult, finite
 
 
@@ -77,7 +77,7 @@ def run_tasks(
     chat = tokenizer.chat_template is not None if chat is None else chat
     given = {"chat": chat, **(metadata or {})}
     manager = TaskManager(include_path=str(TASKS), include_defaults=not _ours(tasks), metadata=given)
-    with evaluating(model):
+    with as_saved(model):
         found = simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=list(tasks),

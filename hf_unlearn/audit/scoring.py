@@ -11,7 +11,7 @@ import torch
 from hf_unlearn.data.collator import RoleCollator
 from hf_unlearn.data.formats import IGNORE_INDEX
 
-from ..modeling import evaluating
+from .as_saved import as_saved
 from .batching import device_of, map_batches
 from .model_checks import check_language_model, check_sound
 from .result import finite
@@ -92,7 +92,7 @@ def score_rows(
         logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
         return (scores_of or token_scores)(logits, labels.to(logits.device))
 
-    with evaluating(model), torch.no_grad():
+    with as_saved(model), torch.no_grad():
         found = map_batches(compute, [len(row["input_ids"]) for row in rows], batch_size, accelerator, progress, desc)
     if scores_of is None:
         check_sound(model, [score.mean_logp is not None for score in found if score.n])

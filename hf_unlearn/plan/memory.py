@@ -153,12 +153,14 @@ def layer_bytes(work: Workload) -> float:
     r"""What one layer of a Llama keeps for its backward.
 
     \\( n d + 2 b (d_q + d_{kv}) + 4 b f \\) a token, where `b` is the size of the arithmetic's type and `n`, of norms
-    and residuals, is 16 in bfloat16, 24 in float32 and 26 with float32 weights under autocast.
+    and residuals, is 16 in bfloat16, 24 in float32 and 26 with float32 weights under autocast. Where keys and values
+    are repeated for every query head, \\( d_{kv} \\) is \\( d_q \\).
     """
     shape = work.shape
     size = _compute_size(work)
     norms = 24 if size == 4 else 16 if _size(work) == 2 else 26
-    a_token = norms * shape.hidden + size * (2 * shape.query + 2 * shape.key_value) + 4 * size * shape.intermediate
+    key_value = shape.query if work.repeats else shape.key_value
+    a_token = norms * shape.hidden + size * (2 * shape.query + 2 * key_value) + 4 * size * shape.intermediate
     if work.eager:
         a_token += shape.heads * work.row_length * (2 * size + 4)
     return a_token * work.tokens

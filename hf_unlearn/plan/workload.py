@@ -41,6 +41,7 @@ class Workload:
         fused (`bool`): losses from hidden states; otherwise over logits.
         adapter (`bool`): PEFT.
         eager (`bool`): attention that keeps its scores.
+        repeats (`bool`): keys and values are kept once for every query head, as transformers does with padded rows.
         dataset_rows (`Mapping[str, int]`, *optional*): role to all its rows, where known.
         tokens_a_row (`float`): predicted tokens of a row, on average.
     """
@@ -63,6 +64,7 @@ class Workload:
     fused: bool = True
     adapter: bool = False
     eager: bool = False
+    repeats: bool = True
     dataset_rows: Mapping[str, int] | None = None
     tokens_a_row: float = TOKENS_A_ROW
 
@@ -138,6 +140,7 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
         fused=fused,
         adapter=peft_config is not None,
         eager=model.attn_implementation == "eager",
+        repeats=not (model.attn_implementation or "").startswith(("flash", "kernels")),
         dataset_rows=_dataset_rows(recipe.run, roles, args),
         tokens_a_row=tokens_a_row or TOKENS_A_ROW,
     )

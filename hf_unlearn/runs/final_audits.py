@@ -11,6 +11,7 @@ from typing import Any
 from ..audit import Audit
 from ..audit.result import MetricResult
 from ..machine import machine
+from ..processes import shards_weights
 from ..report import print_report, write_report
 from ..report.sections import audit_metrics
 from ..training.backdoor_callback import BackdoorAuditCallback
@@ -102,6 +103,12 @@ class FinalAudits:
             notes.append(
                 "The target is missing: its audit was not kept when this run began, and it has trained since."
             )
+        args = self.trainer.args
+        if (args.bf16 or args.fp16) and shards_weights(args):
+            notes.append(
+                f"Audited in {'bfloat16' if args.bf16 else 'float16'}, in which the engine of this run computes: "
+                "`hf-unlearn eval` of the saved weights may differ in the last digits."
+            )
         if "retrained" in audits:
             notes += add_forget_quality([audits[name] for name in audits if name != "retrained"], audits["retrained"])
         paths = {"target": recipe.model.model_name_or_path, "retrained": recipe.run.retrained_model_name_or_path}
@@ -109,7 +116,6 @@ class FinalAudits:
             one.save(self.folder / "audit" / f"{name}.json")
             if name in paths:
                 entries.append(model_entry(name, name, one, paths[name]))
-        args = self.trainer.args
         train = training_entry(self.trainer.state, self.trainer.stopwatch.seconds, args.world_size)
         name, method = run_name(recipe), recipe.run.method
         return [*entries, model_entry(name, "unlearned", audits["unlearned"], self.folder, method, train)], notes

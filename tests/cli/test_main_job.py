@@ -376,6 +376,21 @@ def test_a_run_that_diverges_says_so(run):
     assert models_of(folder)["out"]["train"]["steps"] == 1
 
 
+@pytest.mark.parametrize("adapter", [{}, {"use_peft": True, "lora_target_modules": ["all-linear"], "lora_r": 4}])
+def test_an_audit_is_of_what_is_saved_whatever_training_computes_in(run, models, tmp_path, adapter):
+    # Of an adapter, accelerate's forward would be scored with and not generated with.
+    folder = run(bf16=True, retain_loss="kl", retrained_model_name_or_path=models["retrained"], **adapter)
+    rows = {f"{role}_dataset": tmp_path / f"{role}.jsonl" for role in ("forget", "retain")}
+    fields = {"max_new_tokens": 4, "retrained_model_name_or_path": models["retrained"], **rows}
+    for name, path in (("out", folder), ("target", models["target"])):
+        words = words_of({**fields, "model_name_or_path": path, "output_dir": tmp_path / f"eval_{name}"})
+        assert main(["eval", *words]) == 0
+        found = models_of(tmp_path / f"eval_{name}")
+        for one in (name, "retrained"):
+            ours = {metric: entry["value"] for metric, entry in models_of(folder)[one]["metrics"].items()}
+            assert {metric: entry["value"] for metric, entry in found[one]["metrics"].items()} == ours, one
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_models_are_compared_under_the_same_arithmetic(run, models, tmp_path, bf16):
     copy = tmp_path / "copy"

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ...data.collator import RoleCollator
-from ...modeling import evaluating
 from ...models.activations import value_projections
+from ..as_saved import as_saved
 from ..batching import device_of, map_batches
 from ..generation import pad_token_id
 from ..result import mean_result
@@ -134,7 +134,7 @@ def _observe(
             model(**{name: tensor.to(device) for name, tensor in inputs.items()}, use_cache=False, **least)
         return [{name: np.array(per_layer) for name, per_layer in one.items()} for one in found]
 
-    with evaluating(model), _eager(core), torch.no_grad():
+    with as_saved(model), _eager(core), torch.no_grad():
         return map_batches(
             compute,
             [len(row) for row in rows],

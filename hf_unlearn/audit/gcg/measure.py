@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...modeling import evaluating, frozen
+from ...modeling import frozen
+from ..as_saved import as_saved
 from ..generation import pad_token_id
 from ..robustness.kind import RobustnessKind
 from ..robustness.measured import Measured, RowScores, mean_of
@@ -75,7 +76,7 @@ class GcgAudit(RobustnessKind):
             how = SearchSettings(args.max_tokens, args.width, args.top_k, share=1.0, seed=seed)
             budget = Budget(tokens=args.budget_tokens)
             with (
-                evaluating(model),
+                as_saved(model),
                 frozen(model),
                 search_bar(budget, context.progress, f"Searching, seed {seed}") as watch,
             ):

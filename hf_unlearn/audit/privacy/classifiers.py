@@ -12,8 +12,8 @@ import torch
 from ...families.classifier.encode import encode_classes, identities
 from ...families.classifier.family import Classifier as ClassFamily
 from ...families.classifier.forward import classifier_inputs
-from ...modeling import evaluating
 from ...stored.key import hash_processor
+from ..as_saved import as_saved
 from ..batching import device_of, map_batches
 from ..model_checks import check_sound
 from .cache import digest
@@ -73,7 +73,7 @@ class Classifier(Subject):
             inputs = self._batch([data[i] for i in batch])
             return of_output(self.model(**{name: tensor.to(device) for name, tensor in inputs.items()}), batch)
 
-        with evaluating(self.model), torch.no_grad(), torch.random.fork_rng():
+        with as_saved(self.model), torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
             return map_batches(compute, [1] * len(data), self.batch_size, progress=self.progress, desc=desc)
 

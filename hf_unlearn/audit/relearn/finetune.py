@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from ...data.collator import RoleCollator
 from ...data.formats import IGNORE_INDEX
-from ...modeling import evaluating
 from ...models.wrappers import ATTRIBUTE, wrapper_of
+from ..as_saved import as_saved
 from ..batching import device_of
 from ..model_checks import UnsoundModelError
 
@@ -47,7 +47,7 @@ def trainable(model: nn.Module, plan: Plan) -> Iterator[tuple[nn.Module, list[nn
     """The model with what is to be trained of it: all its weights, or a fresh adapter. Afterwards, and after an
     exception, weights, modes, what requires a gradient and modules are as they were. A wrapper's own weights stay."""
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    with evaluating(model):  # Without dropout: the attack is the same in all models.
+    with as_saved(model):  # Without dropout: the attack is the same in all models.
         try:
             for parameter, _, _ in flags:
                 parameter.grad = None

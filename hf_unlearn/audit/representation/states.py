@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ...data.collator import RoleCollator
 from ...data.formats import IGNORE_INDEX
-from ...modeling import evaluating
 from ...models.activations import captured, layers_of, stopped_after
+from ..as_saved import as_saved
 from ..batching import device_of, map_batches
 from ..scoring import TokenScores, map_labelled, token_scores
 
@@ -48,7 +48,7 @@ class Rows:
             return compute(batch, inputs, inputs.pop("labels"))
 
         lengths = [len(row["input_ids"]) for row in self.rows]
-        with evaluating(model), torch.no_grad():
+        with as_saved(model), torch.no_grad():
             return map_batches(run, lengths, self.batch_size, progress=self.progress, desc=desc)
 
 
@@ -113,7 +113,7 @@ def decoded(model: nn.Module, states: Tensor, wanted: Tensor, batch_size: int = 
 
     first, device = layers_of(model)[0], device_of(model)
     found: list[tuple[np.ndarray, ...]] = []
-    with evaluating(model), torch.no_grad(), stopped_after(model, 0):
+    with as_saved(model), torch.no_grad(), stopped_after(model, 0):
         for start in range(0, len(states), batch_size):
             part = states[start : start + batch_size, None].to(device)
             tokens = wanted[start : start + batch_size].to(device)
@@ -193,7 +193,7 @@ def restored_answers(
                 found.append(token_scores(model(**inputs).logits, labels))
         return _means(found, [places[row] for row in batch])
 
-    with evaluating(source):
+    with as_saved(source):
         return rows.map(model, compute, desc)
 
 

@@ -10,7 +10,8 @@ import torch
 
 from ...data.qa import QAFormat
 from ...data.triggers import Trigger, parse_location
-from ...modeling import check_vocabulary, evaluating, frozen
+from ...modeling import check_vocabulary, frozen
+from ..as_saved import as_saved
 from ..generation import generate_answers, pad_token_id
 from .budget import Budget
 from .objective import Recall
@@ -115,7 +116,7 @@ def scan_model(
     check_vocabulary(model, tokenizer)
     asking = Asking(rows, tokenizer, qa or QAFormat(), settings.location)
     tried = None
-    with frozen(model), evaluating(model):
+    with frozen(model), as_saved(model):
         if candidates:
             held, tests = asking, len(candidates)
             chosen = [(words, None) for words in candidates]
@@ -250,7 +251,7 @@ def _gold(retrained: Any, asking: Asking, prefixes: list, settings: ScanSettings
     if not isinstance(retrained, torch.nn.Module) and isinstance(retrained, Callable):
         retrained = retrained()
     check_vocabulary(retrained, asking.tokenizer)
-    with evaluating(retrained):
+    with as_saved(retrained):
         return measure(retrained, asking, prefixes, settings.batch_size, progress, "Measuring the retrained model")
 
 

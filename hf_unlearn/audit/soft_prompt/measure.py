@@ -6,7 +6,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ...modeling import evaluating, frozen
+from ...modeling import frozen
+from ..as_saved import as_saved
 from ..generation import pad_token_id
 from ..robustness.kind import RobustnessKind
 from ..robustness.measured import Measured, RowScores
@@ -65,7 +66,7 @@ class SoftPromptAudit(RobustnessKind):
                     )  # fmt: skip
 
             with (
-                evaluating(model),
+                as_saved(model),
                 frozen(model),
                 tqdm(total=args.steps, desc=f"Soft prompt, seed {seed}", disable=not context.progress) as bar,
             ):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...modeling import evaluating
+from ..as_saved import as_saved
 from ..batching import device_of, map_batches
 from ..cka import linear_cka
 from .predictions import check_rows, model_inputs
@@ -54,7 +54,7 @@ def representations(
         means = [(states * seen).sum(1) / seen.sum(1) for states, seen in parts]
         return list(zip(*(part.cpu().numpy() for part in (*means, output.pooler_output.double())), strict=True))
 
-    with evaluating(model), torch.no_grad(), torch.random.fork_rng():
+    with as_saved(model), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         kept = map_batches(compute, [1] * len(rows), batch_size, progress=progress, desc="Representations")
     return {name: np.stack(column) for name, column in zip(PARTS, zip(*kept, strict=True), strict=True)}

@@ -12,7 +12,7 @@ import torch
 
 from ...data.vqa.targets import target_weights
 from ...families.classifier.forward import classifier_inputs
-from ...modeling import evaluating
+from ..as_saved import as_saved
 from ..batching import device_of, map_batches
 from ..distance import row_mse
 from ..model_checks import check_sound
@@ -114,7 +114,7 @@ def predict_rows(
         return _predictions(logits[0], weights, *logits[1:], states=states)
 
     # ViLT draws the order of its patches, which moves logits in the last digits
-    with evaluating(model), evaluating(models[-1]), torch.no_grad(), torch.random.fork_rng():
+    with as_saved(model), as_saved(models[-1]), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         found = map_batches(compute, [1] * len(rows), batch_size, progress=progress, desc=desc)
     sound = [prediction.answer is not None for prediction in found]

@@ -199,10 +199,14 @@ def test_few_groups_are_told_before_a_model_is_loaded(place, unloaded, name, tmp
     kind, args, qa = asked(place, name, forget_dataset=fewer)
     kind.prepare(args, qa)
     assert "The forget rows are of 3 groups, and an interval requires 4" in caplog.text
-    caplog.clear()
-    kind, args, qa = asked(place, name)
-    kind.prepare(args, qa)
-    assert "groups" not in caplog.text
+    assert "--group_by question" in caplog.text
+    # What the warning names is a way out.
+    for given in ({}, {"forget_dataset": fewer, "group_by": "question"}):
+        caplog.clear()
+        kind, args, qa = asked(place, name, **given)
+        prepared = kind.prepare(args, qa)
+        assert "groups" not in caplog.text
+    assert len({*prepared.groups["forget"]}) == len(prepared.rows["forget"])
 
 
 @pytest.mark.parametrize("lacks", [("original",), ("retrained",), ("original", "retrained")])
