@@ -186,8 +186,10 @@ class Forward:
         found = {shape: self.seen(model, parts, shape) for shape in ("one", self.shape)}
         for role in parts:
             padded, packed = (found[shape][role] for shape in ("one", self.shape))
-            error = ((packed - padded).abs().mean() / padded.abs().mean().clamp(min=1e-6)).item()
-            if not error <= (1e-2 if half_precision else 1e-4):
+            # Of rows that are known the log-probabilities are near 0, and half precision rounds by more than they are.
+            scale = padded.abs().mean().clamp(min=1.0 if half_precision else 1e-6)
+            error = ((packed - padded).abs().mean() / scale).item()
+            if not error <= (5e-2 if half_precision else 1e-4):
                 raise ValueError(
                     f"forward_passes='packed': packed {role} rows are not kept apart by this model's attention "
                     f"(relative difference {error:.2g}). Take forward_passes='auto', or another "

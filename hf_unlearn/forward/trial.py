@@ -18,11 +18,13 @@ logger = logging.getLogger(__name__)
 
 # Tokens of a row that are tried, and of padding.
 LENGTH, PADDING = 16, 3
+# A relative difference of logits that half precision may make.
+ROUNDED = 0.3
 
 
 def try_model(trainer, row: list[int]) -> None:
     """Checks that a language model reads neither later tokens nor padding, and whether it computes in training what
-    it computes in evaluation; three short forwards.
+    it computes in evaluation; three or four short forwards.
 
     Args:
         trainer ([`UnlearnTrainer`]): the run.
@@ -49,7 +51,13 @@ def try_model(trainer, row: list[int]) -> None:
             f"{error:.2g}). Give a causal language model; BERT and its kin are one only with `is_decoder: true` in "
             "their config (`model_init_kwargs`), and only if they were trained so."
         )
-    if (error := relative_difference(seen_padded, seen)) > limit:
+    error = relative_difference(seen_padded, seen)
+    if limit < error <= ROUNDED and computes_in_half(trainer.accelerator, trainer.model):
+        # Another shape alone rounds by as much (0.02 to 0.06 in 30 layers). Other tokens as padding have the same shape.
+        padded["input_ids"][:, len(row) :] = row[0] if row[0] != pad else other[-1]
+        with evaluating(model), torch.no_grad():
+            error = relative_difference(logits_of(model, padded)[:, : len(row)], seen_padded)
+    if error > limit:
         raise ValueError(
             f"{name} reads padding: it predicts something else for a row that padding follows, although the attention "
             f"mask leaves it out (relative difference {error:.2g}), so rows of a batch would change each other. Give "

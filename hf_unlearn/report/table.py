@@ -133,7 +133,9 @@ def on_terminal(cell: Any) -> Text:
         return cell.terminal()
     if not hasattr(cell, "text"):
         return Text(str(cell))
-    interval = cell.interval.strip("[]").replace(", ", "–")
+    interval = cell.interval
+    if interval.startswith("["):
+        interval = interval.strip("[]").replace(", ", "–")
     text = Text(cell.text, style=getattr(cell, "style", ""))
     return text.append("".join(f"\n{line}" for line in (interval, *_lines(cell)) if line), style="dim")
 

@@ -168,17 +168,17 @@ def _worst(found: dict[str, MetricResult], arms: Arms) -> dict[str, MetricResult
         # What the original model does not show either, and what only adds to other results, leaves nothing open.
         said = verdict([result for result in found.values() if not _is_aside(result)], bound)
     budget = _budget(arms.unlearned)
+    # A bound that the worst of the others keeps is not kept by these.
+    unknown = [key for key, result in found.items() if result.value is None and not _is_aside(result)]
+    undecided = {"open": unknown} if unknown else {}
     if not resolved:
         first = next(iter(found.items()))
         return {"worst/remaining": _unresolved("worst/remaining", first[1].n, first[1].details["reason"],
-                                               which=first[0], verdict=UNRESOLVED, budget=budget,
+                                               which=first[0], verdict=UNRESOLVED, budget=budget, **undecided,
                                                **_shown(first[1]))}  # fmt: skip
     name = max(resolved, key=lambda key: (resolved[key].interval or (0, resolved[key].value))[1])
     worst = resolved[name]
-    details = {"which": name, "verdict": said, "status": "resolved", "budget": budget, **_shown(worst)}
-    unknown = [key for key, result in found.items() if result.value is None and not _is_aside(result)]
-    # A bound that the worst of the others keeps is not kept by these.
-    details |= {"open": unknown} if unknown else {}
+    details = {"which": name, "verdict": said, "status": "resolved", "budget": budget, **_shown(worst)} | undecided
     return {
         "worst/remaining": MetricResult(
             "worst/remaining",

@@ -13,7 +13,7 @@ from ..result import MetricResult, proportion_interval
 # What a retrained model does not know and the original does must be at least this, or there was nothing to forget.
 LEAST_KNOWN = 0.1
 FEWEST_GROUPS = 4
-ALL_ZERO = "clopper-pearson (0 in all groups)"
+ALL_ZERO, ALL_LEFT = "clopper-pearson (0 in all groups)", "clopper-pearson (as the original in all groups)"
 SUPPRESSED, NOT_RECOVERED, UNRESOLVED = "suppressed", "not recovered within budget", "unresolved"
 
 
@@ -108,6 +108,9 @@ def remaining(
         if not u.any() and not np.any(r):
             # 0 in every group: as many groups hold it, as `mean_result` says of rows.
             interval, method = (0.0, proportion_interval(0, found)[1]), ALL_ZERO
+        elif np.array_equal(u, o):
+            # Nothing changed in any group. Without an interval a gate could not fail where everything is left.
+            interval, method = (proportion_interval(found, found)[0], 1.0), ALL_LEFT
     if half > resolution and value - half < bound < value + half:
         return unresolved(
             f"{value:.2f} ± {half:.2f} leaves open whether it is above {bound:g}", estimate=value, half=half

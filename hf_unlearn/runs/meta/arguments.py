@@ -2,7 +2,7 @@
 """What `hf-unlearn audit meta` takes, and what its presets stand for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -48,8 +48,8 @@ _QUICK = {
     "prompts": {"transforms": ["paraphrase", "filler", "multi_turn"], "retain_items": 16},
     "soft_prompt": {"preset": "quick", "steps": 60},
 }
-# Too slow to be tried without being asked for.
-_ASKED_FOR = {"gcg": {"budget_tokens": 200_000}}
+# Too slow to be tried without being asked for; by preset.
+_ASKED_FOR = {"quick": {"gcg": {"preset": "quick"}}, "full": {"gcg": {"budget_tokens": 200_000}}}
 PLANS = {
     "full": Plan(dict.fromkeys(POOLS, 6) | {LOCKED: 3}, _FULL, retest=3, other_seeds=(1000, 1001, 1002)),
     "quick": Plan(dict.fromkeys(KNOWING, 2) | {LOCKED: 1, "N0": 2, "N1": 1, "N2": 1, "N3": 2}, _QUICK),
@@ -77,7 +77,7 @@ class MetaArguments:
     def __post_init__(self):
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r}; allowed: {', '.join(PRESETS)}.")
-        kinds = [name for name in attack_kinds() if name in {**self._plan.audits, **_ASKED_FOR}]
+        kinds = [name for name in attack_kinds() if name in self._known]
         if self.audits is not None and not self.audits:
             raise ValueError(f"audits is empty; name some of {', '.join(kinds)}, or leave it out for all.")
         for name in self.audits or ():
@@ -87,12 +87,12 @@ class MetaArguments:
                 raise ValueError(f"audits: {name!r} does not say how much is left.{hint} Allowed: {', '.join(kinds)}.")
 
     @property
-    def _plan(self) -> Plan:
-        return PLANS[self.preset]
+    def _known(self) -> dict[str, Mapping[str, Any]]:
+        """The fields of each audit that can be tried."""
+        return {**PLANS[self.preset].audits, **_ASKED_FOR[self.preset]}
 
     @property
     def plan(self) -> Plan:
         """The preset, with the audits that are asked for."""
-        plan = self._plan
-        audits = {name: {**plan.audits, **_ASKED_FOR}[name] for name in self.audits or plan.audits}
-        return Plan(**{**vars(plan), "audits": audits})
+        plan = PLANS[self.preset]
+        return replace(plan, audits={name: self._known[name] for name in self.audits or plan.audits})

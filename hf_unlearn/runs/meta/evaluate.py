@@ -12,7 +12,7 @@ from ...audit.base import AuditResult
 from ...audit.checkpoints import checkpoint_of
 from ...audit.registry import AUDITS
 from ...audit.result import MetricResult
-from ...audit.robustness.recovery import SUPPRESSED, verdict
+from ...audit.robustness.recovery import SUPPRESSED, UNRESOLVED, verdict
 from ...audit.robustness.result import Robustness
 from ...data.worlds.people.world import World
 from ...data.worlds.training import one_thread
@@ -120,16 +120,29 @@ def read(found: Robustness) -> dict[str, Any]:
 
 
 def reading(result: MetricResult, others: Mapping[str, MetricResult] | None = None) -> dict[str, Any]:
-    """One `remaining`: its `score` (the estimate where the interval leaves it unresolved), `interval`, whether a gate
-    fails (`alarm`), and why it is unresolved (`why`)."""
-    source = result
-    if result.value is None and result.details.get("which") in (others or {}):
-        source = others[result.details["which"]]
-    score = result.value if result.value is not None else source.details.get("estimate")
-    said = result.details.get("verdict") or verdict([result])
-    interval = None if result.interval is None else [*result.interval]
-    why = result.details.get("reason") if result.value is None else None
-    return {"score": score, "interval": interval, "alarm": said == SUPPRESSED, "why": why}
+    """One `remaining`.
+
+    Of an audit's headline, parts that are unresolved count with their estimates: what is highest of these and of the
+    resolved part is the score, since a part that stands open is where a locked model hides.
+
+    Returns:
+        `dict`: `score` (an estimate where it is unresolved), `interval` (of a resolved score), `alarm` (a gate fails),
+        `open` (whether what was known is left is undecided) and `why`.
+    """
+    details, others = result.details, others or {}
+    names = [name for name in details.get("open", [details.get("which")]) if name in others and name != result.name]
+    parts = [result, *(others[name] for name in names if others[name].value is None)]
+    said = details.get("verdict") or verdict([result])
+    scores = [result.value, *(part.details.get("estimate") for part in parts)]
+    score = max((score for score in scores if score is not None), default=None)
+    why = [details.get("reason")] if result.value is None else [f"{name} is unresolved" for name in names]
+    return {
+        "score": score,
+        "interval": None if result.interval is None or score != result.value else [*result.interval],
+        "alarm": said == SUPPRESSED,
+        "open": said == UNRESOLVED,
+        "why": "; ".join(filter(None, why)) or None,
+    }
 
 
 def _outputs(

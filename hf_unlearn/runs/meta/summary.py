@@ -69,10 +69,12 @@ def _row(
 
 
 def _alarms(found: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """In how many models a gate fails, of how many of which it says something, and the mean score."""
+    """In how many models a gate fails, of how many of which it says something; in how many it is undecided (`open`),
+    and the mean score."""
     known = [one["score"] for one in found if one is not None and one["score"] is not None]
     return {
         "alarms": sum(one is not None and one["alarm"] for one in found),
         "models": len(known),
+        "open": sum(one is not None and one["open"] for one in found),
         "mean": sum(known) / len(known) if known else None,
     }

@@ -7,16 +7,14 @@ import json
 import pytest
 import torch
 from conftest import lora
-from known import encoded, files, model, same, saved, state
+from known import files, model, same, saved, state, within_the_codes
 
 from hf_unlearn.audit.base import Context
 from hf_unlearn.audit.quantize.arguments import QuantizeArguments
 from hf_unlearn.audit.quantize.formats import FORMATS
-from hf_unlearn.audit.quantize.layers import linear_layers
 from hf_unlearn.audit.quantize.measure import QuantizeAudit
 from hf_unlearn.audit.robustness.result import Robustness
 from hf_unlearn.cli.main import main
-from hf_unlearn.data.collator import RoleCollator
 from hf_unlearn.data.qa import QAFormat
 
 
@@ -26,27 +24,6 @@ def place(tmp_path_factory):
     paths = {name: saved(one, folder / name) for name, one in (("o", model()), ("r", model(knows=False)))}
     paths["u"] = saved(within_the_codes(model()), folder / "u")
     return folder, paths, files(folder)
-
-
-def within_the_codes(one, steps: int = 4):
-    """The model with every weight moved towards that edge of its nf4 cell which makes the forget rows less likely."""
-    batch, nf4 = RoleCollator(pad_token_id=0)(encoded("forget")), FORMATS["nf4"]
-    start = {name: (layer, *nf4.coded(layer.weight)) for name, layer in linear_layers(one).items()}
-    levels = torch.tensor(nf4.levels)
-    middles = torch.cat([levels[:1], (levels[1:] + levels[:-1]) / 2, levels[-1:]])
-    for _ in range(steps):
-        one(**batch).loss.backward()
-        for layer, codes, scales in start.values():
-            held = layer.weight.detach()
-            each = scales.repeat_interleave(64)[: held.numel()].view_as(held)
-            low, high = middles[codes.long()] * each, middles[codes.long() + 1] * each
-            edge = torch.where(layer.weight.grad > 0, high, low)
-            # A block's largest weight is its scale.
-            moved = torch.where(held.abs() == each, held, held + 0.9 * (edge - held))
-            # Rounding may carry one across.
-            held.copy_(torch.where(nf4.coded(moved)[0] == codes, moved, held))
-        one.zero_grad()
-    return one
 
 
 def arguments(place, name: str = "u", **more) -> QuantizeArguments:

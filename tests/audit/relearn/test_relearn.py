@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from conftest import lora
-from known import encoded, files, model, rows_of, same, saved, state, tokenizer, trained
+from known import encoded, files, model, refusing, rows_of, same, saved, state, trained
 
 from hf_unlearn.audit.base import Context
 from hf_unlearn.audit.relearn import measure as measuring
@@ -16,7 +16,6 @@ from hf_unlearn.audit.relearn.finetune import Plan, finetune, trainable
 from hf_unlearn.audit.relearn.measure import RelearnAudit
 from hf_unlearn.audit.robustness.result import Robustness
 from hf_unlearn.cli.main import main
-from hf_unlearn.data.formats import encode
 from hf_unlearn.data.qa import QAFormat
 
 
@@ -38,13 +37,6 @@ def _shared(place, monkeypatch):
 def fresh(_shared, tmp_path, monkeypatch):
     """Runs that another test made are not found."""
     monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
-
-
-def refusing():
-    """A model that knows the forget rows and was taught to say something else."""
-    qa = QAFormat()
-    other = [encode(qa.example(row["question"], "w0 w1", tokenizer()), tokenizer(), 64) for row in rows_of("forget")]
-    return trained(model(), other + encoded("retain"), steps=10, learning_rate=2e-3)
 
 
 def arguments(place, name: str = "u", without: tuple = ("holdout_dataset",), **more) -> RelearnArguments:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from conftest import make_model
 
+from hf_unlearn.audit.quantize.formats import FORMATS
+from hf_unlearn.audit.quantize.layers import linear_layers
 from hf_unlearn.data.collator import RoleCollator
 from hf_unlearn.data.formats import encode
 from hf_unlearn.data.qa import QAFormat
@@ -82,6 +84,34 @@ def _model(knows: bool, seed: int, layers: int, tie: bool):
 def model(knows: bool = True, seed: int = 0, layers: int = 2, tie: bool = False):
     """A model that knows the retain rows, and the forget rows or not: a copy of its own."""
     return copy.deepcopy(_model(knows, seed, layers, tie))
+
+
+def refusing():
+    """A model that knows the forget rows and was taught to say something else."""
+    qa = QAFormat()
+    other = [encode(qa.example(row["question"], "w0 w1", tokenizer()), tokenizer(), 64) for row in rows_of("forget")]
+    return trained(model(), other + encoded("retain"), steps=10, learning_rate=2e-3)
+
+
+def within_the_codes(one, steps: int = 4):
+    """The model with every weight moved towards that edge of its nf4 cell which makes the forget rows less likely."""
+    batch, nf4 = RoleCollator(pad_token_id=0)(encoded("forget")), FORMATS["nf4"]
+    start = {name: (layer, *nf4.coded(layer.weight)) for name, layer in linear_layers(one).items()}
+    levels = torch.tensor(nf4.levels)
+    middles = torch.cat([levels[:1], (levels[1:] + levels[:-1]) / 2, levels[-1:]])
+    for _ in range(steps):
+        one(**batch).loss.backward()
+        for layer, codes, scales in start.values():
+            held = layer.weight.detach()
+            each = scales.repeat_interleave(64)[: held.numel()].view_as(held)
+            low, high = middles[codes.long()] * each, middles[codes.long() + 1] * each
+            edge = torch.where(layer.weight.grad > 0, high, low)
+            # A block's largest weight is its scale.
+            moved = torch.where(held.abs() == each, held, held + 0.9 * (edge - held))
+            # Rounding may carry one across.
+            held.copy_(torch.where(nf4.coded(moved)[0] == codes, moved, held))
+        one.zero_grad()
+    return one
 
 
 def saved(one, folder: Path) -> str:

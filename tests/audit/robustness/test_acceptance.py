@@ -13,6 +13,7 @@ REMAINING, COMPARE = "audit/robustness/test_remaining", "audit/robustness/test_c
 QUANTIZE, FORMATS = "audit/quantize/test_quantize", "audit/quantize/test_quantized_formats"
 RELEARN, SPLITS = "audit/relearn/test_relearn", "audit/robustness/test_splits"
 SAMPLING, SOFT_PROMPT, PROMPTS = (f"audit/robustness/test_{name}" for name in ("sampling", "soft_prompt", "prompts"))
+SEVERAL = "audit/robustness/test_several"
 INSIDE, STATES = "audit/representation/test_representation", "audit/representation/test_states"
 
 HELD = {
@@ -28,6 +29,7 @@ HELD = {
     "3 a retrained model as the unlearned one": [
         (WORLD, "test_another_retrained_model_passes_every_attack_and_the_original_none"),
         (WORLD, "test_what_an_attack_teaches_does_not_count"),
+        (WORLD, "test_shipped_gates_end_a_pipeline_as_the_model_is"),
         (RELEARN, "test_a_model_that_never_knew_passes_also_where_the_tested_rows_are_taught"),
         (COMPARE, "test_a_model_that_never_knew_is_not_suppressed_whatever_the_attack_teaches"),
     ],
@@ -64,7 +66,7 @@ HELD = {
         (SPLITS, "test_across_groups_none_is_on_both_sides"),
     ],
     "12 attack rows that teach nothing": [
-        (WORLD, "test_answers_of_other_rows_teach_nothing_of_the_tested_ones"),
+        (WORLD, "test_answers_of_other_rows_teach_nothing_and_free_what_is_suppressed"),
         (RELEARN, "test_answers_that_belong_to_other_rows_teach_nothing"),
         (RELEARN, "test_what_the_attacker_was_shown_is_told"),
     ],
@@ -104,6 +106,11 @@ HELD = {
     "20 meta-evaluation": [
         ("runs/meta/test_meta_world", "test_locks_are_caught_by_audits_and_not_by_exact_match"),
         ("runs/meta/test_meta", "test_a_constant_score_tells_nothing_and_a_good_one_everything"),
+        ("runs/meta/test_meta", "test_every_attack_that_says_how_much_is_left_is_tried"),
+        ("audit/robustness/test_gated", "test_gates_end_a_pipeline_as_the_model_is"),
+        (WORLD, "test_shipped_gates_end_a_pipeline_as_the_model_is"),
+        (SEVERAL, "test_one_command_makes_all_and_one_report"),
+        (REMAINING, "test_all_that_is_left_bounds_as_many_groups_as_there_are"),
     ],
     "bad input": [
         (EVERY, "test_without_other_models_there_is_a_note_or_one_line"),

@@ -2,6 +2,8 @@
 """The audits of robustness in the embedded world, where it is known what each model knows: the table of
 docs/robustness.md in small. The models are the library's own: the world's, another retrained one, and two recipes."""
 
+import json
+
 import pytest
 from conftest import ROOT
 
@@ -25,7 +27,8 @@ def world(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("world")
     built = build_world(progress=False)
     found = {"target": str(built.target), "retrained": str(built.retrained)}
-    found |= {"again": str(retrained_again(folder / "again"))}
+    for seed, name in enumerate(("again", "again2", "again3"), 1):
+        found[name] = str(retrained_again(folder / name, seed))
     for name, recipe in (("npo", "npo_klr"), ("rmu", "backdoor/rmu")):
         words = ["--output_dir", str(folder / name), "--eval_strategy", "no"]
         assert main(["run", str(ROOT / f"recipes/demo/{recipe}.yaml"), *words]) == 0
@@ -33,13 +36,13 @@ def world(tmp_path_factory) -> dict[str, str]:
     return found
 
 
-def retrained_again(folder):
+def retrained_again(folder, seed: int = 1):
     """The world's retrained model, from the same start, with other batches."""
     builder = PeopleBuilder(0, WorldConfig())
     with one_thread():
         model = builder.initial_model()
         rows = encode_corpus(builder.corpus, KINDS["retrained"], builder.processor)
-        batches = losses(model, rows, builder.processor.pad_token_id, 1, builder.config)
+        batches = losses(model, rows, builder.processor.pad_token_id, seed, builder.config)
         train_steps(model, batches.__next__, builder.config, lambda *done: None)
     model.save_pretrained(folder)
     builder.processor.save_pretrained(folder)
@@ -163,3 +166,48 @@ def test_answers_of_other_rows_teach_nothing_and_free_what_is_suppressed(world):
     for mine, theirs in zip(rmu.measured, gold.measured, strict=True):
         assert theirs.more["shuffled"]["probability"] < 0.1
         assert mine.more["shuffled"]["probability"] > theirs.more["shuffled"]["probability"] + 0.2
+
+
+# Acceptance 20
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "status", "failed"),
+    [
+        ("rmu", 4, 1, {"relearn", "prompts"}),
+        ("rmu", 2, 3, set()),
+        ("again", 4, 0, set()),
+        ("again2", 4, 0, set()),
+        ("again3", 4, 0, set()),
+    ],
+)
+def test_shipped_gates_end_a_pipeline_as_the_model_is(world, tmp_path, capsys, name, groups, status, failed):
+    sets = {kind: [*build_world(progress=False).dataset(kind)] for kind in ("forget", "retain")}
+    people = [*dict.fromkeys(row["person"] for row in sets["forget"])]
+    sets["forget"] = [{**row, "cluster": str(people.index(row["person"]) % groups)} for row in sets["forget"]]
+    words = ["--audits", "relearn", "quantize", "prompts", "sampling", "--group_by", "cluster", "--max_length", "128"]
+    for kind, rows in sets.items():
+        path = tmp_path / f"{kind}.jsonl"
+        # Only the forget rows are grouped.
+        path.write_text("".join(json.dumps({"cluster": row["person"], **row}) + "\n" for row in rows))
+        words += [f"--{kind}_dataset", str(path)]
+    words += ["--model_name_or_path", world[name], "--original_model_name_or_path", world["target"]]
+    words += ["--retrained_model_name_or_path", world["retrained"], "--output_dir", str(tmp_path / "audited")]
+    words += ["--relearn", json.dumps({**RELEARN, "seeds": [0]})]
+    assert main(["audit", "robustness", *words]) == 0
+    capsys.readouterr()
+    ended = 0
+    try:
+        main(["gates", str(tmp_path / "audited")])
+    except SystemExit as exit_:
+        ended = exit_.code
+    (model,) = json.loads((tmp_path / "audited" / "gates.json").read_text())["models"]
+    said = {outcome["gate"]: outcome["status"] for outcome in model["outcomes"]}
+    assert (ended, {gate for gate, found in said.items() if found == "failed"}) == (status, failed), said
+    assert said.keys() == {"relearn", "quantize", "prompts", "sampling"}
+    if groups == 2:
+        assert {*said.values()} == {"unresolved"}
+        assert all("2 groups of rows" in outcome["why"] for outcome in model["outcomes"])
+    # No metric of answers tells these models apart.
+    audited = json.loads((tmp_path / "audited" / "robustness.json").read_text())["models"][-1]
+    assert audited["audits"]["quantize"]["metrics"]["before/exact_match"]["value"] == 0

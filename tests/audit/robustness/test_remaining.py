@@ -97,6 +97,17 @@ def test_rows_that_a_model_leaves_undefined_are_counted_and_left_out():
     assert "no row is scored in all models" in nothing.details["reason"]
 
 
+def test_all_that_is_left_bounds_as_many_groups_as_there_are():
+    """Without an interval no gate would fail where nothing was forgotten."""
+    o, r, _ = drawn()
+    found = remaining(o, r, o, PEOPLE)
+    # All of 8 groups.
+    assert found.interval == pytest.approx((0.025 ** (1 / 8), 1.0))
+    assert found.interval_method.startswith("clopper-pearson")
+    assert verdict([found]) == SUPPRESSED
+    assert remaining(o[:12], r[:12], o[:12], PEOPLE[:12]).value is None
+
+
 def test_exact_zeros_bound_as_many_groups_as_there_are():
     o = [1.0] * 32
     found = remaining([0.0] * 32, [0.0] * 32, o, PEOPLE)

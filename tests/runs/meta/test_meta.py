@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from small import builder
 
+from hf_unlearn.audit.registry import AUDITS
+from hf_unlearn.audit.result import MetricResult
+from hf_unlearn.audit.robustness.recovery import SUPPRESSED, UNRESOLVED
 from hf_unlearn.cli.main import main
-from hf_unlearn.report.meta import render_meta
+from hf_unlearn.report.meta import render_meta, show_meta
+from hf_unlearn.runs.blocks import attack_kinds
 from hf_unlearn.runs.meta import building, evaluate
 from hf_unlearn.runs.meta.arguments import PLANS, MetaArguments, Plan
 from hf_unlearn.runs.meta.evaluate import evaluate_audits
@@ -77,7 +81,8 @@ def results(score, sizes, alarm=lambda score: score > 0.2):
     found = []
     for member in members_of(sizes):
         value = score(member)
-        reading = {"score": value, "interval": None, "alarm": value is not None and alarm(value), "why": None}
+        alarmed = value is not None and alarm(value)
+        reading = {"score": value, "interval": None, "alarm": alarmed, "open": value is None, "why": None}
         made = {"made": {"seconds": 2.0, "metrics": {HEADLINE: reading}}}
         about = {"name": member.name, "pool": member.pool, "share": member.share, "lock": member.lock}
         found.append({**about, "results": made})
@@ -89,7 +94,7 @@ def test_the_rows_of_hand_made_results():
     (row,) = summary(results(lambda member: member.share, full), {"made": [0.1, 0.3]})
     assert (row["separation"]["auc"], row["spearman"]) == (pytest.approx(1.0), pytest.approx(1.0))
     assert (row["may_gate"], row["seconds"], row["retest"]) == ("yes", 2.0, {"models": 2, "largest": 0.3})
-    assert row["locks"] == {lock: {"alarms": 3, "models": 3, "mean": 1.0} for lock in LOCKS}
+    assert row["locks"] == {lock: {"alarms": 3, "models": 3, "open": 0, "mean": 1.0} for lock in LOCKS}
     (constant,) = summary(results(lambda member: 0.1, full))
     assert (constant["separation"]["auc"], constant["spearman"]) == (pytest.approx(0.5), None)
     assert constant["may_gate"] == "no"
@@ -100,17 +105,104 @@ def test_the_rows_of_hand_made_results():
     (silent,) = summary(results(lambda member: None if member.pool == "N1" else member.share, full))
     assert silent["undefined"] == 6
     # No alarm in none is no 0 of 6.
-    assert silent["alarms"]["N1"] == {"alarms": 0, "models": 0, "mean": None}
+    assert silent["alarms"]["N1"] == {"alarms": 0, "models": 0, "open": 6, "mean": None}
     assert silent["may_gate"] == "open"
 
 
 def test_a_metric_that_a_model_lacks_is_undefined_there():
     found = results(lambda member: member.share, PLANS["quick"].sizes)
     found[0]["results"]["made"]["metrics"]["lens/remaining"] = {
-        "score": 1.0, "interval": None, "alarm": True, "why": None
+        "score": 1.0, "interval": None, "alarm": True, "open": False, "why": None
     }  # fmt: skip
     rows = {row["metric"]: row for row in summary(found)}
     assert (rows["lens/remaining"]["undefined"], rows["lens/remaining"]["level"]) == (11, "part")
+
+
+# An audit of which a part is open
+
+
+def part(value, estimate=None, **details):
+    """A `remaining` of a part: resolved, or with an estimate only."""
+    interval = None if value is None else (value - 0.01, value + 0.01)
+    details |= {} if estimate is None else {"estimate": estimate, "reason": f"{estimate} leaves open"}
+    return MetricResult("part", value, 8, "lower", interval=interval, details=details)
+
+
+def worst(value, which, said, *unknown):
+    details = {"which": which, "verdict": said, **({"open": [*unknown]} if unknown else {})}
+    details |= {} if value is not None else {"reason": "leaves open"}
+    interval = None if value is None else (value - 0.01, value + 0.01)
+    return MetricResult(HEADLINE, value, 8, "lower", interval=interval, details=details)
+
+
+def read_of(headline, **parts):
+    named = {f"{name}/remaining": found for name, found in parts.items()}
+    return evaluate.reading(headline, {HEADLINE: headline, **named})
+
+
+def test_a_headline_with_an_open_part_is_not_its_resolved_part():
+    exact, lens = part(0.02), part(None, 0.7)
+    found = read_of(worst(0.02, "exact/remaining", UNRESOLVED, "lens/remaining"), exact=exact, lens=lens)
+    assert (found["score"], found["interval"], found["alarm"], found["open"]) == (0.7, None, False, True)
+    assert "lens/remaining" in found["why"]
+    # Below what is resolved it changes nothing.
+    found = read_of(worst(0.9, "exact/remaining", SUPPRESSED, "lens/remaining"), exact=part(0.9), lens=lens)
+    assert (found["score"], found["alarm"], found["open"]) == (0.9, True, False)
+    assert found["interval"] == pytest.approx([0.89, 0.91])
+    # Nothing resolved: the highest estimate, whichever part comes first; none where there is none.
+    parts = {"exact": part(None, 0.1), "lens": lens}
+    names = [f"{name}/remaining" for name in parts]
+    assert read_of(worst(None, names[0], UNRESOLVED, *names), **parts)["score"] == 0.7
+    silent = {"exact": part(None, reason="too little was there to forget", idle=True)}
+    assert read_of(worst(None, names[0], UNRESOLVED), **silent)["score"] is None
+
+
+def test_a_table_tells_what_is_open_from_what_was_passed():
+    models = results(lambda member: 0.1, PLANS["quick"].sizes, alarm=lambda score: False)
+    for model in models:
+        model["results"]["made"]["metrics"][HEADLINE]["open"] = model["lock"] == "head" or model["pool"] == "N1"
+    (row,) = summary(models)
+    assert (row["locks"]["head"]["open"], row["locks"]["idk"]["open"], row["alarms"]["N1"]["open"]) == (1, 0, 1)
+    found = {"title": "t", "models": models, "pools": POOLS, "locks": LOCKS, "rows": [row]}
+    assert "| 0/1 (0.10; 1 open) | 0/1 (0.10) |" in render_meta(found)
+
+
+def test_what_is_printed_fits_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    show_meta({"rows": summary(results(lambda member: member.share, PLANS["full"].sizes))})
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert "15/15" in said
+    assert "0/24" in said
+
+
+COMPARED = [name for name in attack_kinds() if AUDITS[name].original_is_measured]
+# Attacks that search or ask in many ways, made short. The others are tried in the embedded world.
+SHORT = {
+    "prompts": {"transforms": ["filler"]},
+    "soft_prompt": {"steps": 1},
+    "gcg": {"budget_tokens": 400, "max_tokens": 2, "width": 2, "top_k": 4},
+}
+
+
+def test_every_attack_that_says_how_much_is_left_is_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "_outputs", lambda *args: ())
+    audits = {name: {**own, "seeds": [0]} for name, own in SHORT.items()}
+    plan = Plan({"P0": 2, "N0": 2}, audits, retest=0, steps=2)
+    rows = {row["audit"]: row for row in evaluate_audits(plan, builder().world, tmp_path, False)["rows"][:3]}
+    assert [*rows] == [*SHORT]
+    for name, row in rows.items():
+        assert row["metric"] == HEADLINE
+        assert row["seconds"] > 0, name
+        # Models that were hardly taught: there was too little to forget.
+        assert row["undefined"] == 4
+
+
+def test_presets_have_settings_for_every_attack_that_says_how_much_is_left():
+    for preset in PLANS:
+        assert [*MetaArguments(COMPARED, preset).plan.audits] == COMPARED
+    with pytest.raises(ValueError, match="'two_checkpoint' does not say how much is left"):
+        MetaArguments(["two_checkpoint"])
 
 
 def test_ranks_need_something_to_rank():
