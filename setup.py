@@ -46,6 +46,7 @@ setup(
             "hub/templates/*",
             "report/templates/*",
             "recipes/**/*.yaml",
+            "recipes/**/*.json",
             "recipes/**/*.jsonl",
             "recipes/**/*.txt",
             "accelerate_configs/*.yaml",

@@ -47,6 +47,6 @@ def _is_virtual(folder: Path) -> bool:
 
 
 def recipe_path(name: str) -> str:
-    """The path of a recipe or of its rows as it is, or, for `recipes/...`, of the shipped one."""
+    """The path of a recipe, of its rows or of their folder as it is, or, for `recipes/...`, of the shipped one."""
     shipped = Path(__file__).parent / name
-    return str(shipped) if not Path(name).exists() and shipped.is_file() else name
+    return str(shipped) if not Path(name).exists() and shipped.exists() else name

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from ..places import recipe_path
 from .prepared import prepared_model
 from .sources import load_rows
 
@@ -222,6 +223,7 @@ def load_benchmark(
     authors of `tofu_mini`."""
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark={name!r}; allowed: {', '.join(BENCHMARKS)}.")
+    path = None if path is None else recipe_path(path)
     if name in WITH_TARGETS:
         return BENCHMARKS[name](path, forget_split, forget_targets)
     if forget_targets:

@@ -35,7 +35,7 @@ TARGETED = [path for path in RECIPES if path.stem == "targeted" or "targeted" in
 RWKU = [path for path in RECIPES if path.parts[-3] == "rwku"]
 BACKDOOR = [path for path in RECIPES if {"backdoor", "muse_news", "muse_books", "wmdp"} & {*path.parts}]
 # The plan counts language models.
-ON_GPUS = [path for path in RECIPES if not {"demo", "vqa_v2", "tofu_mini"} & {*path.parts}]
+ON_GPUS = [path for path in RECIPES if not {"demo", "vqa_v2", "tofu_mini", "real"} & {*path.parts}]
 # Gibibytes of the GPUs that recipes are made for.
 GPU_MEMORY = 80
 LAUNCH = re.compile(r"^# (\d+) GPUs?, (\d+) GiB(?: each)?: hf-unlearn run (.*)$", re.MULTILINE)
@@ -94,8 +94,10 @@ def test_every_recipe_parses(path):
         assert recipe.training.output_dir == f"ckpt/{corpus}/{place.name}"
     else:
         assert recipe.training.output_dir == f"runs/{place}"
-    # There is no model that never saw what WMDP, RWKU or the sentence on TinyLlama is about; two make such models.
-    without = path in RWKU or {"wmdp", "tinyllama-1.1b"} & {*path.parts} or path.stem in ("original", "retrain")
+    # There is no model that never saw what WMDP, RWKU, people whom a real model knows or the sentence on TinyLlama is
+    # about; two make such models.
+    nobody_has_one = path in RWKU or {"wmdp", "tinyllama-1.1b", "real"} & {*path.parts}
+    without = nobody_has_one or path.stem in ("original", "retrain")
     assert recipe.run.retrained_model_name_or_path or without
     # One name for each of a family, so that their reports can be merged; the first lines say how to start it.
     assert f"hf-unlearn run {path.relative_to(ROOT)}" in path.read_text()

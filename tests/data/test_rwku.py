@@ -43,6 +43,20 @@ def test_the_rows_of_some_targets_are_found(folder):
     assert load_probes("neighbor_qa", ["Bob Cole"], folder)["subject"][:] == ["Bob Cole"] * 2
 
 
+def test_the_people_that_are_shipped_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    people = ["Albert Einstein", "Charles Darwin", "William Shakespeare", "Leonardo da Vinci"]
+    for name in people:
+        bench = load_benchmark("rwku", "recipes/real/people", "train_positive_llama3", [name])
+        assert {*bench.audit_sets} == {*PROBES, *MEMBERS, *FLUENCY}
+        assert len({*bench.audit_sets["forget_aa"]["type"]}) == 9
+        assert {*bench.forget["subject"]} == {name}
+        assert {*bench.retain["subject"]} == {*people} - {name}
+        # Neighbours are others, and what is asked about them is not about the target.
+        near = bench.audit_sets["neighbor_qa"]
+        assert not any(name in question for question in near["question"][:])
+
+
 def test_the_folder_above_and_one_folder_a_target_are_read_too(folder, tmp_path):
     wanted = load_rwku(["Ada Bell", "Cyd Dunn"], folder, "train_original_passage")
     above = load_rwku(["Ada Bell", "Cyd Dunn"], folder.parent, "train_original_passage")

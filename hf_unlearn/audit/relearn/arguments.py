@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...checks import check_whole
+from ...checks import check_choice, check_whole
 from ..robustness.arguments import SplitArguments
 from ..robustness.rows import GROUPS
 
@@ -91,8 +91,7 @@ class RelearnArguments(SplitArguments):
     def __post_init__(self):
         super().__post_init__()
         for name, allowed in (("data", DATA), ("adapter", ADAPTERS), ("preset", [*PRESETS])):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
+            check_choice(name, getattr(self, name), allowed)
         self.fill_in(PRESETS[self.preset])
         if self.learning_rates is None:
             self.learning_rates = list((QUICK_RATES if self.preset == "quick" else RATES)[self.adapter])
