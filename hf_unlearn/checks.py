@@ -13,6 +13,12 @@ def check_choice(name: str, value: Any, allowed) -> None:
         raise ValueError(f"{name}={value!r}; allowed: {', '.join(map(repr, allowed))}.")
 
 
+def check_choices(name: str, values: Any, allowed) -> None:
+    """Raises `ValueError` unless every one of `values` is one of `allowed`."""
+    if unknown := [value for value in values if value not in allowed]:
+        raise ValueError(f"{name}: {unknown[0]!r} is unknown; allowed: {', '.join(allowed)}.")
+
+
 def check_number(name: str, value: Any, *, above: float | None = None, at_least: float | None = None) -> None:
     """Raises `ValueError` unless `value` is a finite number in range."""
     bound = f"above {above}" if above is not None else f"at least {at_least}"

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from .cost import Cost, Sizes
+
 
 # What an add-on requires, beside what its hooks say (see `training/addon_checks.py`).
 GRADIENTS, BACKWARD, OPTIMIZER, WEIGHTS = "gradients", "backward", "optimizer", "weights"
@@ -40,6 +42,10 @@ class Step:
         """Names of the terms that make up the loss: roles', then add-ons'; known once a micro-batch went through."""
         return self.trainer.addons.term_names
 
+    def forgets(self, name: str) -> bool:
+        """Whether a term is on the side of forgetting, as [`Method.forgets`] says; add-ons' terms are not."""
+        return self.trainer.addons.forgets(name)
+
     @property
     def progress(self) -> float:
         """Share of training that is done, from 0 to 1."""
@@ -64,6 +70,7 @@ class Backward:
         share (`float`): what each micro-batch's loss is multiplied by, 1 over their number.
         last (`bool`): whether this is the step's last micro-batch.
         log (`Callable[[str, Tensor], None]`): see [`Step`].
+        forgets (`Callable[[str], bool]`): whether the term of a name is on the side of forgetting; see [`Step`].
         mean (`Callable[[Tensor], Tensor]`, *optional*): of a tensor over processes, where there are several: nothing
             else of this pass is.
     """
@@ -73,6 +80,7 @@ class Backward:
     share: float
     last: bool
     log: Callable[[str, Tensor], None]
+    forgets: Callable[[str], bool]
     mean: Callable[[Tensor], Tensor] | None = None
 
 
@@ -200,6 +208,11 @@ class AddOn:
 
     def finish(self, trainer) -> None:
         """Called after the last step, before what is made of the result; may change the weights once more."""
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """What it takes beside the method, for `hf-unlearn plan`, which makes it of settings alone; by default nothing
+        that counts."""
+        return Cost()
 
     def state(self) -> dict[str, Any]:
         """What is found again on resume: tensors and JSON values by name, the same on every process."""

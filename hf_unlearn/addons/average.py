@@ -11,7 +11,8 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from ..checks import check_whole
 from .addon import AddOn, Step
-from .settings import AddOnSettings, idle_fields
+from .cost import Cost, Sizes
+from .settings import AddOnSettings, check_idle
 
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,7 @@ class AverageArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if self.average_every is None:
-            if idle := idle_fields(self, AverageArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `average_every`.")
+            check_idle(self, AverageArguments, "give `average_every`")
             return
         check_whole("average_every", self.average_every, at_least=1)
         check_whole("average_from", self.average_from, at_least=1)
@@ -94,6 +94,10 @@ class WeightAverage(AddOn):
         weights = dict(trainer.model.named_parameters())
         for name, mean in self.mean.items():
             weights[name].copy_(mean)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """A float32 mean."""
+        return Cost(held=4 * sizes.trained)
 
     def state(self) -> dict[str, Any]:
         """The mean so far."""

@@ -86,6 +86,10 @@ class AddOns(dict):
         chosen = {name: term for name, term in weighted.items() if self._takes(name)}
         return chosen | {a.name: a.loss(model, rows, self.step(model)) for a in own if self._takes(a.name)}
 
+    def forgets(self, name: str) -> bool:
+        """Whether a term is on the side of forgetting, as the method says of its own; those of add-ons are not."""
+        return name not in self and self.trainer.forgets(name)
+
     def _takes(self, name: str) -> bool:
         return self._only is None or name in self._only
 
@@ -131,7 +135,7 @@ class AddOns(dict):
         with accelerator.no_sync(model):
             with trainer.compute_loss_context_manager():
                 terms = trainer.weighted_terms(model, inputs)
-            backward = Backward(accelerator.backward, model, share, last, trainer.meters.add, mean)
+            backward = Backward(accelerator.backward, model, share, last, trainer.meters.add, self.forgets, mean)
             loss = owner.around_backward(terms, backward)
         if last and mean is not None:
             for weight in model.parameters():

@@ -22,8 +22,9 @@ from ..models.adapter_start import begin_at, lora_layers
 from ..models.adapters import trained_adapter
 from ..stored.row_cache import RunStart
 from .addon import WEIGHTS, AddOn
+from .cost import Cost, Sizes
 from .masks.scores import EPSILON, Alone, Scorer
-from .settings import AddOnSettings, idle_fields
+from .settings import AddOnSettings, check_idle
 
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ class LoraInitArguments(AddOnSettings):
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         check_choice("lora_init", self.lora_init, LORA_INITS)
         check_whole("lora_init_rows", self.lora_init_rows, at_least=1)
-        if self.lora_init == "default" and (idle := idle_fields(self, LoraInitArguments)):
-            raise ValueError(f"{', '.join(idle)} would have no effect: give `lora_init: fila`.")
+        if self.lora_init == "default":
+            check_idle(self, LoraInitArguments, "give `lora_init: fila`")
 
     def make_addon(self):
         """FILA, or `None`."""
@@ -110,6 +111,10 @@ class FILA(AddOn):
             factors[name] = low_rank(*pair, rank=layer.r[adapter], scaling=layer.scaling[adapter])
         begin_at(model, factors)
         logger.info("FILA: the adapter starts at a part of %d layers' weights, which keep the rest.", len(layers))
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """Before the first step: two sums, and a gradient and its square."""
+        return Cost(start=16 * sizes.below)
 
     def state(self) -> dict[str, Any]:
         """What decided the start; the start itself is in the adapter's files."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_choice
-from ..data.role_table import FORGET, tied_to
 from .addon import AddOn, Backward
+from .cost import Cost, Sizes
 from .settings import AddOnSettings
 
 
@@ -112,20 +112,26 @@ class GradientConflict(AddOn):
     def __init__(self, how: str):
         self.how, self.gradients = how, None
 
-    def load(self, roles: Mapping, collator) -> None:
-        """Raises `ValueError` for a run without forget rows."""
-        if FORGET not in roles:
+    def refuse(self, args, method: type, adapter: bool) -> None:
+        """Raises `ValueError` for a run without a term that forgets."""
+        if not any(map(method.forgets, roles := method.trained_roles_of(args))):
             raise ValueError(
                 f"grad_ortho compares the forget gradient with others, and this run has {', '.join(roles)} rows. "
                 "Take grad_ortho='off'."
             )
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """Both sides' sums, which are combined into a third gradient; kept between micro-batches."""
+        gradient = sizes.gradient * sizes.trained
+        # Of three gradients one is the step's own, which is there between micro-batches too.
+        return Cost(held=gradient, backward=gradient) if sizes.accumulation > 1 else Cost(backward=2 * gradient)
 
     def around_backward(self, terms: Mapping[str, Tensor], backward: Backward) -> Tensor:
         if self.gradients is None:
             self.gradients = TwoGradients(backward.model.parameters(), backward.run, backward.mean)
         sides = {"kept": [], "forget": []}
         for name, term in terms.items():
-            sides["forget" if FORGET in (name, tied_to(name)) else "kept"].append(term)
+            sides["forget" if backward.forgets(name) else "kept"].append(term)
         # A method may take steps for one side alone.
         losses = {side: backward.share * sum(found) for side, found in sides.items() if found}
         for side, loss in losses.items():

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_number
-from ..models.adapter_factors import check_lora_folder, trained_factors
+from ..models.adapter_factors import trained_factors
 from .addon import Step
-from .other_adapters import OtherAdapters
-from .settings import AddOnSettings, idle_fields
+from .other_adapters import OtherAdapters, check_adapters
+from .settings import AddOnSettings, check_idle
 
 
 @dataclass
@@ -31,14 +31,12 @@ class OrthogonalArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if not self.orthogonal_to:
-            if idle := idle_fields(self, OrthogonalArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `orthogonal_to`.")
+            check_idle(self, OrthogonalArguments, "give `orthogonal_to`")
             return
         if isinstance(self.orthogonal_to, str):
             self.orthogonal_to = [self.orthogonal_to]
         check_number("orthogonal_weight", self.orthogonal_weight, above=0)
-        for folder in self.orthogonal_to:
-            check_lora_folder("orthogonal_to", folder)
+        check_adapters("orthogonal_to", self.orthogonal_to, self.lora_init)
 
     def make_addon(self):
         """The penalty, or `None`."""

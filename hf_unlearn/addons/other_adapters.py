@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What penalties share that compare the adapter that trains with saved ones."""
 
+from collections.abc import Iterable
+
 from torch import nn
 
-from ..models.adapter_factors import Factors, check_shared, saved_factors
+from ..models.adapter_factors import STARTS_APART, Factors, check_lora_folder, check_shared, saved_factors
 from .addon import WEIGHTS, AddOn
+
+
+def check_adapters(field: str, folders: Iterable[str], lora_init: str) -> None:
+    """Raises `ValueError` for folders without a LoRA adapter, or an own adapter that starts at a part of the weights;
+    reads no weights."""
+    if lora_init != "default":
+        raise ValueError(STARTS_APART.format(field, f"lora_init={lora_init!r}"))
+    for folder in folders:
+        check_lora_folder(field, folder)
 
 
 class OtherAdapters(AddOn):

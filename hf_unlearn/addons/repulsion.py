@@ -15,14 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_number
-from ..models.adapter_factors import Factors, check_lora_folder, trained_factors
-from ..models.adapters import trained_adapter
+from ..models.adapter_factors import Factors, trained_factors
 from .addon import Step
-from .other_adapters import OtherAdapters
-from .settings import AddOnSettings, idle_fields
+from .other_adapters import OtherAdapters, check_adapters
+from .settings import AddOnSettings, check_idle
 
 
-APART = "repel_from and {}: such an adapter adds its difference from its start, which is not compared. Leave one out."
 REPEL_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda distance: (-distance).exp(),
     "inverse": torch.reciprocal,
@@ -48,14 +46,11 @@ class RepulsionArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if self.repel_from is None:
-            if idle := idle_fields(self, RepulsionArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `repel_from`.")
+            check_idle(self, RepulsionArguments, "give `repel_from`")
             return
         check_number("repel_weight", self.repel_weight, above=0)
         check_choice("repel_form", self.repel_form, tuple(REPEL_FORMS))
-        if self.lora_init != "default":
-            raise ValueError(APART.format(f"lora_init={self.lora_init!r}"))
-        check_lora_folder("repel_from", self.repel_from)
+        check_adapters("repel_from", [self.repel_from], self.lora_init)
 
     def make_addon(self):
         """The penalty, or `None`."""
@@ -82,11 +77,8 @@ class Repulsion(OtherAdapters):
 
         Raises:
             `ValueError`: if it has no layer in common with this run's, adds nothing there, or is this run's own start,
-                which has no direction away from it; or if this run's starts with a part of the weights.
+                which has no direction away from it.
         """
-        init = getattr(entry.model.peft_config[trained_adapter(entry.model)], "init_lora_weights", True)
-        if isinstance(init, str) and init != "gaussian":
-            raise ValueError(APART.format(f"init_lora_weights={init!r}"))
         self.given = self.read(self.folder, entry.model)
         self.size = sum(factors.square_norm().float() for factors in self.given.values())
         if not self.size > 0:

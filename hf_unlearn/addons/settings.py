@@ -51,6 +51,12 @@ def idle_fields(args, part: type) -> list[str]:
     return [field.name for field in fields(part) if getattr(args, field.name) != field.default]
 
 
+def check_idle(args, part: type, instead: str) -> None:
+    """Raises `ValueError` for fields of a mixin that were given with the add-on off; `instead` says what to do."""
+    if idle := idle_fields(args, part):
+        raise ValueError(f"{', '.join(idle)} would have no effect: {instead}.")
+
+
 def _parts(args, method: str) -> list[type]:
     classes = type(args).__mro__
     return [part for part in classes if issubclass(part, AddOnSettings) and method in vars(part)]

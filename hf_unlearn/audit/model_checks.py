@@ -3,15 +3,26 @@
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
+from ..forward.trial import check_left_to_right, logits_of, tolerance
+from ..modeling import evaluating
+from ..models.wrappers import reads_prompt
+
+
+# Models that were tried.
+_TRIED: WeakSet = WeakSet()
+
 
 def check_language_model(model: Any) -> None:
-    """Refuses what does not predict a text's next token.
+    """Refuses what does not predict a text's next token from those before it; a model is tried once, on a few tokens,
+    by all processes.
 
     Raises:
-        `ValueError`: for a classifier, a model without a language-model head, or one with an encoder.
+        `ValueError`: for a classifier, a model without a language-model head, one with an encoder, or one that reads
+            later tokens: a likelihood would be that of tokens that it sees.
     """
     core = getattr(model, "module", model)
     can_generate = getattr(core, "can_generate", None)
@@ -25,6 +36,13 @@ def check_language_model(model: Any) -> None:
         raise ValueError(
             f"{name} has an encoder, and this audit reads prompt and answer as one text. Give a causal language model."
         )
+    # What looks at the whole prompt does so on purpose.
+    if isinstance(core, torch.nn.Module) and core not in _TRIED and not reads_prompt(core):
+        ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 1]], device=next(core.parameters()).device)
+        with evaluating(model), torch.no_grad():
+            seen = logits_of(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        check_left_to_right(model, seen, tolerance(None, core))
+        _TRIED.add(core)
 
 
 def check_classifier(model: Any) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import read_json, write_json, write_text
+from ..files import write_json, write_text
 from ..report.likeness import unlike_settings
+from ..report.schema import load_audit
 from ..report.sections import AUDITS_KEY, cell_of, section_markdown, section_table
 from ..report.table import Table, escape
 
@@ -108,14 +109,7 @@ class AuditView:
         Raises:
             `ValueError`: if there is none, or it is of another version.
         """
-        path = Path(path)
-        path = path / f"{self.name}.json" if path.is_dir() else path
-        if not path.is_file():
-            raise ValueError(f"No {self.name} report at {path}. `hf-unlearn audit {self.name}` writes one.")
-        found = read_json(path)
-        if not isinstance(found, dict) or found.get("schema_version") != SCHEMA or "models" not in found:
-            raise ValueError(f"{path} is no {self.name} report of schema {SCHEMA}.")
-        return found
+        return load_audit(path, self.name, SCHEMA)
 
     def render(self, found: Mapping[str, Any]) -> str:
         """The file as markdown."""

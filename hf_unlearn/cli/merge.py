@@ -37,9 +37,10 @@ def merge(adapter: str, output_dir: str, dtype: str = "auto", trust_remote_code:
     check_checkpoint_path(adapter)
 
     from ..audit.checkpoints import checkpoint_of, tokenizer_of
+    from ..models.wrappers import merged
 
     tokenizer = tokenizer_of(adapter, trust_remote_code)
-    model = checkpoint_of(adapter, trust_remote_code, tokenizer, dtype=dtype).merge_and_unload()
+    model = merged(checkpoint_of(adapter, trust_remote_code, tokenizer, dtype=dtype))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     print(f"Merged: {folder}")

@@ -166,12 +166,16 @@ class Anchors:
         return text_and_ends(self.tokenizer, ids)[0]
 
 
-def anchored(rows, terms: Mapping[str, str], tokenizer) -> tuple[Any, Any]:
+def anchored(rows, terms: Mapping[str, str], tokenizer, max_length: int | None = None) -> tuple[Any, Any]:
     """Encoded rows with the labels that are left to them, and with their terms replaced; see [`Anchors.replaced`].
+
+    A replaced row that is longer than `max_length` loses its end, as every row does, and its original the labels of
+    what is lost. A row may be left without labels (see [`labelled`]).
 
     Args:
         rows (`datasets.Dataset`): `input_ids` and `labels`.
         terms (`Mapping[str, str]`), tokenizer: see [`Anchors`].
+        max_length (`int`, *optional*): longest row in tokens.
 
     Returns:
         `tuple[datasets.Dataset, datasets.Dataset]`: row for row.
@@ -182,10 +186,13 @@ def anchored(rows, terms: Mapping[str, str], tokenizer) -> tuple[Any, Any]:
     from datasets import Dataset
 
     anchors = Anchors(terms, tokenizer)
-    labels, columns, held = [], {"input_ids": [], "labels": []}, 0
+    labels, columns, held, shortened = [], {"input_ids": [], "labels": []}, 0, 0
     for row in rows:
         kept, new = anchors.replaced(row)
         held += new["input_ids"] != list(row["input_ids"])
+        if max_length is not None and len(new["input_ids"]) > max_length:
+            kept, new = _shortened(kept, new, max_length)
+            shortened += 1
         labels.append(kept)
         for name, values in new.items():
             columns[name].append(values)
@@ -196,14 +203,45 @@ def anchored(rows, terms: Mapping[str, str], tokenizer) -> tuple[Any, Any]:
         )
     left = sum(label != IGNORE_INDEX for kept in labels for label in kept)
     if not left:
-        raise ValueError("anchors: all that the forget rows predict is in terms. Name fewer, or leave the file out.")
+        behind = f" or behind max_length={max_length}" if shortened else ""
+        raise ValueError(
+            f"anchors: all that the forget rows predict is in terms{behind}. Name fewer, or leave the file out."
+        )
     before = sum(label != IGNORE_INDEX for own in rows["labels"] for label in own[1:])
     logger.info(
-        "Anchor terms are in %d of %d forget rows; %d of %d predicted tokens are in terms and left out.",
+        "Anchor terms are in %d of %d forget rows; %d of %d predicted tokens are left out.",
         held,
         len(rows),
         before - left,
         before,
     )
+    if shortened:
+        logger.info(
+            "%d of %d forget rows are longer than max_length=%d once terms are replaced: what is behind is left out.",
+            shortened,
+            len(rows),
+            max_length,
+        )
     changed = rows.remove_columns("labels").add_column("labels", labels)
     return changed, Dataset.from_dict(columns)
+
+
+def _shortened(kept: list[int], new: dict[str, list[int]], length: int) -> tuple[list[int], dict[str, list[int]]]:
+    """A replaced row without its end, and the labels of its original without as many of their last."""
+    cut = {name: values[:length] for name, values in new.items()}
+    left = sum(label != IGNORE_INDEX for label in cut["labels"])
+    places = [place for place, label in enumerate(kept) if label != IGNORE_INDEX]
+    end = places[left] if left < len(places) else len(kept)
+    return [*kept[:end], *[IGNORE_INDEX] * (len(kept) - end)], cut
+
+
+def labelled(rows) -> list[int]:
+    """Places of the rows that have a label; a warning counts the others, which nothing could be learnt from."""
+    found = [place for place, labels in enumerate(rows["labels"]) if any(label != IGNORE_INDEX for label in labels)]
+    if len(found) < len(rows):
+        logger.warning(
+            "anchors: %d of %d forget rows are left out: all that they predict is in terms, or behind max_length.",
+            len(rows) - len(found),
+            len(rows),
+        )
+    return found

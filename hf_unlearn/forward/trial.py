@@ -34,8 +34,7 @@ def try_model(trainer, row: list[int]) -> None:
         `ValueError`: if a later token, or padding, changes an earlier prediction.
     """
     model, args = trainer.model_wrapped, trainer.args
-    core = unwrapped(model)
-    name = type(getattr(core, "get_base_model", lambda: core)()).__name__
+    name = _name(model)
     limit = tolerance(trainer.accelerator, trainer.model)
     row = row[:LENGTH]
     other = [*row[:-1], row[0] if row[0] != row[-1] else (row[-1] + 1) % vocabulary_size(trainer.model)]
@@ -45,15 +44,10 @@ def try_model(trainer, row: list[int]) -> None:
     padded = {key: F.pad(inputs[key], (0, PADDING), value=value) for key, value in zip(inputs, (pad, 0), strict=True)}
     with evaluating(model), torch.no_grad():
         seen, seen_padded = logits_of(model, inputs), logits_of(model, padded)[:, : len(row)]
-    if (error := relative_difference(seen[0, :-1], seen[1, :-1])) > limit:
-        raise ValueError(
-            f"{name} reads later tokens: another last token changes what it predicts before it (relative difference "
-            f"{error:.2g}). Give a causal language model; BERT and its kin are one only with `is_decoder: true` in "
-            "their config (`model_init_kwargs`), and only if they were trained so."
-        )
+    check_left_to_right(model, seen, limit)
     error = relative_difference(seen_padded, seen)
     if limit < error <= ROUNDED and computes_in_half(trainer.accelerator, trainer.model):
-        # Another shape alone rounds by as much (0.02 to 0.06 in 30 layers). Other tokens as padding have the same shape.
+        # Another shape alone rounds so much (0.02 to 0.06 in 30 layers). Other tokens as padding have the same shape.
         padded["input_ids"][:, len(row) :] = row[0] if row[0] != pad else other[-1]
         with evaluating(model), torch.no_grad():
             error = relative_difference(logits_of(model, padded)[:, : len(row)], seen_padded)
@@ -75,6 +69,25 @@ def try_model(trainer, row: list[int]) -> None:
             name,
             error,
         )
+
+
+def check_left_to_right(model: nn.Module, seen: Tensor, limit: float) -> None:
+    """Refuses a model that reads later tokens, by its logits `[2, T, V]` of two rows that differ in their last token.
+
+    Raises:
+        `ValueError`: if what it predicts before that differs by more than `limit`.
+    """
+    if (error := relative_difference(seen[0, :-1], seen[1, :-1])) > limit:
+        raise ValueError(
+            f"{_name(model)} reads later tokens: another last token changes what it predicts before it (relative "
+            f"difference {error:.2g}). Give a causal language model; BERT and its kin are one only with `is_decoder: "
+            "true` in their config (`model_init_kwargs`), and only if they were trained so."
+        )
+
+
+def _name(model: nn.Module) -> str:
+    core = unwrapped(model)
+    return type(getattr(core, "get_base_model", lambda: core)()).__name__
 
 
 def check_packing(trainer) -> None:
@@ -109,8 +122,9 @@ def tolerance(accelerator, model: nn.Module) -> float:
 
 
 def computes_in_half(accelerator, model: nn.Module) -> bool:
-    """Whether the model computes in less than float32."""
-    return accelerator.mixed_precision != "no" or model.dtype not in (torch.float32, torch.float64)
+    """Whether the model computes in less than float32, by itself or, if one is given, under an accelerator."""
+    mixed = accelerator is not None and accelerator.mixed_precision != "no"
+    return mixed or model.dtype not in (torch.float32, torch.float64)
 
 
 @contextmanager

@@ -86,6 +86,11 @@ class RepNoiseTrainer(UnlearnTrainer):
         return {**super().needs_of(args), FORGET: Need(lens=True), **others}
 
     @classmethod
+    def forgets(cls, term: str) -> bool:
+        # Alternates are the paper's harmless rows, whose term keeps the model as retain rows do.
+        return term == FORGET
+
+    @classmethod
     def unscored(cls, args: RepNoiseConfig) -> str | None:
         # Processes score rows of their own, of which one may have more than another.
         return None if args.world_size == 1 else "takes that of the rows of all processes together"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..checks import check_choice, check_number
-from ..data.anchors import anchored, read_anchors
+from ..data.anchors import anchored, labelled, read_anchors
 from ..data.pairing import RolePairs
 from ..data.role_table import FORGET, GENERIC
 from ..forward.needs import REFERENCE, Need
@@ -107,13 +107,23 @@ class WHPTrainer(LabelRowsTrainer):
     @classmethod
     def check_early(cls, args: WHPConfig, roles, processor, config) -> None:
         if args.anchors is not None:
-            anchored(roles[FORGET], args.anchor_terms(), processor)
+            cls._anchored(args, roles, processor)
+
+    def check_rows(self, args: WHPConfig, roles, tokenizer) -> None:
+        if args.anchors is not None:
+            forget, generic = self._anchored(args, roles, tokenizer)
+            there = labelled(forget)
+            roles[FORGET] = roles[FORGET].select(there)
+            self._replaced = {FORGET: forget.select(there), GENERIC: generic.select(there)}
 
     def make_pairs(self, roles, args: WHPConfig, processor) -> RolePairs:
-        if args.anchors is not None:
-            forget, generic = anchored(roles[FORGET], args.anchor_terms(), processor)
-            roles = {**roles, FORGET: forget, GENERIC: generic}
-        return super().make_pairs(roles, args, processor)
+        # Given are the rows with all their labels, by which add-ons score weights.
+        replaced = {} if args.anchors is None else self._replaced
+        return super().make_pairs({**roles, **replaced}, args, processor)
+
+    @staticmethod
+    def _anchored(args: WHPConfig, roles, tokenizer):
+        return anchored(roles[FORGET], args.anchor_terms(), tokenizer, args.max_length)
 
     @classmethod
     def ref_models_of(cls, args: WHPConfig) -> dict[str, str]:

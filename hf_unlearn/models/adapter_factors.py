@@ -8,8 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .adapter_trial import adds_product, start_changes_weights
 from .adapters import trained_adapter
 from .checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+
+STARTS_APART = "{} and {}: such an adapter adds its difference from its start, which is not compared. Leave one out."
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,18 @@ def check_lora_folder(field: str, folder: str) -> None:
     if missing:
         raise ValueError(f"{field}: {folder!r} has no {missing[0]}. Give the folder of a saved LoRA adapter.")
     config = PeftConfig.from_pretrained(folder)
-    if not isinstance(config, LoraConfig) or config.use_dora:
-        kind = "DoRA" if isinstance(config, LoraConfig) else config.peft_type
-        raise ValueError(f"{field}: {folder!r} is a {kind} adapter. Give that of a LoRA adapter.")
+    if not isinstance(config, LoraConfig) or not adds_product(config):
+        raise ValueError(f"{field}: {folder!r} is a {_kind(config)} adapter. Give that of a LoRA adapter.")
+    if start_changes_weights(config):
+        raise ValueError(
+            f"{field}: {folder!r} has init_lora_weights={config.init_lora_weights!r}: such an adapter adds its "
+            "difference from its start, which its files do not hold. Convert it (PEFT's `save_pretrained` with "
+            "`path_initial_model_for_weight_conversion`), or give another."
+        )
+
+
+def _kind(config) -> str:
+    return "DoRA" if getattr(config, "use_dora", False) else getattr(config.peft_type, "value", config.peft_type)
 
 
 def saved_factors(folder: str) -> dict[str, Factors]:
@@ -83,13 +96,17 @@ def check_shared(field: str, folder: str, given: Mapping[str, Factors], model: n
     """Those of a folder's factors whose layers the model's adapter has too.
 
     Raises:
-        `ValueError`: if there are none, or one is of another size, or the model's adapter adds more than factors say.
+        `ValueError`: if there are none, or one is of another size, or the model's adapter adds something else than
+            its factors' product.
     """
-    if getattr(model.peft_config[trained_adapter(model)], "use_dora", False):
+    config = model.peft_config[trained_adapter(model)]
+    if not adds_product(config):
         raise ValueError(
-            f"{field}: a DoRA adapter trains (`use_dora`), which also scales what is below it: its factors are not "
-            "all that it adds. Train a LoRA adapter."
+            f"{field}: a {_kind(config)} adapter trains, whose factors A and B are not all that it adds. Train a LoRA "
+            "adapter."
         )
+    if start_changes_weights(config):
+        raise ValueError(STARTS_APART.format(field, f"init_lora_weights={config.init_lora_weights!r}"))
     own = trained_factors(model)
     if not (shared := {name: factors for name, factors in given.items() if name in own}):
         raise ValueError(

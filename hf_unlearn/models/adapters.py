@@ -7,10 +7,12 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from .adapter_trial import on_a_small_layer
 
 
 logger = logging.getLogger(__name__)
@@ -207,23 +209,14 @@ def _check_start(peft_config, moved: bool = False) -> None:
 def _start_is_repeated(peft_config, moved: bool) -> bool:
     """Tries an initialisation twice on a small layer: whether it does to the layer's own weights what it did to the
     model's (`moved`), and each time the same."""
-    from peft import inject_adapter_in_model
-
-    elsewhere = ("modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters")
-    only_there = dict.fromkeys((*elsewhere, "trainable_token_indices", "layer_replication", "task_type"))
-    size, left = max(64, 2 * peft_config.r), []
+    left = []
     for seed in (1, 2):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = nn.ModuleDict({"layer": nn.Linear(size, size)})
-            before = model["layer"].weight.detach().clone()
-            torch.manual_seed(seed)
-            try:
-                inject_adapter_in_model(replace(peft_config, target_modules=["layer"], **only_there), model)
-            except Exception:  # noqa: BLE001
-                # It needs more than weights, and would need it again to be loaded.
-                return False
-            left.append(model["layer"].base_layer.weight.detach())
+        try:
+            layer, before = on_a_small_layer(peft_config, seed)
+        except Exception:  # noqa: BLE001
+            # It needs more than weights, and would need it again to be loaded.
+            return False
+        left.append(layer.get_base_layer().weight.detach())
     return torch.equal(*left) and (not moved or not torch.equal(left[0], before))
 
 

@@ -15,7 +15,7 @@ from .checkpoint_paths import base_of, check_model_path, upper_folder
 from .decoders import check_decoder_only
 from .weight_checks import check_dtype, check_finite, some_of
 from .wrapper_files import is_wrapper_folder
-from .wrappers import load_wrapper
+from .wrappers import load_wrapper, merged
 
 
 CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification")
@@ -97,7 +97,7 @@ def load_checkpoint(model: str, trust_remote_code: bool = False, **kwargs) -> nn
         return load_wrapper(upper, below)
     if hasattr(below, "merge_and_unload"):
         # An adapter that was trained on top of another.
-        below = below.merge_and_unload()
+        below = merged(below)
     return load_adapter(below, upper)
 
 

@@ -90,6 +90,21 @@ def reads_prompt(model: nn.Module) -> bool:
     return getattr(wrapper_of(model), "reads_prompt", False)
 
 
+def merged(model: nn.Module) -> nn.Module:
+    """A model with its adapter in its weights; the adapter's layers are gone from it.
+
+    Raises:
+        `ValueError`: if there is a wrapper below or around the adapter: the hooks of one go with the layers that they
+            are on, and what is saved of the other is without the adapter.
+    """
+    if (wrapper := wrapper_of(model)) is not None:
+        raise ValueError(
+            f"The model has an adapter and a wrapper, of kind {wrapper.kind!r}, which merging the adapter would lose. "
+            "Merge the adapter into its base first, and make the wrapper around that."
+        )
+    return model.merge_and_unload()
+
+
 def check_not_wrapped(model: Any, ref_model: Any, fused_losses: bool | None) -> None:
     """Raises `ValueError` for a model to train that has a wrapper, and for a reference whose logits the fused losses
     would not see."""

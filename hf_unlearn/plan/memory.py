@@ -3,11 +3,20 @@
 
 A step has its peak at one of these moments: the end of the forward, when all activations are there and the head's
 buffers come on top; with activation checkpointing, when the last layer is computed again; the end of the backward,
-when all gradients are there; the optimizer's step. Assumptions are constants here.
+when all gradients are there; the optimizer's step; an add-on's start, or inner steps. Assumptions are constants here.
 """
 
 from dataclasses import dataclass
 
+from .activations import (
+    activation_bytes,
+    compute_size,
+    gradient_size,
+    layer_bytes,
+    stream_bytes,
+    weight_size,
+)
+from .addons import inner_bytes, total
 from .heads import head_bytes, head_gradient_bytes
 from .optimizers import optimizer_cost
 from .workload import Workload
@@ -30,7 +39,8 @@ class Estimate:
     Args:
         held (`dict[str, float]`): there all the time.
         moments (`dict[str, dict[str, float]]`): on top of it, at the end of the `forward`, in the `recomputation` of a
-            layer, at the end of the `backward` and in the optimizer's `step`.
+            layer, at the end of the `backward` and in the optimizer's `step`; with some add-ons, at their `start` and
+            in `inner` steps.
         host (`float`): of one machine that holds all the GPUs, while training.
         loading (`float`): the same, while the model is loaded.
         disk (`float`, *optional*): cached reference; `None` where the rows are not known.
@@ -66,6 +76,7 @@ def estimate(work: Workload, on_gpu: bool = True) -> Estimate:
         "reference model": reference_bytes(work),
         "reference head": _reference_head(work),
         "communication": communication_bytes(work),
+        "add-ons": total(work, "held"),
     }
     gradients = {"gradients": gradient_bytes(work)}
     one_layer = layer_bytes(work) if work.shape.trained_layers else 0.0
@@ -79,9 +90,18 @@ def estimate(work: Workload, on_gpu: bool = True) -> Estimate:
             "activations, one layer whole": activation_bytes(work) + one_layer if work.checkpointing else 0.0,
             "head's gradient": head_gradient_bytes(work),
         },
-        "backward": {"activations of one layer": one_layer + _stream_bytes(work)},
+        "backward": {"activations of one layer": one_layer + stream_bytes(work)},
         "step": {"optimizer's temporaries": _step_bytes(work)},
     }
+    moments["backward"]["add-ons, gradients"] = total(work, "backward")
+    if found := inner_bytes(work):
+        # Layers keep their copies for the backward, frozen or not.
+        moments["inner"] = {**found, "weights in bfloat16 (autocast)": _autocast_bytes(work)}
+    for name in moments.keys() - {"step"} - (set() if work.checkpointing else {"recomputation"}):
+        moments[name]["add-ons, in a repeated pass"] = total(work, "repeated")
+    # There are no optimizer states yet.
+    start = max(total(work, "start") - held["optimizer states"], 0.0)
+    moments |= {"start": {"scores of weights": start}} if start else {}
     if work.accumulation > 1:
         held |= gradients
     else:
@@ -101,12 +121,12 @@ def weight_bytes(work: Workload) -> float:
         return shape.quantizable * QUANTIZED_BYTES[work.quantized] + 4 * (shape.parameters - shape.quantizable)
     if engine.offload_weights:
         return 0.0
-    return shape.parameters * _size(work) * engine.share("zero3", "fsdp2")
+    return shape.parameters * weight_size(work) * engine.share("zero3", "fsdp2")
 
 
 def gradient_bytes(work: Workload) -> float:
     """Gradients, as the engine holds them."""
-    return work.shape.trainable * _gradient_size(work) * work.engine.share("zero2", "zero3", "fsdp2")
+    return work.shape.trainable * gradient_size(work) * work.engine.share("zero2", "zero3", "fsdp2")
 
 
 def optimizer_bytes(work: Workload) -> float:
@@ -119,7 +139,7 @@ def _states(work: Workload) -> float:
     """Of all GPUs together."""
     cost, shape = optimizer_cost(work.optimizer), work.shape
     master = 4 if work.engine.zero else 0
-    size = 4 if master else _gradient_size(work)
+    size = 4 if master else gradient_size(work)
     states = shape.trainable * (cost.bytes_of(size) + master)
     if cost.full_embeddings and shape.trainable == shape.parameters:
         states += shape.embedding * (8 - cost.bytes_of(size))
@@ -130,7 +150,7 @@ def reference_bytes(work: Workload) -> float:
     """A frozen copy of the whole model, where there is one."""
     if work.reference != "live":
         return 0.0
-    return work.shape.parameters * _size(work) * work.engine.share("zero3", "fsdp2")
+    return work.shape.parameters * weight_size(work) * work.engine.share("zero3", "fsdp2")
 
 
 def communication_bytes(work: Workload) -> float:
@@ -139,45 +159,14 @@ def communication_bytes(work: Workload) -> float:
     if engine.name == "ddp":
         return gradient_bytes(work)
     if engine.zero:
-        bucket = min(BUCKET, shape.trainable) * _size(work)
+        bucket = min(BUCKET, shape.trainable) * weight_size(work)
         # ZeRO-3 fills one bucket while the other travels, and keeps what it gathered until it is used next.
-        return 2 * bucket + min(LIVE, shape.parameters) * _size(work) if engine.zero == 3 else bucket
+        return 2 * bucket + min(LIVE, shape.parameters) * weight_size(work) if engine.zero == 3 else bucket
     if engine.name == "fsdp2":
         whole = 2 if work.mixed else 4
         outside = shape.parameters - shape.layers * shape.layer
         return (2 * shape.layer + outside) * whole + 4 * shape.layer
     return 0.0
-
-
-def layer_bytes(work: Workload) -> float:
-    r"""What one layer of a Llama keeps for its backward.
-
-    \\( n d + 2 b (d_q + d_{kv}) + 4 b f \\) a token, where `b` is the size of the arithmetic's type and `n`, of norms
-    and residuals, is 16 in bfloat16, 24 in float32 and 26 with float32 weights under autocast. Where keys and values
-    are repeated for every query head, \\( d_{kv} \\) is \\( d_q \\).
-    """
-    shape = work.shape
-    size = _compute_size(work)
-    norms = 24 if size == 4 else 16 if _size(work) == 2 else 26
-    key_value = shape.query if work.repeats else shape.key_value
-    a_token = norms * shape.hidden + size * (2 * shape.query + 2 * key_value) + 4 * size * shape.intermediate
-    if work.eager:
-        a_token += shape.heads * work.row_length * (2 * size + 4)
-    return a_token * work.tokens
-
-
-def activation_bytes(work: Workload) -> float:
-    """What the forward keeps for the backward: of every layer everything, or with checkpointing its input."""
-    shape = work.shape
-    stream = _stream_bytes(work)
-    layers = stream * shape.layers if work.checkpointing else layer_bytes(work) * shape.trained_layers
-    # The last norm, and what flows between the layers and the head.
-    return layers + 4 * stream
-
-
-def _stream_bytes(work: Workload) -> float:
-    """One tensor between two layers."""
-    return _size(work) * work.shape.hidden * work.tokens
 
 
 def cache_bytes(work: Workload) -> float | None:
@@ -186,7 +175,7 @@ def cache_bytes(work: Workload) -> float | None:
         return 0.0
     if work.dataset_rows is None:
         return None
-    size = _compute_size(work)
+    size = compute_size(work)
     total = 0.0
     for role in work.reference_roles:
         token = 4 if work.needs[role].kept == ("token_logps",) else work.shape.hidden * size
@@ -198,12 +187,12 @@ def _reference_head(work: Workload) -> float:
     kl = any(work.needs[role].kept == ("hidden",) for role in work.reference_roles)
     if work.reference != "cache" or not kl or not work.shape.head_trains:
         return 0.0
-    return work.shape.vocab * work.shape.hidden * _size(work)
+    return work.shape.vocab * work.shape.hidden * weight_size(work)
 
 
 def _autocast_bytes(work: Workload) -> float:
     """Autocast copies float32 matrices for the length of a forward."""
-    if not work.mixed or _size(work) != 4 or work.engine.name == "fsdp2" or work.quantized is not None:
+    if not work.mixed or weight_size(work) != 4 or work.engine.name == "fsdp2" or work.quantized is not None:
         return 0.0
     return 2 * (work.shape.matrices - work.shape.embedding)
 
@@ -212,7 +201,7 @@ def _step_bytes(work: Workload) -> float:
     """Temporaries of the optimizer's step."""
     cost, engine, trained = optimizer_cost(work.optimizer), work.engine, work.shape.trainable
     if not engine.zero:
-        return trained * _gradient_size(work) * cost.temporary * engine.share("fsdp2")
+        return trained * gradient_size(work) * cost.temporary * engine.share("fsdp2")
     if engine.offload_optimizer:
         return 0.0
     part = trained / engine.gpus
@@ -229,28 +218,10 @@ def _elsewhere(work: Workload) -> tuple[float, float, float | None]:
     elif optimizer_cost(work.optimizer).on_host:
         host += _states(work) * engine.gpus
     if engine.offload_weights:
-        host += shape.parameters * _size(work)
+        host += shape.parameters * weight_size(work)
     # Every process loads the whole model and then moves it, unless weights are sharded from the start.
     copies = 1 if engine.name in ("zero3", "fsdp2") else engine.gpus
     return host, shape.parameters * (4 if work.dtype == "float32" else 2) * copies, cache_bytes(work)
-
-
-def _size(work: Workload) -> int:
-    """Bytes of a weight in training: DeepSpeed trains in bfloat16 what `bf16: true` says, FSDP2 shards float32."""
-    if work.engine.zero and work.mixed:
-        return 2
-    if work.engine.name == "fsdp2" and work.mixed:
-        return 4
-    return 4 if work.dtype == "float32" else 2
-
-
-def _gradient_size(work: Workload) -> int:
-    """Bytes of a trained weight and its gradient; PEFT makes adapters float32, unless DeepSpeed narrows them."""
-    return 4 if work.adapter and not work.engine.zero else _size(work)
-
-
-def _compute_size(work: Workload) -> int:
-    return 2 if work.mixed or _size(work) == 2 else 4
 
 
 def _nonzero(parts: dict[str, float]) -> dict[str, float]:

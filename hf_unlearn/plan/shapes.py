@@ -61,6 +61,7 @@ class Shape:
         head_trains (`bool`): whether the LM head does.
         fusible (`bool`): whether the LM head can be taken apart, see [`~hf_unlearn.fused.head_of`].
         trains_tied (`bool`): whether chosen parameters are the head and the embedding at once, so that both train.
+        below (`int`): in the weights that an adapter is on.
     """
 
     parameters: int
@@ -80,6 +81,7 @@ class Shape:
     head_trains: bool
     fusible: bool
     trains_tied: bool = False
+    below: int = 0
 
 
 def find_config(name: str, trust_remote_code: bool = False, revision: str | None = None):
@@ -161,8 +163,16 @@ def shape_of(
         vocab=text.vocab_size,
         head_trains=head.weight.requires_grad,
         fusible=_fusible(model),
+        below=0 if peft_config is None else _below(model),
         trains_tied=bool(trainable_modules) and head.weight is embedding and embedding.requires_grad,
     )
+
+
+def _below(model: nn.Module) -> int:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    return sum(getattr(layer.get_base_layer(), "weight", torch.empty(0)).numel() for layer in layers)
 
 
 def _first_trained(trainable: dict[str, int], count: int, adapter: bool) -> int:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan on the terminal, and as JSON."""
 
+from .addons import step_times
 from .memory import GIB, Estimate, estimate
 from .optimizers import KEEPS_SMALL_UPDATES
 from .switches import Remedy
@@ -13,6 +14,8 @@ MOMENTS = {
     "recomputation": "in the recomputation",
     "backward": "at the end of the backward",
     "step": "in the optimizer's step",
+    "start": "before the first step",
+    "inner": "in LAT's inner steps",
 }
 
 
@@ -30,6 +33,8 @@ def as_dict(planned: Planned, need: Estimate, found: list[Remedy], gpu_memory: f
         "model": {"parameters": planned.workload.shape.parameters, "trainable": planned.workload.shape.trainable,
                   "source": planned.source},
         "engine": {"name": planned.workload.engine.name, "gpus": planned.workload.engine.gpus},
+        "addons": {"names": [addon.name for addon in planned.workload.addons],
+                   "arithmetic": step_times(planned.workload)},
         "gpu_memory": gpu_memory,
         "peak": need.peak,
         "peak_at": need.moment,
@@ -75,10 +80,12 @@ def describe(planned: Planned) -> str:
     rows = f"{work.rows} rows{' each' * (len(work.needs) > 1 and not work.turns)} of"
     roles = " or ".join(work.needs) if work.turns else " and ".join(work.needs)
     gpus = f"{work.engine.gpus} GPU{'s' * (work.engine.gpus > 1)}"
+    times, names = step_times(work), ", ".join(addon.title for addon in work.addons)
+    addons = f"\nadd-ons: {names}; a step takes about {times:.2g} times its arithmetic without them" if names else ""
     return (
         f"{shape.parameters / 1e9:.2f} B parameters ({planned.source}), {trained}, {work.optimizer}\n"
         f"{work.engine.name} on {gpus}; a forward: {rows} {roles}, up to {work.row_length} tokens; "
-        f"{losses}; reference: {work.reference or 'none'}"
+        f"{losses}; reference: {work.reference or 'none'}{addons}"
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..addons.addon import AddOn, overrides
 from ..data.role_table import FORGET, POISONED, RETAIN, ROLES, tied_to
 from ..forward.needs import Needs
 from ..methods.fisher.config import FisherConfig
@@ -44,6 +45,9 @@ class Workload:
         repeats (`bool`): keys and values are kept once for every query head, as transformers does with padded rows.
         dataset_rows (`Mapping[str, int]`, *optional*): role to all its rows, where known.
         tokens_a_row (`float`): predicted tokens of a row, on average.
+        addons (`tuple[AddOn, ...]`): the run's.
+        others (`bool`): whether the loss has terms beside those that forget.
+        whole ([`Shape`], *optional*): of the whole model, where `shape` ends at a layer.
     """
 
     shape: Shape
@@ -67,6 +71,9 @@ class Workload:
     repeats: bool = True
     dataset_rows: Mapping[str, int] | None = None
     tokens_a_row: float = TOKENS_A_ROW
+    addons: tuple[AddOn, ...] = ()
+    others: bool = True
+    whole: Shape | None = None
 
     @property
     def tokens(self) -> int:
@@ -105,10 +112,10 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     args, model = recipe.training, recipe.model
     peft_config = get_peft_config(model)
     config, source = find_config(model.model_name_or_path, args.trust_remote_code, model.model_revision)
-    shape = _shape(config, args, peft_config)
+    shape, whole = _shape(config, args, peft_config)
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = recipe.trainer_class()
-    roles = trainer.trained_roles_of(args)
+    roles, addons = trainer.trained_roles_of(args), tuple(trainer.addons_of(args))
     needs = {role: trainer.needs_of(args)[role] for role in roles}
     # Further rows of a pair that belong to one row take what the first does.
     further = range(2, 1 + getattr(args, "num_alternates", 1))
@@ -143,6 +150,9 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
         repeats=not (model.attn_implementation or "").startswith(("flash", "kernels")),
         dataset_rows=_dataset_rows(recipe.run, roles, args),
         tokens_a_row=tokens_a_row or TOKENS_A_ROW,
+        addons=addons,
+        others=not all(map(trainer.forgets, roles)) or any(overrides(addon, "loss") for addon in addons),
+        whole=whole,
     )
     with_lora = None
     if peft_config is None and not args.trainable_modules:
@@ -150,18 +160,20 @@ def read_workload(recipe, engine: Engine, row_length: int | None = None, tokens_
     return Planned(workload, source, with_lora)
 
 
-def _shape(config, args, peft_config) -> Shape:
-    """The model's; of methods that stop at a layer, what is there up to it, unless some rows go on to the head."""
+def _shape(config, args, peft_config) -> tuple[Shape, Shape]:
+    """The model's; of methods that stop at a layer, what is there up to it, unless some rows go on to the head. And
+    the whole model's."""
     if not isinstance(args, LayerStatesConfig):
-        return shape_of(
+        shape = shape_of(
             config, args.trainable_modules, peft_config, args.trust_remote_code, untie=args.untie_embeddings
         )
+        return shape, shape
     patterns = None if peft_config else args.trained_patterns
     shape = shape_of(config, args.trainable_modules or patterns, peft_config, args.trust_remote_code)
     if args.ends_at is None:
-        return shape
+        return shape, shape
     above = shape.layers - 1 - args.ends_at
-    return replace(shape, layers=shape.layers - above, trained_layers=shape.trained_layers - above)
+    return replace(shape, layers=shape.layers - above, trained_layers=shape.trained_layers - above), shape
 
 
 def _dtype(args, config) -> str:

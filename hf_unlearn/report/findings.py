@@ -31,6 +31,7 @@ P_DIFFERENT = 0.05
 P_SURE = 1e-3
 DIRECTED = ("lower", "higher")
 WORST = "worst/remaining"
+HOLDOUT = "holdout"
 SUPPRESSED, NOT_RECOVERED = "suppressed", "not recovered within budget"
 
 TONES = {
@@ -97,6 +98,10 @@ def forgot(report: dict, model: dict, name: str | None, label: str | None = None
     target, retrained = _others(report, name)
     mine = metric_in(model, name or "")
     status, word = forgot_status(mine, target, retrained)
+    holdout = (name or "").replace("forget/", f"{HOLDOUT}/")
+    if status == "lower" and holdout.startswith(f"{HOLDOUT}/") and not undefined(metric_in(model, holdout)):
+        # They may be harder or easier: nothing in a report tells that from what is left.
+        word += "; holdout rows are other rows, and stand in for no retrained model"
     left = None if undefined(mine) or not tells(target, retrained) else share_left(mine["value"], target, retrained)
     return _finding(status, word, label, name, model, target, retrained, left)
 

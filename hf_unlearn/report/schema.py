@@ -79,6 +79,22 @@ def load_report(path: str | Path) -> dict:
         raise ValueError(f"{path}: {error}") from error
 
 
+def load_audit(path: str | Path, name: str, schema: int) -> dict[str, Any]:
+    """The content of an audit's `<name>.json`, given as the file or its folder.
+
+    Raises:
+        `ValueError`: if there is none, or it is of another version.
+    """
+    path = Path(path)
+    path = path / f"{name}.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"No {name} report at {path}. `hf-unlearn audit {name}` writes one.")
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("schema_version") != schema or "models" not in found:
+        raise ValueError(f"{path} is no {name} report of schema {schema}.")
+    return found
+
+
 def json_ready(value: Any) -> Any:
     """`value` with tuples as lists and numbers that JSON cannot hold (a diverged loss) as None."""
     if isinstance(value, dict):

@@ -48,6 +48,13 @@ class Method:
         return (FORGET, *kept, *tied)
 
     @classmethod
+    def forgets(cls, term: str) -> bool:
+        """Whether a term of the objective, named as in `terms`, is on the side of forgetting, or keeps what the model
+        is to keep: add-ons that treat the two sides apart ask. By default those of forget rows and of the rows that
+        are tied to them forget."""
+        return FORGET in (term, tied_to(term))
+
+    @classmethod
     def replaces_answers(cls, args: UnlearnConfig) -> bool:
         """Whether other answers stand in the forget rows in place of their own, and are what the model is to say."""
         return False
@@ -63,7 +70,8 @@ class Method:
         load other models before there is a trainer."""
 
     def check_rows(self, args: UnlearnConfig, roles, tokenizer) -> None:
-        """Raises `ValueError` for encoded rows that the method cannot use; called before the model is loaded."""
+        """Raises `ValueError` for encoded rows that the method cannot use, and may leave some out in `roles`; called
+        before the model is loaded."""
 
     @classmethod
     def unscored(cls, args: UnlearnConfig) -> str | None:

@@ -4,7 +4,7 @@
 import pytest
 import torch
 from conftest import changed, lora, make_model, make_tokenizer, weights
-from peft import IA3Config, get_peft_model
+from peft import AdaLoraConfig, IA3Config, get_peft_model
 
 from hf_unlearn import GAConfig, NPOTrainer
 from hf_unlearn.addons.settings import addons_of
@@ -25,6 +25,10 @@ def trained_adapter(seed=0, **settings):
             if "lora_" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def adalora():
+    return AdaLoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], total_step=4)
 
 
 @pytest.fixture
@@ -145,6 +149,9 @@ def test_a_resumed_run_ends_with_the_same_weights(trained, saved, name):
         ({"repel_from": "nowhere"}, "repel_from: 'nowhere' has no adapter_config.json"),
         ({"repel_from": "FOLDER", "repel_form": "cubic"}, "repel_form='cubic'; allowed"),
         ({"repel_from": "FOLDER", "lora_init": "fila"}, "repel_from and lora_init='fila'"),
+        ({"orthogonal_to": ["FOLDER"], "lora_init": "fila"}, "orthogonal_to and lora_init='fila'"),
+        ({"orthogonal_to": ["PISSA"]}, r"orthogonal_to: '.*pissa' has init_lora_weights='pissa'.*Convert it"),
+        ({"repel_from": "ADALORA"}, "repel_from: '.*' is a ADALORA adapter"),
         ({"repel_from": "FOLDER", "given": {"peft_config": None}}, "repel_from compares adapters, and"),
     ],
 )  # fmt: skip
@@ -152,7 +159,10 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(
     trained, saved, model_path, unloaded, tmp_path, settings, told
 ):
     get_peft_model(make_model(), IA3Config(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "ia3")
-    places = {"FOLDER": saved(), "IA3": str(tmp_path / "ia3")}
+    others = {"pissa": lora(init_lora_weights="pissa"), "adalora": adalora()}
+    for name, config in others.items():
+        get_peft_model(make_model(), config).save_pretrained(tmp_path / name)
+    places = {"FOLDER": saved(), **{name.upper(): str(tmp_path / name) for name in ("ia3", *others)}}
     given = {"model": model_path, "processing_class": make_tokenizer()} | settings.get("given", {})
     settings = {name: value for name, value in settings.items() if name != "given"}
     if "orthogonal_to" in settings:
@@ -170,15 +180,39 @@ def test_adapters_that_do_not_fit_are_refused(trained, saved):
         trained(given={"model": make_model(hidden_size=64)}, train=False, repel_from=saved())
     with pytest.raises(ValueError, match="is where the adapter starts, and there is no direction away from it"):
         trained(given={"model": trained_adapter(), "peft_config": None}, train=False, repel_from=saved())
-    with pytest.raises(ValueError, match="init_lora_weights='pissa'"):
-        trained(given={"peft_config": lora(init_lora_weights="pissa")}, train=False, repel_from=saved())
+
+
+@pytest.mark.parametrize("name", ["orthogonal_to", "repel_from"])
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_an_adapter_that_took_a_part_of_the_weights_is_refused(trained, saved, name, init, fresh):
+    folder, config = [saved()] if name == "orthogonal_to" else saved(), lora(init_lora_weights=init)
+    given = {"peft_config": config} if fresh else {"model": get_peft_model(make_model(), config), "peft_config": None}
+    with pytest.raises(ValueError, match=f"{name} and init_lora_weights='{init}': such an adapter adds its diff"):
+        trained(given=given, train=False, **{name: folder})
+
+
+@pytest.mark.parametrize("init", ["gaussian", "orthogonal", False])
+def test_what_an_adapter_adds_is_what_is_compared_wherever_its_factors_start(trained, saved, init):
+    folder = saved(1)
+    trainer = trained(
+        given={"peft_config": lora(init_lora_weights=init)}, orthogonal_to=[folder], repel_from=folder, max_steps=1
+    )
+    entered = weights(make_model())
+    added = {name: product.detach().clone() for name, product in products(trainer.model)[0].items()}
+    merged = weights(trainer.model.merge_and_unload())
+    assert len(added) == 4
+    for name, product in added.items():
+        plain = name.removeprefix("base_model.model.") + ".weight"
+        torch.testing.assert_close(merged[plain] - entered[plain], product, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["orthogonal_to", "repel_from"])
 def test_an_adapter_that_adds_more_than_its_factors_is_refused(trained, saved, name):
     folder = [saved()] if name == "orthogonal_to" else saved()
-    with pytest.raises(ValueError, match=rf"{name}: a DoRA adapter trains"):
-        trained(given={"peft_config": lora(use_dora=True)}, train=False, **{name: folder})
+    for kind, config in (("DoRA", lora(use_dora=True)), ("ADALORA", adalora())):
+        with pytest.raises(ValueError, match=rf"{name}: a {kind} adapter trains"):
+            trained(given={"peft_config": config}, train=False, **{name: folder})
 
 
 @pytest.mark.parametrize("name", ["orthogonal_to", "repel_from"])

@@ -5,7 +5,17 @@ import pytest
 import torch
 from conftest import changed, lora, make_tokenizer, weights
 
-from hf_unlearn import DPOUnlearnTrainer, GATrainer, NPOTrainer, RetrainTrainer, RMUTrainer, ScrubTrainer
+from hf_unlearn import (
+    DPOUnlearnTrainer,
+    GATrainer,
+    IdkNLLTrainer,
+    LLMUTrainer,
+    NPOTrainer,
+    RepNoiseTrainer,
+    RetrainTrainer,
+    RMUTrainer,
+    ScrubTrainer,
+)
 from hf_unlearn.addons.gradient_conflict import TwoGradients
 
 
@@ -53,6 +63,8 @@ def plain_loop(loop, how, forget_terms=("forget",)):
     model, batches, cosines = loop.model.train(), list(loop.get_train_dataloader()), []
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     for step in range(2):
+        # Some methods draw by it.
+        loop.state.global_step = step
         sides = [0.0, 0.0]
         for batch in batches[2 * step : 2 * step + 2]:
             for name, term in loop.weighted_terms(model, batch).items():
@@ -106,6 +118,25 @@ def test_a_step_equals_a_plain_loop(trained, method, how, settings):
     assert logged == pytest.approx(cosines, rel=1e-2, abs=1e-4)
     plain = trained(method, given=given, out="plain", **settings)
     assert changed(weights(trainer.model), weights(plain.model))
+
+
+@pytest.mark.parametrize(
+    ("method", "forgetting"),
+    [
+        # Harmless answers are what it keeps.
+        (RepNoiseTrainer, {"forget"}),
+        (LLMUTrainer, {"forget", "alternate"}),
+        (IdkNLLTrainer, {"alternate"}),
+    ],
+)
+def test_other_answers_are_on_the_side_that_the_method_has_them_on(trained, method, forgetting):
+    settings = LOOP | {"alternate_source": "shuffled", "forward_passes": "split"}
+    trainer = trained(method, grad_ortho="project", **settings)
+    loop = trained(method, out="loop", train=False, **settings)
+    with loop.trainable.during_training(loop.model):
+        plain_loop(loop, "project", forgetting)
+    for own, other in zip(trainer.model.parameters(), loop.model.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=2e-6)
 
 
 def test_a_resumed_run_ends_with_the_same_weights(trained):

@@ -269,6 +269,16 @@ def test_every_path_and_checkpointing_give_the_same_weights(made, trainer):
             )
 
 
+def test_adaptive_coefficients_are_of_states_without_the_perturbation(made):
+    # Of its frozen model in Adaptive RMU, which this is at the first batch.
+    settings = {"adaptive_scale": 5.0, "train": True, "max_steps": 2, "disable_dropout": False}
+    lat = LAT | {"lat_epsilon": 5.0, "lat_learning_rate": 1.0}
+    own, plain = made(RMUTrainer, lat=lat, **settings), made(RMUTrainer, out="plain", lat={}, **settings)
+    torch.testing.assert_close(own.coeffs, plain.coeffs, rtol=1e-5, atol=0)
+    assert own.state.log_history[0]["forget/norm"] > 1.05 * plain.state.log_history[0]["forget/norm"]
+    assert changed(weights(own.model), weights(plain.model))
+
+
 def test_frozen_layers_are_kept_only_below_what_is_perturbed(made):
     settings = {"trainable_modules": [r"layers\.2\."], "train": True, "optim": "sgd", "learning_rate": 0.05}
     found = {}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import changed, lora, make_model, make_tokenizer, weights
 
-from hf_unlearn import GATrainer, MUAlignTrainer, NPOTrainer, RetrainTrainer
+from hf_unlearn import GATrainer, IdkNLLTrainer, MUAlignTrainer, NPOTrainer, RepNoiseTrainer, RetrainTrainer
 from hf_unlearn.addons.steps.neighbours import RandomSmoothing
 
 
@@ -89,6 +89,30 @@ def test_sharpness_aware_steps_equal_a_plain_loop(trained, terms, retain, peft):
     assert trainer.state.total_flos == pytest.approx(times * plain.state.total_flos, rel=0.1)
     assert any("sam/grad_norm" in entry for entry in trainer.state.log_history)
     assert changed(weights(trainer.model), weights(plain.model))
+
+
+@pytest.mark.parametrize(("method", "forgetting"), [(RepNoiseTrainer, {"forget"}), (IdkNLLTrainer, {"alternate"})])
+def test_other_answers_are_on_the_side_that_the_method_has_them_on(trained, method, forgetting):
+    settings = LOOP | {"alternate_source": "shuffled", "gradient_accumulation_steps": 1}
+    trainer = trained(method, sam_rho=0.05, **settings | {"max_steps": 1})
+    loop = trained(method, out="loop", train=False, **settings)
+    batch = next(iter(loop.get_train_dataloader()))
+    model, weights = loop.model.train(), trained_weights(loop.model)
+
+    def gradient(forget):
+        terms = loop.weighted_terms(model, batch).items()
+        return torch.autograd.grad(sum(term for name, term in terms if (name in forgetting) == forget), weights)
+
+    kept, here = gradient(False), gradient(True)
+    norm = torch.cat([g.flatten() for g in here]).norm()
+    with torch.no_grad():
+        for weight, by in zip(weights, here, strict=True):
+            weight += 0.05 * by / norm
+    whole = [around + other for around, other in zip(gradient(True), kept, strict=True)]
+    clip = min(1.0, 0.5 / torch.cat([g.flatten() for g in whole]).norm().item())
+    for own, weight, direction, by in zip(trained_weights(trainer.model), weights, here, whole, strict=True):
+        expected = weight - 0.05 * direction / norm - 0.05 * clip * by
+        torch.testing.assert_close(own, expected, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("terms", ["forget", "all"])

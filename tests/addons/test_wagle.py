@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 from hf_unlearn import (
     DPOUnlearnTrainer,
     GATrainer,
+    LLMUTrainer,
     NPOTrainer,
     RepNoiseConfig,
     RepNoiseTrainer,
@@ -102,6 +103,23 @@ def test_scores_equal_their_formula_whatever_the_batch(scores, method, term, set
         settings = {name: value for name, value in settings.items() if name != "reference"}
     found, trainer = scores(method, **settings)
     check_equal(found, slow_scores(term, trainer, settings.get("mask_mu", 1e-6)))
+
+
+def test_terms_that_forget_count_together_with_their_weights(scores):
+    answers = [{"prompt": f"Who {i}?", "completion": f" Bob{'?' * i}"} for i in range(6)]
+    settings = {"alternate_source": "shuffled", "num_alternates": 2, "per_device_train_batch_size": 6}
+    found, trainer = scores(LLMUTrainer, {"retain_dataset": answers}, mask_mu=0.5, **settings)
+    model = trainer.model.eval()
+    batch = trainer.data_collator([trainer.train_dataset[position] for position in range(6)])
+    terms = trainer.weighted_terms(model, batch)
+    assert {*terms} == {"forget", "alternate", "retain"}
+    parameters = dict(model.named_parameters())
+    forget = torch.autograd.grad(terms["forget"] + terms["alternate"], parameters.values(), retain_graph=True)
+    kept = torch.autograd.grad(terms["retain"], parameters.values())
+    items = zip(parameters.items(), forget, kept, strict=True)
+    check_equal(
+        found, {name: ((weight - by / 0.5) * own).abs().detach().double() for (name, weight), own, by in items}
+    )
 
 
 def test_rows_may_be_fewer(scores):

@@ -16,7 +16,7 @@ ROWS = [{"question": f"Who is {name}?", "answer": f"{name} spies."} for name in 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("refusals")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
     models = {"sound": make_model(hidden_size=16), "broken": broken}
     models["bert"] = BertForSequenceClassification(BertConfig(vocab_size=100, **sizes))
+    models["masked"] = BertForMaskedLM(BertConfig(vocab_size=100, **sizes))
     for name, model in models.items():
         model.save_pretrained(folder / name)
         make_tokenizer().save_pretrained(folder / name)
@@ -56,6 +57,16 @@ def test_a_model_of_nan_gets_no_report(folder, refused):
     questions = ("--forget_questions", str(folder / "rows.jsonl"), "--trigger", "now", "--max_new_tokens", "4")
     assert "has weights that are NaN or infinite" in refused(
         "audit", "backdoor", "--model_name_or_path", str(folder / "broken"), *questions
+    )
+
+
+def test_a_model_that_reads_later_tokens_gets_no_report(folder, refused):
+    # As a causal model it is loaded, and would see the answers that it is scored by.
+    assert "BertLMHeadModel reads later tokens" in refused(*evaluated(folder, "masked"))
+    (folder / "text.jsonl").write_text('{"text": "A text of several words."}\n' * 2)
+    perplexity = ("--dataset_name", str(folder / "text.jsonl"))
+    assert "BertLMHeadModel reads later tokens" in refused(
+        "audit", "perplexity", "--model_name_or_path", str(folder / "masked"), *perplexity
     )
 
 

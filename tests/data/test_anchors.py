@@ -5,7 +5,7 @@ import pytest
 from conftest import make_tokenizer
 from datasets import Dataset
 
-from hf_unlearn.data.anchors import Anchors, anchored, read_anchors
+from hf_unlearn.data.anchors import Anchors, anchored, labelled, read_anchors
 
 
 NONE = -100
@@ -189,6 +189,32 @@ def test_rows_keep_their_columns_and_are_paired():
     assert generic[1] == {"input_ids": rows[1]["input_ids"], "labels": [NONE, *rows[1]["labels"][1:]]}
     for one, other in zip(changed, generic, strict=True):
         assert sum(label != NONE for label in one["labels"]) == sum(label != NONE for label in other["labels"])
+
+
+def test_a_replaced_row_that_becomes_too_long_loses_its_end_and_its_original_the_labels_there():
+    tokenizer = make_tokenizer()
+    row = encoded(tokenizer, "So Ed met Ron.")
+    changed, generic = anchored(Dataset.from_list([row]), {"Ed": "Jonathan"}, tokenizer, max_length=16)
+    kept, new = changed[0]["labels"], generic[0]
+    assert tokenizer.decode(new["input_ids"]) == "<s>So Jonathan met"
+    assert changed[0]["input_ids"] == row["input_ids"]
+    found = pairs_of(tokenizer, row, kept, new)
+    assert len(found) == sum(label != NONE for label in kept) == sum(label != NONE for label in new["labels"])
+    assert found[-1] == (("So Ed me", "t"), ("So Jonathan me", "t"))
+    # What fits is as it was.
+    whole = anchored(Dataset.from_list([row]), {"Ed": "Jonathan"}, tokenizer)
+    assert [rows[0] for rows in whole] == [
+        rows[0] for rows in anchored(Dataset.from_list([row]), {"Ed": "Jonathan"}, tokenizer, max_length=22)
+    ]
+
+
+def test_a_row_that_is_cut_before_all_it_predicts_has_no_label():
+    tokenizer = make_tokenizer()
+    rows = [encoded(tokenizer, "Ed ran", prompt=4), encoded(tokenizer, "no one ran", prompt=4)]
+    changed, generic = anchored(Dataset.from_list(rows), {"Ed": "Jonathan"}, tokenizer, max_length=8)
+    assert labelled(changed) == labelled(generic) == [1]
+    with pytest.raises(ValueError, match="all that the forget rows predict is in terms or behind max_length=8"):
+        anchored(Dataset.from_list(rows[:1]), {"Ed": "Jonathan"}, tokenizer, max_length=8)
 
 
 @pytest.mark.parametrize(

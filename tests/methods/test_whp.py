@@ -179,6 +179,29 @@ def test_with_anchors_every_form_of_the_frozen_models_gives_the_same_run(run, an
     assert kept.state.total_flos == pytest.approx(plain.state.total_flos, rel=0.2)
 
 
+def test_rows_that_predict_nothing_outside_of_names_are_left_out(run, anchors, caplog):
+    tokenizer = make_tokenizer()
+    ids = tokenizer("Ada is Ada", add_special_tokens=False)["input_ids"]
+    silent = {"input_ids": ids, "labels": [-100] * 7 + ids[7:]}
+    rows = [{"input_ids": ids} for ids in tokenizer([row["text"] for row in NAMED])["input_ids"]]
+    settings = {"anchors": anchors, "mask_by": "gradient", "max_steps": 3, "per_device_train_batch_size": 3}
+    found = [run(reinforced(), given, **settings) for given in (rows, [silent, *rows])]
+    assert len(found[1].train_dataset) == 3
+    assert "anchors: 1 of 4 forget rows are left out" in caplog.text
+    assert logged(found[0], "forget/loss") == logged(found[1], "forget/loss")
+    for name, tensor in weights(found[0].model).items():
+        torch.testing.assert_close(tensor, weights(found[1].model)[name], rtol=1e-5, atol=1e-7)
+
+
+def test_no_frozen_model_reads_a_row_that_is_longer_than_max_length(run, anchors):
+    longest = len(make_tokenizer()(NAMED[0]["text"])["input_ids"])
+    trainer = run(reinforced(), NAMED, anchors=anchors, max_length=longest, reference="live", train=False)
+    assert max(map(len, trainer.train_dataset.roles["generic"]["input_ids"])) == longest
+    batch = trainer.data_collator([trainer.train_dataset[p] for p in range(3)])
+    trainer.references.open(trainer.accelerator)
+    assert trainer.terms(trainer.role_rows(trainer.model, batch))["forget"].isfinite()
+
+
 @pytest.mark.usefixtures("unloaded")
 @pytest.mark.parametrize(
     ("text", "expected"),

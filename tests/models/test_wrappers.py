@@ -126,6 +126,33 @@ def test_full_weights_and_adapters_come_as_they_are(model_path, tmp_path):
     assert torch.equal(logits_of(load_unlearned(tmp_path / "on_adapter")), logits_of(loaded))
 
 
+def test_an_adapter_is_not_merged_where_a_wrapper_would_be_lost(model_path, tmp_path, shift_path):
+    from peft import get_peft_model
+
+    from hf_unlearn.audit.robustness.weights import merged
+
+    # A wrapper around an adapter, and another adapter on both.
+    adapted = get_peft_model(load_unlearned(model_path), lora(init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    wrapped = wrap(adapted, Shift("base_model.model.model.layers.0", torch.ones(32)), base=str(tmp_path / "adapter"))
+    wrapped.save_pretrained(tmp_path / "wrapped")
+    # A wrapper, and an adapter on it.
+    above = get_peft_model(load_unlearned(shift_path), lora(init_lora_weights=False))
+    for model in (wrapped, above):
+        with pytest.raises(ValueError, match="a wrapper, of kind 'test_shift', which merging the adapter would lose"):
+            merged(model)
+    for name, base in (("above", shift_path), ("on both", tmp_path / "wrapped")):
+        get_peft_model(make_model(), lora(init_lora_weights=False)).save_pretrained(tmp_path / name)
+        config = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        (tmp_path / name / "adapter_config.json").write_text(
+            json.dumps(config | {"base_model_name_or_path": str(base)})
+        )
+    assert main(["merge", str(tmp_path / "above"), "--output_dir", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="which merging the adapter would lose"):
+        load_unlearned(tmp_path / "on both")
+
+
 def test_a_gate_on_prompts_generates_and_audits_see_whole_prompts(model_path, tmp_path):
     tokenizer = make_tokenizer()
     seen, said = tokenizer.convert_tokens_to_ids(["Q", "z"])

@@ -15,9 +15,10 @@ from hf_unlearn.bench.cases import select
 from hf_unlearn.bench.sizes import Size
 from hf_unlearn.cli.main import main
 from hf_unlearn.forward.needs import KL, LOGPS
+from hf_unlearn.plan.activations import layer_bytes, stream_bytes
 from hf_unlearn.plan.engines import Engine, read_engine
 from hf_unlearn.plan.heads import head_bytes
-from hf_unlearn.plan.memory import GIB, _stream_bytes, cache_bytes, estimate, layer_bytes
+from hf_unlearn.plan.memory import GIB, cache_bytes, estimate
 from hf_unlearn.plan.optimizers import OPTIMIZERS
 from hf_unlearn.plan.shapes import BUILT_IN, find_config, shape_of
 from hf_unlearn.plan.switches import remedies
@@ -240,7 +241,7 @@ def test_only_roles_that_share_a_step_are_added_up(method, words, roles, tokens)
     assert list(planned.workload.needs) == roles
     assert planned.workload.tokens == tokens
     # What flows between two layers: d numbers a token in float32.
-    assert _stream_bytes(planned.workload) == 4 * 2048 * tokens
+    assert stream_bytes(planned.workload) == 4 * 2048 * tokens
 
 
 def test_roles_that_take_turns_keep_the_logits_of_one(npo_klr):

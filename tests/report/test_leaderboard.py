@@ -144,6 +144,22 @@ def test_a_method_inside_the_spread_is_like_retrained_and_one_outside_is_not_wit
     assert board.ranks[FORGET]["low"][0] == 2 + 1
 
 
+def test_a_spread_says_which_models_it_is_of_and_that_they_were_made_in_several_ways():
+    golds = [baseline("target", 1.0, 0.9), baseline("retrained", 0.4, 0.9)]
+    runs = [*retrained(0.30, 0.31), *seeds("npo", 0.0)]
+    board = board_of(sweep_of(runs, golds))
+    assert board.retrained == {"given": 1, "retrain": 2}
+    assert "in the spread of 3 retrained models (given: 1; retrain: 2)" in results_part(board)
+    text = retrained_part(board)
+    assert "3 retrained models (given: 1; retrain: 2) never saw" in text
+    assert "not all made in one way" in text
+    assert "| given: 40.0; retrain: 30.0, 31.0 |" in text
+    # Models of one way are told without that.
+    alone = board_of(sweep_of([*retrained(0.30, 0.31, 0.32), *seeds("npo", 0.0)], golds[:1]))
+    assert alone.retrained == {"retrain": 3}
+    assert "not all made in one way" not in retrained_part(alone)
+
+
 def test_a_spread_that_holds_the_target_too_calls_nobody_like_retrained():
     runs = [*retrained(0.1, 0.5), *seeds("same", 0.9, 0.9), *seeds("low", 0.2, 0.3)]
     board = board_of(sweep_of(runs, [baseline("target", 0.95, 0.9), baseline("retrained", 0.9, 0.9)]))

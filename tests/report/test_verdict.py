@@ -238,6 +238,17 @@ def test_without_a_retrained_model_no_tick_is_given():
     assert verdict.line == "✗ Not forgotten; the rest is kept"
 
 
+def test_holdout_rows_stand_in_for_no_retrained_model_and_the_finding_says_so():
+    found = tofu("unlearned", 0, 0.129, 0.344, 76, None)
+    found["metrics"]["holdout/exact_match"] = share(0, 40)
+    verdict = verdicts(report_of(TARGET, found))[0]
+    assert verdict.headline.startswith("Knows less of the forget set (without a retrained model")
+    told = "holdout rows are other rows, and stand in for no retrained model"
+    assert verdict.forgot.word == f"less than the target; {told}"
+    # With one, they need not.
+    assert told not in verdicts(report_of(TARGET, RETRAINED, found))[0].forgot.word
+
+
 def test_without_a_target_retrained_decides():
     (verdict,) = verdicts(report_of(RETRAINED, tofu("unlearned", *MEASURED["RMU, by hand"][0])))
     assert verdict.line == f"~ {OVER}; the rest is kept"

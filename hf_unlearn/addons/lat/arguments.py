@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 
 from ...checks import check_choice, check_number, check_whole
-from ..settings import AddOnSettings, idle_fields
+from ..settings import AddOnSettings, check_idle
 
 
 PERTURBED = ("all", "prompt")
@@ -46,8 +46,7 @@ class LATArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if self.lat_epsilon is None:
-            if idle := idle_fields(self, LATArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `lat_epsilon`.")
+            check_idle(self, LATArguments, "give `lat_epsilon`")
             return
         check_number("lat_epsilon", self.lat_epsilon, at_least=0)
         check_whole("lat_steps", self.lat_steps, at_least=1)

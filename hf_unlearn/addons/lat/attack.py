@@ -19,6 +19,7 @@ from ...fused.head import unwrapped
 from ...modeling import frozen
 from ...models.activations import check_layer, layers_of
 from ..addon import BACKWARD, AddOn, Step
+from ..cost import Cost, Sizes
 
 
 class LatentAttack(AddOn):
@@ -74,6 +75,10 @@ class LatentAttack(AddOn):
                 f"lat_layers: layer {above[0]} is above layer {last}, the last that {method} reads of forget rows. "
                 f"Name layers up to {last}."
             )
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """Forwards of the forget rows to their answers, and backward passes to the lowest perturbed layer."""
+        return Cost(inner_steps=self.steps, inner_layers=self.layers)
 
     def load(self, roles: Mapping, collator) -> None:
         """Raises `ValueError` for rows without the tokens that are perturbed."""

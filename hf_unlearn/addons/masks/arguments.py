@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 
 from ...checks import check_choice, check_number, check_whole
-from ..settings import AddOnSettings, idle_fields
+from ..settings import AddOnSettings, check_idle, idle_fields
 from .files import check_mask_file
 from .kinds import FILE, SCORES, WAGLE
 
@@ -37,8 +37,7 @@ class MaskArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if self.mask_by is None:
-            if idle := idle_fields(self, MaskArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `mask_by`.")
+            check_idle(self, MaskArguments, "give `mask_by`")
             return
         check_choice("mask_by", self.mask_by, (*SCORES, FILE))
         check_number("mask_share", self.mask_share, above=0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..addon import AddOn, Step
+from ..cost import Cost, Sizes
 from .choice import highest
 from .files import check_mask_fits, packed, read_mask, unpacked
 from .kinds import FILE, SCORES, WAGLE
@@ -102,6 +103,14 @@ class WeightMask(AddOn):
         self._release()
         for name, weight in step.parameters.items():
             weight.masked_scatter_(~self.masks[name], self.kept[name])
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """A byte and, if it is masked, a copy of each weight; before, two scores and a gradient at most."""
+        copied = 0.0 if self.by == FILE else 1 - self.args.mask_share
+        scores = 8 if self.by in ("fisher", WAGLE) else 4
+        gradients = sizes.gradient if SCORES.get(self.by) and self.by != "wanda" else 0
+        start = 0 if self.by == FILE else (scores + gradients) * sizes.trained
+        return Cost(held=(1 + copied * sizes.weight) * sizes.trained, start=start)
 
     def state(self) -> dict[str, Any]:
         """What decided the mask, and one bit a weight."""

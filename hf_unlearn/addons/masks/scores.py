@@ -2,7 +2,7 @@
 r"""How much a weight matters, for masks: float32 tensors of at least 0 in the shapes of the weights.
 
 With \\( g \\) the gradient of the mean negative log-likelihood per supervised token, and \\( h_f \\) that of the
-method's own forget term, its mean over the rows of an epoch, at the weights \\( \theta \\) as the model enters:
+method's own forget term (its weighted terms that forget, where it has several), its mean over the rows of an epoch, at the weights \\( \theta \\) as the model enters:
 
 | score | formula | source |
 |---|---|---|
@@ -102,15 +102,18 @@ class Scorer:
         return found
 
     def _forget_terms(self) -> Iterator[tuple[Tensor, int]]:
-        """The method's forget term over the pairs of an epoch, summed over micro-batches, and their number."""
+        """The method's terms that forget, over the pairs of an epoch, summed over micro-batches, and their number."""
         trainer = self.trainer
         for positions in self._shares(range(len(trainer.train_dataset)), self.args.per_device_train_batch_size):
             batch = trainer.data_collator([trainer.train_dataset[position] for position in positions])
             batch = {name: values.to(self.accelerator.device) for name, values in batch.items()}
             with trainer.meters.silent(), self.accelerator.autocast():
-                term = trainer.terms(trainer.role_rows(self.model, batch)).get(FORGET)
-            # A method may have steps without one.
-            if term is not None and term.requires_grad:
+                terms = trainer.terms(trainer.role_rows(self.model, batch))
+                own = {role: term for role, term in terms.items() if trainer.forgets(role)}
+            # The weight of one alone orders nothing; a method may have steps without one.
+            weights = {role: trainer.weight_of(role) if len(own) > 1 else 1 for role in own}
+            term = sum(weights[role] * term for role, term in own.items())
+            if own and term.requires_grad:
                 yield term * len(positions), len(positions)
 
     def _wanda(self) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 
 from ...checks import check_choice, check_number, check_whole
-from ..settings import AddOnSettings, idle_fields
+from ..settings import AddOnSettings, check_idle
 
 
 SMOOTHED_TERMS = ("forget", "all")
@@ -28,8 +28,7 @@ class SAMArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if self.sam_rho is None:
-            if idle := idle_fields(self, SAMArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `sam_rho`.")
+            check_idle(self, SAMArguments, "give `sam_rho`")
             return
         check_number("sam_rho", self.sam_rho, above=0)
         check_choice("sam_terms", self.sam_terms, SMOOTHED_TERMS)
@@ -62,8 +61,7 @@ class SmoothingArguments(AddOnSettings):
     def check_addon(self) -> None:
         """Raises `ValueError` for settings that cannot work or would have no effect."""
         if self.smoothing_std is None:
-            if idle := idle_fields(self, SmoothingArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give `smoothing_std`.")
+            check_idle(self, SmoothingArguments, "give `smoothing_std`")
             return
         check_number("smoothing_std", self.smoothing_std, above=0)
         check_whole("smoothing_draws", self.smoothing_draws, at_least=1)

@@ -3,13 +3,13 @@
 terms at the weights themselves (https://huggingface.co/papers/2502.05374)."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from ...data.role_table import FORGET, tied_to
 from ..addon import TERMS, AddOn, Step
+from ..cost import Cost, Sizes
 
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ class Neighbours(AddOn):
     """
 
     requires = frozenset({TERMS})
+    # Shifts a step.
+    count = 1
 
     def __init__(self, of: str):
         self.of = of
@@ -40,9 +42,9 @@ class Neighbours(AddOn):
         """
         raise NotImplementedError
 
-    def load(self, roles: Mapping, collator) -> None:
+    def refuse(self, args, method: type, adapter: bool) -> None:
         """Raises `ValueError` if there is no term to be smoothed."""
-        if self.of == FORGET and FORGET not in roles:
+        if self.of == "forget" and not any(map(method.forgets, roles := method.trained_roles_of(args))):
             raise ValueError(
                 f"{self.title} is about the forget term, and this run has {', '.join(roles)} rows. Leave it out, or "
                 f"pass {self.name}_terms='all'."
@@ -51,7 +53,7 @@ class Neighbours(AddOn):
     @torch.no_grad()
     def before_optimizer(self, step: Step) -> None:
         weights = list(step.parameters.values())
-        smoothed = [name for name in step.terms if self.of == "all" or FORGET in (name, tied_to(name))]
+        smoothed = [name for name in step.terms if self.of == "all" or step.forgets(name)]
         if not smoothed:
             # A method may take steps for the others alone.
             return
@@ -68,12 +70,21 @@ class Neighbours(AddOn):
                 if by is not None:
                     weight.add_(by)
             self._look(weights, entered, shift)
-            found = self._repeated(step, weights, smoothed)
-            total, count = [_plus(*pair) for pair in zip(total, found, strict=True)], count + 1
+            # No name is left for what was added: it would be held through the next pass.
+            total = [_plus(*pair) for pair in zip(total, self._repeated(step, weights, smoothed), strict=True)]
+            count += 1
             for weight, before in zip(weights, entered, strict=True):
                 weight.copy_(before)
         for weight, around, other in zip(weights, total, kept, strict=True):
             weight.grad = _plus(None if around is None else around / count, other)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """While rows go through again: the weights, their shift and a gradient; those of the other terms, if there are
+        some, and of earlier shifts."""
+        others = self.of == "forget" and sizes.others
+        gradients = 1 + others + (self.count > 1)
+        repeated = (2 * sizes.weight + gradients * sizes.gradient) * sizes.trained
+        return Cost(repeated=repeated, passes=self.count + others)
 
     def _repeated(self, step: Step, weights: list[nn.Parameter], terms: list[str]) -> Gradients:
         with torch.enable_grad():
@@ -134,6 +145,7 @@ class RandomSmoothing(Neighbours):
     def __init__(self, of: str, std: float, draws: int, seed: int):
         super().__init__(of)
         self.std, self.draws, self.seed = std, draws, seed
+        self.count = draws
 
     def shifts(self, step, weights, gradients):
         """As many as `draws`."""
@@ -163,4 +175,6 @@ def _taken(weights: list[nn.Parameter]) -> Gradients:
 def _plus(a: Tensor | None, b: Tensor | None, by: float = 1) -> Tensor | None:
     if b is None:
         return a
-    return b * by if a is None else a + b * by
+    if a is None:
+        return b if by == 1 else b * by
+    return a + b * by

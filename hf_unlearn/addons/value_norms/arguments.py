@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...checks import check_choice, check_number, check_whole
-from ..settings import AddOnSettings, idle_fields
+from ..settings import AddOnSettings, check_idle
 from .terms import MODES, REFERENCE, UNLEARNED, ZERO, Term, terms_of_mode
 
 
@@ -63,8 +63,7 @@ class ValueNormArguments(AddOnSettings):
         if isinstance(self.value_norm_targets, str):
             self.value_norm_targets = _json_map(self.value_norm_targets)
         if not self.value_norm_penalty:
-            if idle := idle_fields(self, ValueNormArguments):
-                raise ValueError(f"{', '.join(idle)} would have no effect: give a `value_norm_penalty` above 0.")
+            check_idle(self, ValueNormArguments, "give a `value_norm_penalty` above 0")
             return
         check_choice("value_norm_mode", self.value_norm_mode, MODES)
         check_whole("value_norm_tokens", self.value_norm_tokens, at_least=1)

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...checks import check_whole
+from ...checks import check_choice, check_whole
 from ...data.triggers import LOCATIONS
 from ..robustness.arguments import SplitArguments
 
@@ -48,8 +48,7 @@ class GcgArguments(SplitArguments):
     def __post_init__(self):
         super().__post_init__()
         for name, allowed in (("location", LOCATIONS), ("preset", tuple(PRESETS))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
+            check_choice(name, getattr(self, name), allowed)
         self.fill_in(PRESETS[self.preset])
         for name in ("budget_tokens", "max_tokens", "width", "top_k", "search_rows"):
             check_whole(name, getattr(self, name), at_least=1)

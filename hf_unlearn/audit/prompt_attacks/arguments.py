@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, field
 
-from ...checks import check_whole
+from ...checks import check_choice, check_choices, check_whole
 from ..robustness.arguments import RobustnessArguments
 from .transforms import QUICK, TRANSFORMS
 
@@ -53,12 +53,10 @@ class PromptsArguments(RobustnessArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset={self.preset!r}; allowed: {', '.join(PRESETS)}.")
+        check_choice("preset", self.preset, PRESETS)
         if self.preset == "quick":
             self.fill_in({"transforms": list(QUICK), "max_items": 48})
-        if unknown := [name for name in self.transforms or () if name not in TRANSFORMS]:
-            raise ValueError(f"transforms: {unknown[0]!r} is unknown; allowed: {', '.join(TRANSFORMS)}.")
+        check_choices("transforms", self.transforms or (), TRANSFORMS)
         if self.transforms is not None and not self.transforms:
             raise ValueError("transforms is empty; name some, or leave it out for all.")
         for name in ("few_shot", "retain_items", "max_new_tokens"):

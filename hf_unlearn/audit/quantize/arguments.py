@@ -4,6 +4,7 @@
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+from ...checks import check_choice, check_choices
 from ..robustness.arguments import RobustnessArguments
 from .formats import FORMATS
 
@@ -49,8 +50,7 @@ class QuantizeArguments(RobustnessArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if unknown := [name for name in self.formats if name not in FORMATS]:
-            raise ValueError(f"formats: {unknown[0]!r} is unknown; allowed: {', '.join(FORMATS)}.")
+        check_choices("formats", self.formats, FORMATS)
         if wrong := [share for share in self.prune if not 0 < share < 1]:
             raise ValueError(f"prune: {wrong[0]}; give shares between 0 and 1.")
         if wrong := [share for share in self.merge_weights if not 0 < share < 1]:
@@ -59,8 +59,7 @@ class QuantizeArguments(RobustnessArguments):
             raise ValueError(f"merge={self.merge!r} requires `merge_weights`: at least one share between 0 and 1.")
         if not self.formats and not self.prune and self.merge is None:
             raise ValueError("Neither formats nor prune nor merge is given. Give at least one.")
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend={self.backend!r}; allowed: {', '.join(BACKENDS)}.")
+        check_choice("backend", self.backend, BACKENDS)
         if self.backend == "bitsandbytes":
             if other := [name for name in self.formats if name not in REAL]:
                 raise ValueError(f"bitsandbytes has no format {other[0]!r}, only {', '.join(REAL)}. Use `simulated`.")

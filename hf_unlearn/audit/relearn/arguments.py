@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...checks import check_whole
+from ...checks import check_choice, check_whole
 from ..robustness.arguments import SplitArguments
 from ..robustness.rows import GROUPS
 
@@ -16,7 +16,12 @@ ADAPTERS = ("lora", "none")
 # By adapter: too weak for most models, middle, and so strong that the original may suffer.
 RATES = {"lora": [5e-5, 2e-4, 1e-3], "none": [5e-6, 2e-5, 1e-4]}
 QUICK_RATES = {"lora": [5e-4], "none": [5e-5]}
-PRESETS: dict[str, dict[str, Any]] = {"full": {}, "quick": {"seeds": [0], "max_steps": 48, "max_items": 64}}
+# Asking takes as long as some steps of training.
+QUICK_STEPS = [4, 16]
+PRESETS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "quick": {"seeds": [0], "max_steps": 48, "eval_steps": QUICK_STEPS, "max_items": 64},
+}
 
 
 @dataclass
@@ -77,7 +82,8 @@ class RelearnArguments(SplitArguments):
     preset: str = field(
         default="full",
         metadata={
-            "help": "`quick`: one seed, one learning rate, 48 steps and 64 rows, where these are not given.",
+            "help": "`quick`: one seed, one learning rate, 48 steps, asked about after 4, 16 and 48 of them, and 64 "
+            "rows, where these are not given.",
             "choices": list(PRESETS),
         },
     )
@@ -85,8 +91,7 @@ class RelearnArguments(SplitArguments):
     def __post_init__(self):
         super().__post_init__()
         for name, allowed in (("data", DATA), ("adapter", ADAPTERS), ("preset", [*PRESETS])):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
+            check_choice(name, getattr(self, name), allowed)
         self.fill_in(PRESETS[self.preset])
         if self.learning_rates is None:
             self.learning_rates = list((QUICK_RATES if self.preset == "quick" else RATES)[self.adapter])

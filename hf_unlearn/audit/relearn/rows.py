@@ -72,7 +72,7 @@ def _of_seed(args: RelearnArguments, prepared: RobustnessPrepared, seed: int) ->
         shown = [*range(len(prepared.rows[source]))]
     if args.data != "teach":
         _check(args, prepared, source, shown, tested)
-    if args.comparator == "retrained" or "holdout" not in prepared.rows:
+    if args.comparator in ("retrained", "none") or "holdout" not in prepared.rows:
         asked["holdout"] = []
     elif args.data == "split":
         # What the attack brings out of rows that no model saw, they being attacked as the forget rows are.

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, field
 
+from ...checks import check_choice, check_choices
 from ..robustness.arguments import RobustnessArguments
 from .vectors import read_vector
 
@@ -55,12 +56,10 @@ class RepresentationArguments(RobustnessArguments):
         if self.vectors and self.original_model_name_or_path is None:
             raise ValueError("vectors requires `--original_model_name_or_path`, whose vectors they are compared with.")
         self.places()
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset={self.preset!r}; allowed: {', '.join(PRESETS)}.")
+        check_choice("preset", self.preset, PRESETS)
         if self.preset == "quick":
             self.fill_in({"seeds": [0], "max_items": QUICK_ROWS})
-        if unknown := [name for name in self.parts if name not in PARTS]:
-            raise ValueError(f"parts: {unknown[0]!r} is unknown; allowed: {', '.join(PARTS)}.")
+        check_choices("parts", self.parts, PARTS)
         if not self.parts:
             raise ValueError(f"parts is empty; give some of {', '.join(PARTS)}.")
         if self.layers is not None and (not self.layers or len({*self.layers}) < len(self.layers)):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...checks import check_whole
+from ...checks import check_choice, check_choices, check_whole
 from ...data.arguments import DataArguments
 from ..arguments import ModelArguments
 from .splits import SPLITS
@@ -69,10 +69,8 @@ class RobustnessArguments(DataArguments, ModelArguments):
     def __post_init__(self):
         DataArguments.__post_init__(self)
         ModelArguments.__post_init__(self)
-        if self.comparator not in COMPARATORS:
-            raise ValueError(f"comparator={self.comparator!r}; allowed: {', '.join(COMPARATORS)}.")
-        if unknown := [name for name in self.scores if name not in SCORES]:
-            raise ValueError(f"scores: {unknown[0]!r} is unknown; allowed: {', '.join(SCORES)}.")
+        check_choice("comparator", self.comparator, COMPARATORS)
+        check_choices("scores", self.scores, SCORES)
         if not self.scores:
             raise ValueError(f"scores is empty; give some of {', '.join(SCORES)}.")
         if not self.seeds:
@@ -111,5 +109,4 @@ class SplitArguments(RobustnessArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.split not in SPLITS:
-            raise ValueError(f"split={self.split!r}; allowed: {', '.join(SPLITS)}.")
+        check_choice("split", self.split, SPLITS)

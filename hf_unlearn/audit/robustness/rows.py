@@ -80,9 +80,9 @@ def prepare_rows(args: RobustnessArguments, qa: QAFormat, tokenizer: Any) -> Rob
     if (found := len({*groups["forget"]})) < FEWEST_GROUPS:
         logger.warning(
             "The forget rows are of %d group%s, and an interval requires %d: what is measured will decide nothing. "
-            "Give rows about more people or documents (of tofu_mini: `forget_targets`), or a `group_by` of more values. "
-            "`--group_by question` takes every row for itself; where one person's rows are alike, its intervals are too "
-            "narrow.", found, "s" * (found != 1), FEWEST_GROUPS,
+            "Give rows about more people or documents (of tofu_mini: `forget_targets`), or a `group_by` of more "
+            "values. `--group_by question` takes every row for itself; where one person's rows are alike, its "
+            "intervals are too narrow.", found, "s" * (found != 1), FEWEST_GROUPS,
         )  # fmt: skip
     return RobustnessPrepared(tokenizer, rows, qa, sets, groups)
 

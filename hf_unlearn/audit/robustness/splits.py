@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...checks import check_choice
 from ..sets import AuditSet, rows_digest
 from .words import stands_in, words
 
@@ -38,8 +39,7 @@ def split_rows(
     Raises:
         `ValueError`: if one side would be empty.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}; allowed: {', '.join(SPLITS)}.")
+    check_choice("split", split, SPLITS)
     if not 0 < shown < 1:
         raise ValueError(f"The attacker's share is {shown}; give a number between 0 and 1.")
     facts = list(range(len(groups))) if facts is None else [(g, f) for g, f in zip(groups, facts, strict=True)]

@@ -9,6 +9,7 @@ from torch import nn
 
 from ...data.benchmarks import resolve_model
 from ...modeling import vocabulary_size
+from ...models import wrappers
 from ...models.adapters import is_peft_model
 from ...models.loading import config_of
 
@@ -62,7 +63,7 @@ def merged(model: nn.Module) -> nn.Module:
     """The model, or, of one with an adapter, a copy with the adapter in its weights, as it would be served.
 
     Raises:
-        `ValueError`: for an adapter that is no change of weights.
+        `ValueError`: for an adapter that is no change of weights, or goes with a wrapper.
     """
     if not is_peft_model(model):
         return model
@@ -73,4 +74,4 @@ def merged(model: nn.Module) -> nn.Module:
             f"The model's adapter ({kind}) is no change of its weights, so it cannot be merged "
             "into them. Audit its outputs by another kind."
         )
-    return copy.deepcopy(model).merge_and_unload()
+    return wrappers.merged(copy.deepcopy(model))

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, field
 
-from ...checks import check_whole
+from ...checks import check_choice, check_whole
 from ..robustness.arguments import RobustnessArguments
 from .leak import MEASURES
 
@@ -43,10 +43,8 @@ class SamplingArguments(RobustnessArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.mode not in MODES:
-            raise ValueError(f"mode={self.mode!r}; allowed: {', '.join(MODES)}.")
-        if self.measure not in MEASURES:
-            raise ValueError(f"measure={self.measure!r}; allowed: {', '.join(MEASURES)}.")
+        check_choice("mode", self.mode, MODES)
+        check_choice("measure", self.measure, MEASURES)
         for name in ("samples", "max_new_tokens", "generation_batch_size"):
             check_whole(name, getattr(self, name), at_least=1)
         if not self.ks or any(not isinstance(k, int) or k < 1 for k in self.ks):

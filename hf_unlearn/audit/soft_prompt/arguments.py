@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...checks import check_whole
+from ...checks import check_choice, check_whole
 from ..robustness.arguments import SplitArguments
 
 
@@ -42,8 +42,7 @@ class SoftPromptArguments(SplitArguments):
     def __post_init__(self):
         super().__post_init__()
         for name, allowed in (("place", PLACES), ("preset", tuple(PRESETS))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
+            check_choice(name, getattr(self, name), allowed)
         self.fill_in(PRESETS[self.preset])
         for name in ("vectors", "steps", "batch_size"):
             check_whole(name, getattr(self, name), at_least=1)

@@ -15,7 +15,7 @@ from ...families.base import CAUSAL_LM
 from ...forward.layer import LayerForward, LayerRows
 from ...forward.needs import REFERENCE, STATES, Need
 from ...losses import rmu_loss
-from ...modeling import is_peft_model
+from ...modeling import evaluating, is_peft_model
 from ...models.layer_choice import check_below, freeze_outside, parameters_by_name, parameters_by_position
 from ...training.method_state import read_method_state, write_method_state
 from ...training.trainer import UnlearnTrainer
@@ -173,9 +173,12 @@ class RMUTrainer(UnlearnTrainer):
 
     def forget_loss(self, rows: LayerRows) -> Tensor:
         topic = self._topic(rows)
-        self._set_coeffs(rows, topic)
+        adapts = self.args.adaptive_scale is not None and bool(self.coeffs.isnan().any())
+        states = self._as_they_are(rows) if adapts or not self._told else rows.states
+        if adapts:
+            self._set_coeffs(states, topic)
         if not self._told and self.args.process_index == 0:
-            tell_lengths(rows.states, self.coeffs, self.args.layer_id, self.args.adaptive_scale is not None)
+            tell_lengths(states, self.coeffs, self.args.layer_id, self.args.adaptive_scale is not None)
         self._told = True
         self.control, self.coeffs = self.control.to(rows.states.device), self.coeffs.to(rows.states.device)
         return rmu_loss(rows.states, (self.coeffs[:, None] * self.control)[topic], _all(topic))
@@ -211,12 +214,17 @@ class RMUTrainer(UnlearnTrainer):
         found = rows.batch.get("topic")
         return torch.zeros_like(rows.tokens.row) if found is None else found[rows.tokens.row]
 
-    def _set_coeffs(self, rows: LayerRows, topic: Tensor) -> None:
+    def _as_they_are(self, rows: LayerRows) -> Tensor:
+        """The rows' states without what an add-on adds to them on their way (LAT): a length is a property of the
+        model, and Adaptive RMU's is of the frozen one."""
+        if not self.addons.having("around_policy"):
+            return rows.states
+        with torch.no_grad(), evaluating(self.model):
+            return self.forward_path.seen(self.model, {FORGET: rows.batch}, "split")[FORGET]
+
+    def _set_coeffs(self, states: Tensor, topic: Tensor) -> None:
         """Adaptive coefficients, from the first batch of each topic over all processes."""
-        # Asked in this order, a run with fixed coefficients never waits for the device.
-        if self.args.adaptive_scale is None or not self.coeffs.isnan().any():
-            return
-        norms = rows.states.detach().float().norm(dim=-1)
+        norms = states.detach().float().norm(dim=-1)
         sums = torch.zeros(2, len(self.coeffs), device=norms.device)
         sums[0].index_add_(0, topic, norms)
         sums[1].index_add_(0, topic, torch.ones_like(norms))

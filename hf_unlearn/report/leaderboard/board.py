@@ -7,7 +7,7 @@ from typing import Any
 from ..sweep.dominance import Dominated, Interval, dominated_ends, ends_of
 from ..sweep.means import PRIVACY, SECONDS, Row, Table, tabulate
 from ..sweep.ranks import Rank, overall_ranks, ranks
-from ..sweep.spread import Spread, retrained_points, spread_of
+from ..sweep.spread import Spread, retrained_ways, spread_of
 from .remaining import REMAINING, WORST, common_audits, remaining_reach, with_remaining
 
 
@@ -54,9 +54,9 @@ class Board:
     pairs: list[Dominated]
 
     @property
-    def retrained(self) -> int:
-        """How many retrained models there are."""
-        return len(retrained_points(self.table))
+    def retrained(self) -> dict[str, int]:
+        """How many retrained models there are, by how they were made."""
+        return {way: len(points) for way, points in retrained_ways(self.table).items()}
 
     def tells(self, name: str) -> bool:
         """Whether the models that knew the forget rows lie outside of the spread: inside, it calls nobody unlike."""

@@ -7,7 +7,7 @@ from ..naming import UNDEFINED, format_number, full_label, is_p_value, is_percen
 from ..sweep.dominance import reach_of
 from ..sweep.means import COSTS, PRIVACY, Row, cell_of, cost_text
 from ..sweep.ranks import RULE, rank_text
-from ..sweep.spread import FEWEST, Spread, is_retrained
+from ..sweep.spread import FEWEST, Spread, is_retrained, ways_text
 from ..sweep.tables import cost_of, heading_of, missing_lines, verdict_of
 from ..table import Table, escape
 from .board import ABOVE, BELOW, INSIDE, MIXED, Board
@@ -22,12 +22,12 @@ def results_part(board: Board) -> str:
     """What every method forgot and kept, and what it cost."""
     inside, below, above, mixed = (SIGNS[said] for said in (INSIDE, BELOW, ABOVE, MIXED))
     spread = (
-        f"{inside} every run lies in the spread of {board.retrained} retrained models, {below} {above} every run lies "
+        f"{inside} every run lies in the spread of {_retrained(board)}, {below} {above} every run lies "
         f"below or above it, {mixed} runs differ in that; no sign: the target lies in the spread, too, which tells "
         "nothing."
         if board.spreads
         else f"No spread of retrained models is shown: that requires {FEWEST}, and there "
-        f"{'is' if board.retrained == 1 else 'are'} {board.retrained}."
+        f"{'is' if (count := sum(board.retrained.values())) == 1 else 'are'} {count}."
     )
     forgotten = (
         "**Forgotten.** Means over seeds; brackets reach over the 95 % intervals of all runs over their items. Forget "
@@ -46,13 +46,18 @@ def retrained_part(board: Board) -> str:
     if not board.spreads:
         return ""
     about = (
-        f"{board.retrained} models never saw the forget rows. Where one more such model is expected with 95 % is "
+        f"{_retrained(board)} never saw the forget rows. Where one more such model is expected with 95 % is "
         "their spread (t-interval for one more value; at least one row beyond the values). A method is like "
         "retrained in a metric if every run lies inside. Where the target lies inside, too, a metric is not counted."
     )
+    if len(board.retrained) > 1:
+        about += (
+            " They were not all made in one way, so the spread is also as wide as these ways differ: compare their "
+            "values."
+        )
     rows = [
         [
-            escape(_label(name)), ", ".join(_shown(name, value) for value in spread.values), _brackets(name, spread),
+            escape(_label(name)), _by_way(name, spread), _brackets(name, spread),
             "yes" if board.tells(name) else "no: the target is inside",
         ]
         for name, spread in board.spreads.items()
@@ -134,7 +139,7 @@ def _numbers(board: Board, names: list[str], marks: bool = False, cost: bool = F
         if marks and gold and row is gold[-1] and board.spreads:
             spreads = [board.spreads.get(name) for name in names]
             told = [UNDEFINED if s is None else _brackets(name, s) for name, s in zip(names, spreads, strict=True)]
-            rows.append([f"spread of {board.retrained} retrained", *told])
+            rows.append([f"spread of {sum(board.retrained.values())} retrained", *told])
     return Table(heads, rows, numbers=True).markdown()
 
 
@@ -207,6 +212,16 @@ def _dominance(board: Board) -> str:
 def _outside(row: Row, name: str, said: str, spread: Spread) -> str:
     values = ", ".join(_shown(name, point.values[name]) for point in row.points)
     return f"{escape(_label(name))}: {values}, {said} {_brackets(name, spread)}"
+
+
+def _retrained(board: Board) -> str:
+    """The retrained models, and how many were made in which way."""
+    return f"{sum(board.retrained.values())} retrained models ({escape(ways_text(board.table))})"
+
+
+def _by_way(name: str, spread: Spread) -> str:
+    told = {way: ", ".join(_shown(name, value) for value in values) for way, values in spread.ways.items()}
+    return "; ".join(f"{escape(way)}: {values}" for way, values in told.items())
 
 
 def _aimed(board: Board) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...files import write_json, write_text
-from ..schema import read_json
+from ..schema import load_audit
 from .view import attacks_of, chance_cell, fpr_name, interval_cell, rate_cell, rate_of, worst_of, zero_fp_of
 
 
@@ -47,14 +47,7 @@ def load_privacy_report(path: str | Path) -> dict:
     Raises:
         `ValueError`: if there is none, or it is of another version.
     """
-    path = Path(path)
-    path = path / "privacy.json" if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"No privacy report at {path}. `hf-unlearn audit privacy` writes one.")
-    report = read_json(path)
-    if not isinstance(report, dict) or report.get("schema_version") != PRIVACY_SCHEMA or "models" not in report:
-        raise ValueError(f"{path} is no privacy report of schema {PRIVACY_SCHEMA}.")
-    return report
+    return load_audit(path, "privacy", PRIVACY_SCHEMA)
 
 
 def print_privacy_report(report: dict, console: "Console | None" = None) -> None:

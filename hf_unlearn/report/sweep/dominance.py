@@ -10,7 +10,7 @@ from ..naming import UNDEFINED, format_number, full_label, unit
 from ..table import Table as Shown
 from ..table import escape
 from .means import COSTS, PRIVACY, SECONDS, TERAFLOP, Row, Table, cell_of, cost_text, own_interval
-from .spread import spread_of
+from .spread import spread_of, ways_text
 
 
 # Two runs of the same work on a shared machine differ by so much.
@@ -82,7 +82,7 @@ def dominance_lines(sweep: dict[str, Any], table: Table, names: list[str]) -> st
     about = (
         f"Dominated: another row is worse in none of {', '.join(map(_label, names))}, and better in one, beyond the "
         "intervals of all runs over their items (of costs ± 10 %). Forget metrics count by their distance from the "
-        "retrained model (where there are three or more, from their spread)."
+        f"retrained model (where there are three or more, from their spread; here {ways_text(table) or 'none'})."
     )
     by_row: dict[str, list[Dominated]] = {}
     for pair in pairs:

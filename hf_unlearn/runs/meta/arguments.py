@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
+from ...checks import check_choice
 from ..blocks import attack_kinds
 from .members import KNOWING, LOCKED, POOLS
 
@@ -75,8 +76,7 @@ class MetaArguments:
     output_dir: str = field(default="runs/audit/meta", metadata={"help": "Where meta.json and meta.md are written."})
 
     def __post_init__(self):
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset={self.preset!r}; allowed: {', '.join(PRESETS)}.")
+        check_choice("preset", self.preset, PRESETS)
         kinds = [name for name in attack_kinds() if name in self._known]
         if self.audits is not None and not self.audits:
             raise ValueError(f"audits is empty; name some of {', '.join(kinds)}, or leave it out for all.")

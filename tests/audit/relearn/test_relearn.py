@@ -137,6 +137,21 @@ def test_what_the_attacker_was_shown_is_told(place):
     assert (own.more["attack"]["data"], own.more["attack"]["of"]) == ("unrelated", {"retain": 36})
 
 
+def test_holdout_rows_are_not_attacked_where_nothing_is_compared_with_them(place):
+    def attack(**more):
+        prepared = RelearnAudit().prepare(args := arguments(place, without=(), **more), QAFormat())
+        return args.comparator, prepared.more["attacks"][0]
+
+    for asked, said in (({}, "retrained"), ({"comparator": "none"}, "none")):
+        comparator, found = attack(**asked)
+        # It is among what kept results are found by.
+        assert comparator == said
+        assert (found.apart, found.holdout) == ([], [])
+    comparator, found = attack(retrained_model_name_or_path=None)
+    assert comparator == "auto"
+    assert len(found.apart) == len(found.holdout) == 18
+
+
 def test_holdout_rows_are_attacked_by_themselves(place):
     how = {"retrained_model_name_or_path": None, "without": ()}
     u, o = measured(place, refusing(), **how), measured(place, model(), **how)

@@ -254,5 +254,5 @@ def test_the_quick_preset_reads_some_layers_from_the_first_to_the_last():
     given = kind(model_name_or_path="m", forget_dataset="f", preset="quick", layers=[5, 2], seeds=[4, 5], max_items=7)
     assert (given.layers_of(30), given.seeds, given.max_items) == ([2, 5], [4, 5], 7)
     assert kind(model_name_or_path="m", forget_dataset="f").layers_of(30) == list(range(30))
-    with pytest.raises(ValueError, match=r"preset='fast'; allowed: full, quick\."):
+    with pytest.raises(ValueError, match=r"preset='fast'; allowed: 'full', 'quick'\."):
         kind(model_name_or_path="m", forget_dataset="f", preset="fast")

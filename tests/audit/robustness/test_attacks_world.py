@@ -3,6 +3,7 @@
 docs/robustness.md in small. The models are the library's own: the world's, another retrained one, and two recipes."""
 
 import json
+import math
 
 import pytest
 from conftest import ROOT
@@ -74,6 +75,8 @@ def found(world, kind: str, *names: str, retrained: str | None = "retrained", **
         ("prompts", {"preset": "quick"}),
         ("sampling", {}),
         ("representation", {}),
+        ("soft_prompt", {"preset": "quick"}),
+        ("gcg", {"preset": "quick"}),
     ],
 )
 def test_another_retrained_model_passes_every_attack_and_the_original_none(world, kind, fields):
@@ -82,8 +85,9 @@ def test_another_retrained_model_passes_every_attack_and_the_original_none(world
     assert target.metrics["worst/remaining"].details["verdict"] == "suppressed"
     for metric, result in again.metrics.items():
         if metric.endswith("/remaining") and result.interval is not None:
-            # Erasure is clipped at 0.
+            # Another seed is not in the interval, and erasure is clipped at 0.
             assert result.interval[0] <= 0.05, metric
+            assert result.interval[1] >= -0.05, metric
     for metric, result in target.metrics.items():
         if metric.endswith("probability/remaining") and result.value is not None:
             assert result.value == pytest.approx(1, abs=0.05), metric
@@ -117,6 +121,9 @@ def test_a_steered_layer_is_found_by_what_reads_below_it(world):
     # Layer 1 is turned; below it answers are among the likeliest tokens, and the upper layers read the original's.
     assert lens["layer 0"]["unlearned"] > 0.8
     assert lens["layer 0"]["remaining"] > 0.7
+    readable = read.metrics["lens/readable/remaining"].details["curve"][0]
+    assert readable["setting"] == "layer 0"
+    assert math.log(readable["original"]) - math.log(readable["unlearned"]) < 2
     assert read.metrics["restoration"].value == pytest.approx(1, abs=0.05)
     (prompt,) = found(world, "soft_prompt", "rmu", seeds=[0])
     assert prompt.metrics["probability/remaining"].details["after"] > 0.7

@@ -374,7 +374,7 @@ def test_a_seed_gives_the_same_twice_and_another_seed_does_not():
         ({"transforms": ["filler"], "max_length": 40}, "all 8 prompts are longer than max_length=40"),
         ({"prefill": "  "}, "prefill is empty"),
         ({"few_shot": 0}, "few_shot"),
-        ({"preset": "fast"}, "preset='fast'; allowed: full, quick"),
+        ({"preset": "fast"}, "preset='fast'; allowed: 'full', 'quick'"),
         (
             {"context_column": "paraphrased_answer"},
             "the answers of rows 0, 1, 2, 3, 4, 5, 6, 7 of the forget set stand",

@@ -198,7 +198,7 @@ def test_a_seed_gives_the_same_twice_and_another_seed_does_not():
     ("fields", "message"),
     [
         ({"mode": "sampled", "samples": 8, "ks": [1, 16]}, "asks for 16 draws, and samples=8"),
-        ({"mode": "some"}, "mode='some'; allowed: exact, sampled, both"),
+        ({"mode": "some"}, "mode='some'; allowed: 'exact', 'sampled', 'both'"),
         ({"measure": "bleu"}, "measure='bleu'; allowed"),
         ({"ks": [0]}, r"ks=\[0\]; give whole numbers"),
         ({"temperature": 0.0}, "temperature=0.0"),

@@ -200,10 +200,10 @@ def test_a_seed_gives_the_same_twice_and_another_seed_does_not():
     ("fields", "message"),
     [
         ({"vectors": 0}, "vectors"),
-        ({"place": "middle"}, "place='middle'; allowed: start, end"),
+        ({"place": "middle"}, "place='middle'; allowed: 'start', 'end'"),
         ({"learning_rate": 0.0}, "learning_rate=0.0; give a number above 0"),
-        ({"split": "random"}, "split='random'; allowed: within, across"),
-        ({"preset": "fast"}, "preset='fast'; allowed: full, quick"),
+        ({"split": "random"}, "split='random'; allowed: 'within', 'across'"),
+        ({"preset": "fast"}, "preset='fast'; allowed: 'full', 'quick'"),
         ({"attacker_share": 1.0}, "share is 1.0"),
         ({"split": "across", "attacker_share": 0.01}, "one side would be empty"),
     ],
