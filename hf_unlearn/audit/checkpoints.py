@@ -10,10 +10,12 @@ from ..families.choose import family_of
 from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
 from ..models.checkpoint_paths import check_checkpoint_path, upper_folder
 from ..models.loading import architecture_of, config_of, is_classifier
+from .model_checks import check_reads_backward
 from .suites import PICTURES
 
 
 __all__ = [
+    "audited_checkpoint",
     "check_checkpoint_path",
     "check_embeddings",
     "check_fits",
@@ -48,6 +50,18 @@ def checkpoint_of(model: str, trust_remote_code: bool = False, tokenizer=None, *
     loaded = load_checkpoint(model, trust_remote_code, **kwargs)
     if tokenizer is not None and not is_classifier(architecture_of(loaded.config)):
         check_vocabulary(loaded, tokenizer, named=model)
+    return loaded
+
+
+def audited_checkpoint(model: str, device, trust_remote_code: bool = False, tokenizer=None, **kwargs):
+    """[`checkpoint_of`], on a device.
+
+    Raises:
+        `ValueError`: as there, or if a language model reads later tokens.
+    """
+    loaded = checkpoint_of(model, trust_remote_code, tokenizer, **kwargs).to(device)
+    if not is_classifier(architecture_of(loaded.config)):
+        check_reads_backward(loaded)
     return loaded
 
 

@@ -3,7 +3,6 @@
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakSet
 
 import torch
 
@@ -12,17 +11,11 @@ from ..modeling import evaluating
 from ..models.wrappers import reads_prompt
 
 
-# Models that were tried.
-_TRIED: WeakSet = WeakSet()
-
-
 def check_language_model(model: Any) -> None:
-    """Refuses what does not predict a text's next token from those before it; a model is tried once, on a few tokens,
-    by all processes.
+    """Refuses what does not predict a text's next token.
 
     Raises:
-        `ValueError`: for a classifier, a model without a language-model head, one with an encoder, or one that reads
-            later tokens: a likelihood would be that of tokens that it sees.
+        `ValueError`: for a classifier, a model without a language-model head, or one with an encoder.
     """
     core = getattr(model, "module", model)
     can_generate = getattr(core, "can_generate", None)
@@ -36,13 +29,21 @@ def check_language_model(model: Any) -> None:
         raise ValueError(
             f"{name} has an encoder, and this audit reads prompt and answer as one text. Give a causal language model."
         )
-    # What looks at the whole prompt does so on purpose.
-    if isinstance(core, torch.nn.Module) and core not in _TRIED and not reads_prompt(core):
-        ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 1]], device=next(core.parameters()).device)
-        with evaluating(model), torch.no_grad():
-            seen = logits_of(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-        check_left_to_right(model, seen, tolerance(None, core))
-        _TRIED.add(core)
+
+
+def check_reads_backward(model: torch.nn.Module) -> None:
+    """Refuses a language model that reads later tokens, found by trying it on a few: a likelihood would be that of
+    tokens that it sees. What looks at the whole prompt does so on purpose.
+
+    Raises:
+        `ValueError`: in one line.
+    """
+    if reads_prompt(model):
+        return
+    ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 1]], device=next(model.parameters()).device)
+    with evaluating(model), torch.no_grad():
+        seen = logits_of(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    check_left_to_right(model, seen, tolerance(None, model))
 
 
 def check_classifier(model: Any) -> None:

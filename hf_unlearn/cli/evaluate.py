@@ -82,7 +82,7 @@ def evaluate(args: EvalArguments, qa) -> dict:
     """Audits a checkpoint (and the retrained one, if named) and writes the report; returns the report."""
     from accelerate import Accelerator
 
-    from ..audit.checkpoints import checkpoint_of
+    from ..audit.checkpoints import audited_checkpoint
     from ..report import print_report, write_report
     from ..runs.assemble import assemble, model_entry
     from ..runs.launch import command_line
@@ -95,8 +95,8 @@ def evaluate(args: EvalArguments, qa) -> dict:
 
     def audited(path: str, **kwargs):
         def load(path):
-            loaded = checkpoint_of(path, args.trust_remote_code, tokenizer, **args.loading(), **kwargs)
-            return loaded.to(accelerator.device)
+            loading = args.loading() | kwargs
+            return audited_checkpoint(path, accelerator.device, args.trust_remote_code, tokenizer, **loading)
 
         return audit_checkpoint(path, lambda model: run_audit(model, accelerator), cache, load, together=True)
 

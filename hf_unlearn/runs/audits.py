@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator, PartialState
 
 from ..audit.base import AuditKind, Context, Prepared, SavedResult
-from ..audit.checkpoints import checkpoint_of
+from ..audit.checkpoints import audited_checkpoint
 from ..audit.registry import AUDITS
 from ..audit.sets import rows_digest
 from ..audit.view import SCHEMA
@@ -49,8 +49,8 @@ class Measuring:
     def load(self, name: str, revision: str | None = None) -> Any:
         """A model by its folder or Hub id, on this process's device."""
         how = self.args.loading() | ({} if revision is None else {"revision": revision})
-        path = resolve_model(name)
-        return checkpoint_of(path, self.args.trust_remote_code, self.prepared.tokenizer, **how).to(self.device)
+        trust, tokenizer = self.args.trust_remote_code, self.prepared.tokenizer
+        return audited_checkpoint(resolve_model(name), self.device, trust, tokenizer, **how)
 
     def retrained(self) -> SavedResult | None:
         """The retrained model's result; `None` where none is named, or it is not measured itself."""
