@@ -8,6 +8,7 @@ from typing import Any
 
 from ..audit.view import place_of
 from ..bench.measured import costs_of
+from ..cache import cache_root
 from ..report.likeness import WORST, unlike_attack, unlike_settings
 from ..report.privacy.write import load_privacy_report
 from ..report.schema import json_ready, load_report
@@ -82,6 +83,7 @@ def more_retrained(folder: Path, baselines: list[dict]) -> list[dict]:
     """
     found = []
     gold = next((one for one in baselines if one["kind"] == "retrained"), None)
+    taken = set() if gold is None else {place_of(gold["path"])}
     for place in sorted(path.parent for path in folder.glob(f"{RETRAINED}/*/report.json")):
         report = load_report(place)
         model = next(model for model in report["models"] if model["kind"] == "unlearned")
@@ -99,11 +101,15 @@ def more_retrained(folder: Path, baselines: list[dict]) -> list[dict]:
         attacks = [(one or {}).get("settings", {}) for one in (gold["privacy"], privacy)]
         if all(attacks) and (differs := unlike_attack(WORST, *attacks)):
             raise ValueError(f"{place} and the runs' retrained model do not compare: {differs}. Audit it alike.")
-        if place_of(model["path"]) in {place_of(one["path"]) for one in (gold, *found)}:
+        if place_of(model["path"]) in taken:
             raise ValueError(
                 f"{place} is of {model['path']!r}, which is there already: a spread requires other models."
             )
-        about = {"kind": "retrained", "path": model["path"] or place.name, "target": None, "disagrees": []}
+        taken.add(place_of(model["path"]))
+        # A place in the cache says nothing to a reader.
+        named = model["path"] and not Path(model["path"]).is_relative_to(cache_root())
+        path = model["path"] if named else place.name
+        about = {"kind": "retrained", "path": path, "target": None, "disagrees": []}
         metrics = model["metrics"] | audit_metrics(model)
         found.append({**about, "dataset": gold["dataset"], "metrics": metrics, "privacy": privacy})
     return found
