@@ -254,7 +254,7 @@ def audited_alone(folder: Path, value: float, rows: str = "rows") -> None:
     (folder / "report.json").write_text(json.dumps({**report, "models": [model]}))
 
 
-def test_further_retrained_models_stand_beside_the_runs_own(sweep, tmp_path):
+def test_further_retrained_models_stand_beside_the_runs_own(sweep, tmp_path, monkeypatch):
     (run,) = sweep(0, privacy={"fprs": [0.1]})
     finish(run)
     report = json.loads((run.folder / "report.json").read_text())
@@ -280,6 +280,10 @@ def test_further_retrained_models_stand_beside_the_runs_own(sweep, tmp_path):
     found = collect(tmp_path)
     others = found["baselines"][-2:]
     assert [(one["kind"], one["path"]) for one in others] == [("retrained", f"made/retrained-{i}") for i in (1, 2)]
+    # A place in the cache is called as the folder of its audit.
+    monkeypatch.setenv("HF_UNLEARN_CACHE", "made")
+    assert [one["path"] for one in collect(tmp_path)["baselines"][-2:]] == ["retrained-1", "retrained-2"]
+    monkeypatch.delenv("HF_UNLEARN_CACHE")
     assert [one["metrics"][FORGET]["value"] for one in others] == [0.2, 0.3]
     assert others[0]["metrics"]["quantize/worst/remaining"]["value"] == 0.0
     assert others[0]["privacy"]["metrics"]["worst/tpr@1e-1"]["value"] == 0.4
