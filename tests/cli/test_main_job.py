@@ -231,7 +231,10 @@ def test_an_evaluation_of_the_checkpoint_gives_the_numbers_of_the_run(tofu_run, 
     assert str(tmp_path / "report.html") in capsys.readouterr().out
 
 
-def test_two_runs_make_one_report(tofu_run, models, tofu_path, tmp_path, undrawn):
+def test_two_runs_make_one_report(tofu_run, models, tofu_path, tmp_path, undrawn, monkeypatch):
+    # Other processes of the suite write into the cache that they share.
+    shutil.copytree(cache_root() / "audits", tmp_path / "cache" / "audits")
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path / "cache"))
     fields = tofu_fields(models, tofu_path, tmp_path / "ga", max_steps=1)
     # The audits of target and retrained model are known from the first run: no model but the trained one is loaded.
     before = sorted((cache_root() / "audits").iterdir())
