@@ -10,7 +10,7 @@ from ..families.choose import family_of
 from ..modeling import check_vocabulary, ensure_pad_token, load_checkpoint, load_processor
 from ..models.checkpoint_paths import check_checkpoint_path, upper_folder
 from ..models.loading import architecture_of, config_of, is_classifier
-from .model_checks import check_reads_backward
+from .model_checks import check_causal
 from .suites import PICTURES
 
 
@@ -61,7 +61,7 @@ def audited_checkpoint(model: str, device, trust_remote_code: bool = False, toke
     """
     loaded = checkpoint_of(model, trust_remote_code, tokenizer, **kwargs).to(device)
     if not is_classifier(architecture_of(loaded.config)):
-        check_reads_backward(loaded)
+        check_causal(loaded)
     return loaded
 
 

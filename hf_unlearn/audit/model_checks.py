@@ -31,7 +31,7 @@ def check_language_model(model: Any) -> None:
         )
 
 
-def check_reads_backward(model: torch.nn.Module) -> None:
+def check_causal(model: torch.nn.Module) -> None:
     """Refuses a language model that reads later tokens, found by trying it on a few: a likelihood would be that of
     tokens that it sees. What looks at the whole prompt does so on purpose.
 

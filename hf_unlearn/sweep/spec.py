@@ -125,7 +125,9 @@ def read_spec(path: str | Path, fields: dict[str, Any] | None = None) -> Spec:
     if retrained_seconds is not None and retrained_seconds <= 0:
         raise ValueError(f"{where}: retrained_seconds={retrained_seconds}; give the seconds that retraining took.")
     _check_keys(content.get("slurm", {}), SLURM_KEYS, f"{where}: slurm")
-    entries = [_overridden(entry, fields or {}) for entry in _entries(content, folders, where)]
+    fields = fields or {}
+    _check_reserved(fields, "command line")
+    entries = [_overridden(entry, fields) for entry in _entries(content, folders, where)]
     if seeds is not None and any("seed" in _varied(entry) for entry in entries):
         raise ValueError(f"{where}: `seed` is among the fields, and `seeds` is given too. Leave out one of them.")
     for key in ("metrics", "dominance", "tags"):
@@ -239,15 +241,18 @@ def _entry(own: dict, shared: dict, folders: list[Path], where: str) -> Entry:
 
 
 def _overridden(entry: Entry, fields: dict[str, Any]) -> Entry:
-    _check_reserved(fields, "command line")
-    varied = {*entry.grid, *(name for run in entry.runs for name in run.setting)} & {*fields}
-    if varied:
+    if varied := _differing(entry) & {*fields}:
         raise ValueError(f"--{min(varied)}: the sweep file varies it in runs of {entry.name!r}. Change the file.")
     return replace(entry, fields={**entry.fields, **fields})
 
 
 def _varied(entry: Entry) -> set[str]:
-    return {*entry.fields, *entry.grid, *(name for run in entry.runs for name in run.setting)}
+    return {*entry.fields, *_differing(entry)}
+
+
+def _differing(entry: Entry) -> set[str]:
+    """What differs between an entry's runs."""
+    return {*entry.grid, *(name for run in entry.runs for name in run.setting)}
 
 
 def _variation(run: Any, where: str) -> Variation:

@@ -2,7 +2,8 @@
 r"""How much a weight matters, for masks: float32 tensors of at least 0 in the shapes of the weights.
 
 With \\( g \\) the gradient of the mean negative log-likelihood per supervised token, and \\( h_f \\) that of the
-method's own forget term (its weighted terms that forget, where it has several), its mean over the rows of an epoch, at the weights \\( \theta \\) as the model enters:
+method's own forget term (its weighted terms that forget, where it has several), its mean over the rows of an epoch, at
+the weights \\( \theta \\) as the model enters:
 
 | score | formula | source |
 |---|---|---|
