@@ -23,6 +23,13 @@ def shards_weights(args) -> bool:
     return asks_deepspeed or args.distributed_state.distributed_type.value == "DEEPSPEED" or asks_fsdp(args)
 
 
+def audited_in(args: Any) -> str | None:
+    """The narrow type, `bf16` or `fp16`, in which DeepSpeed or FSDP computes, audits too; `None` where these compute
+    as weights are."""
+    half = "bf16" if args.bf16 else "fp16" if args.fp16 else None
+    return half if half is not None and shards_weights(args) else None
+
+
 def on_first_process(action: Callable[[], Any]) -> Any:
     """What `action` returns or raises on the first process, returned or raised on every one."""
     if not dist.is_initialized():

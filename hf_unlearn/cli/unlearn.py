@@ -12,7 +12,7 @@ from transformers import ProgressCallback
 from ..audit import Audit
 from ..audit.checkpoints import checkpoint_of
 from ..modeling import whole_weights
-from ..processes import on_first_process, shards_weights
+from ..processes import audited_in, on_first_process
 from ..report.verdict import verdicts
 from ..runs.audits import RunAudit, run_audits
 from ..runs.backdoor import backdoor_callback
@@ -197,7 +197,7 @@ def _audit_retrained(recipe: Recipe, prepared: Prepared, audit, cache: AuditCach
         if PartialState().is_main_process:
             # As the engine computes the model that it is compared with.
             half = torch.bfloat16 if args.bf16 else torch.float16
-            with torch.autocast(args.device.type, half, enabled=_audited_in(args) is not None):
+            with torch.autocast(args.device.type, half, enabled=audited_in(args) is not None):
                 found = audit_checkpoint(prepared.retrained, audit, cache, load)
     PartialState().wait_for_everyone()
     return found
@@ -208,17 +208,11 @@ def _computed(recipe: Recipe) -> dict:
     model, args = recipe.model, recipe.training
     computed = {name: value for name, value in args.model_init_kwargs.items() if name != "revision"}
     computed["device"] = args.device.type
-    if (half := _audited_in(args)) is not None:
+    if (half := audited_in(args)) is not None:
         computed["autocast"] = half
     if model.load_in_4bit or model.load_in_8bit:
         computed["quantized"] = [model.load_in_4bit, model.bnb_4bit_quant_type, model.use_bnb_nested_quant]
     return computed
-
-
-def _audited_in(args) -> str | None:
-    """The narrow type in which DeepSpeed or FSDP computes, audits too; `None` where these compute as weights are."""
-    half = "bf16" if args.bf16 else "fp16" if args.fp16 else None
-    return half if half is not None and shards_weights(args) else None
 
 
 @contextmanager

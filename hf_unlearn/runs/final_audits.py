@@ -11,7 +11,7 @@ from typing import Any
 from ..audit import Audit
 from ..audit.result import MetricResult
 from ..machine import machine
-from ..processes import shards_weights
+from ..processes import audited_in
 from ..report import print_report, write_report
 from ..report.sections import audit_metrics
 from ..training.backdoor_callback import BackdoorAuditCallback
@@ -104,9 +104,9 @@ class FinalAudits:
                 "The target is missing: its audit was not kept when this run began, and it has trained since."
             )
         args = self.trainer.args
-        if (args.bf16 or args.fp16) and shards_weights(args):
+        if (half := audited_in(args)) is not None:
             notes.append(
-                f"Audited in {'bfloat16' if args.bf16 else 'float16'}, in which the engine of this run computes: "
+                f"Audited in {'bfloat16' if half == 'bf16' else 'float16'}, in which the engine of this run computes: "
                 "`hf-unlearn eval` of the saved weights may differ in the last digits."
             )
         if "retrained" in audits:
