@@ -10,7 +10,7 @@ import torch
 
 from ...data.collator import RoleCollator
 from ...data.conversations import common_prefix
-from ...data.formats import encode_prompt
+from ...data.formats import IGNORE_INDEX, encode_prompt
 from ...data.qa import QAFormat
 from ..batching import device_of
 
@@ -127,10 +127,11 @@ def trained(
                 order += rng.permutation(len(rows)).tolist()
             batch, order = order[:batch_size], order[batch_size:]
             inputs = {name: tensor.to(device) for name, tensor in collate([rows[i] for i in batch]).items()}
-            labels = inputs.pop("labels")
-            logits = model(**inputs).logits[:, :-1]
+            labels = inputs.pop("labels")[:, 1:]
+            asked = labels != IGNORE_INDEX
             # All in float32: in half precision the steps are lost.
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten())
+            logits = model(**inputs).logits[:, :-1][asked].float()
+            loss = torch.nn.functional.cross_entropy(logits, labels[asked])
             (vectors.grad,) = torch.autograd.grad(loss, [vectors])
             optimizer.step()
             on_step()
