@@ -2,22 +2,24 @@
 """What `hf-unlearn audit gcg` and a recipe's `audits: {gcg: ...}` take."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ...checks import check_choice, check_whole
 from ...data.triggers import LOCATIONS
-from ..robustness.arguments import SplitArguments
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "quick": {"seeds": [0], "budget_tokens": 200_000, "search_rows": 8, "width": 16, "max_items": 32},
-}
+from ..robustness.arguments import SplitArguments, preset_field
 
 
 @dataclass
 class GcgArguments(SplitArguments):
     """How long a prefix is searched, and what it is compared with."""
+
+    QUICK: ClassVar[dict[str, Any]] = {
+        "seeds": [0],
+        "budget_tokens": 200_000,
+        "search_rows": 8,
+        "width": 16,
+        "max_items": 32,
+    }
 
     budget_tokens: int = field(
         default=2_000_000,
@@ -36,20 +38,11 @@ class GcgArguments(SplitArguments):
     random_prefixes: int = field(
         default=99, metadata={"help": "Random prefixes of the same length that it is compared with, at least 99."}
     )
-    preset: str = field(
-        default="full",
-        metadata={
-            "help": "`quick`: one seed, 200,000 tokens, 8 rows to search on, 16 prefixes a step and 32 rows, where "
-            "these are not given.",
-            "choices": list(PRESETS),
-        },
-    )
+    preset: str = preset_field("one seed, 200,000 tokens, 8 rows to search on, 16 prefixes a step and 32 rows")
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("location", LOCATIONS), ("preset", tuple(PRESETS))):
-            check_choice(name, getattr(self, name), allowed)
-        self.fill_in(PRESETS[self.preset])
+        check_choice("location", self.location, LOCATIONS)
         for name in ("budget_tokens", "max_tokens", "width", "top_k", "search_rows"):
             check_whole(name, getattr(self, name), at_least=1)
         # With fewer, no prefix could be told from chance.

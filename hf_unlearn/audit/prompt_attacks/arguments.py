@@ -2,18 +2,18 @@
 """What `hf-unlearn audit prompts` and a recipe's `audits: {prompts: ...}` take."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from ...checks import check_choice, check_choices, check_whole
-from ..robustness.arguments import RobustnessArguments
-from .transforms import QUICK, TRANSFORMS
-
-
-PRESETS = ("full", "quick")
+from ...checks import check_choices, check_whole
+from ..robustness.arguments import RobustnessArguments, preset_field
+from .transforms import QUICK_TRANSFORMS, TRANSFORMS
 
 
 @dataclass
 class PromptsArguments(RobustnessArguments):
     """In which ways questions are put."""
+
+    QUICK: ClassVar[dict[str, Any]] = {"transforms": list(QUICK_TRANSFORMS), "max_items": 48}
 
     transforms: list[str] | None = field(
         default=None,
@@ -21,13 +21,7 @@ class PromptsArguments(RobustnessArguments):
             "help": f"Ways to ask: {', '.join(TRANSFORMS)}. Default: all for which the rows bring what is used."
         },
     )
-    preset: str = field(
-        default="full",
-        metadata={
-            "help": f"`quick`: {', '.join(QUICK)}, at most 48 rows, unless these are given.",
-            "choices": list(PRESETS),
-        },
-    )
+    preset: str = preset_field(f"{', '.join(QUICK_TRANSFORMS)}, and 48 rows")
     prefill: str = field(
         default="Sure, here is the answer:",
         metadata={"help": "`prefill`: with which the model's answer begins already."},
@@ -53,9 +47,6 @@ class PromptsArguments(RobustnessArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice("preset", self.preset, PRESETS)
-        if self.preset == "quick":
-            self.fill_in({"transforms": list(QUICK), "max_items": 48})
         check_choices("transforms", self.transforms or (), TRANSFORMS)
         if self.transforms is not None and not self.transforms:
             raise ValueError("transforms is empty; name some, or leave it out for all.")
@@ -67,4 +58,6 @@ class PromptsArguments(RobustnessArguments):
     @property
     def named(self) -> bool:
         """Whether the transforms were chosen by name: all of these have to apply, those of a preset where they can."""
-        return self.transforms is not None and not (self.preset == "quick" and self.transforms == list(QUICK))
+        return self.transforms is not None and not (
+            self.preset == "quick" and self.transforms == list(QUICK_TRANSFORMS)
+        )

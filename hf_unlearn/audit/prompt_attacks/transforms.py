@@ -199,4 +199,4 @@ TRANSFORMS: dict[str, Transform] = {
     "rot13": Transform(encoded_rot13),
     "spaced": Transform(spaced),
 }
-QUICK = ("paraphrase", "prefill", "key_prefix", "role_play", "multi_turn", "few_shot", "in_context")
+QUICK_TRANSFORMS = ("paraphrase", "prefill", "key_prefix", "role_play", "multi_turn", "few_shot", "in_context")

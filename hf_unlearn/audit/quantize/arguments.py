@@ -3,9 +3,10 @@
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import Any, ClassVar
 
 from ...checks import check_choice, check_choices
-from ..robustness.arguments import RobustnessArguments
+from ..robustness.arguments import RobustnessArguments, preset_field
 from .formats import FORMATS
 
 
@@ -16,6 +17,8 @@ REAL = ("nf4", "fp4", "int8")
 @dataclass
 class QuantizeArguments(RobustnessArguments):
     """What is done to the weights."""
+
+    QUICK: ClassVar[dict[str, Any]] = {"formats": ["nf4"]}
 
     formats: list[str] = field(
         default_factory=lambda: ["nf4", "int8"], metadata={"help": f"Formats: {', '.join(FORMATS)}."}
@@ -47,6 +50,8 @@ class QuantizeArguments(RobustnessArguments):
         default_factory=lambda: [0.25, 0.5],
         metadata={"help": "With `merge`, its shares w in (1 - w) W + w W_merge; each between 0 and 1."},
     )
+
+    preset: str = preset_field("nf4 alone")
 
     def __post_init__(self):
         super().__post_init__()

@@ -3,10 +3,10 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ...checks import check_choice, check_whole
-from ..robustness.arguments import SplitArguments
+from ..robustness.arguments import SplitArguments, preset_field
 from ..robustness.rows import GROUPS
 
 
@@ -18,15 +18,13 @@ RATES = {"lora": [5e-5, 2e-4, 1e-3], "none": [5e-6, 2e-5, 1e-4]}
 QUICK_RATES = {"lora": [5e-4], "none": [5e-5]}
 # Asking takes as long as some steps of training.
 QUICK_STEPS = [4, 16]
-PRESETS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "quick": {"seeds": [0], "max_steps": 48, "eval_steps": QUICK_STEPS, "max_items": 64},
-}
 
 
 @dataclass
 class RelearnArguments(SplitArguments):
     """What the attacker trains on, and how."""
+
+    QUICK: ClassVar[dict[str, Any]] = {"seeds": [0], "max_steps": 48, "eval_steps": QUICK_STEPS, "max_items": 64}
 
     data: str = field(
         default="split",
@@ -79,20 +77,14 @@ class RelearnArguments(SplitArguments):
             "back, whatever it says. Takes as long again."
         },
     )
-    preset: str = field(
-        default="full",
-        metadata={
-            "help": "`quick`: one seed, one learning rate, 48 steps, asked about after 4, 16 and 48 of them, and 64 "
-            "rows, where these are not given.",
-            "choices": list(PRESETS),
-        },
+    preset: str = preset_field(
+        "one seed, one learning rate, 48 steps, asked about after 4, 16 and 48 of them, and 64 rows"
     )
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("data", DATA), ("adapter", ADAPTERS), ("preset", [*PRESETS])):
+        for name, allowed in (("data", DATA), ("adapter", ADAPTERS)):
             check_choice(name, getattr(self, name), allowed)
-        self.fill_in(PRESETS[self.preset])
         if self.learning_rates is None:
             self.learning_rates = list((QUICK_RATES if self.preset == "quick" else RATES)[self.adapter])
         if not self.learning_rates or any(not (math.isfinite(rate) and rate > 0) for rate in self.learning_rates):

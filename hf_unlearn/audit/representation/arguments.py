@@ -2,9 +2,10 @@
 """What `hf-unlearn audit representation` and a recipe's `audits: {representation: ...}` take."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from ...checks import check_choice, check_choices
-from ..robustness.arguments import RobustnessArguments
+from ...checks import check_choices
+from ..robustness.arguments import RobustnessArguments, preset_field
 from .vectors import read_vector
 
 
@@ -17,7 +18,6 @@ PARTS = {
     "directions": (),
     "similarity": ("original",),
 }
-PRESETS = ("full", "quick")
 QUICK_LAYERS, QUICK_ROWS = 8, 48
 DEFAULT = ("weights", "lens", "erasure", "restoration", "directions")
 
@@ -25,6 +25,8 @@ DEFAULT = ("weights", "lens", "erasure", "restoration", "directions")
 @dataclass
 class RepresentationArguments(RobustnessArguments):
     """What is read in the model."""
+
+    QUICK: ClassVar[dict[str, Any]] = {"seeds": [0], "max_items": QUICK_ROWS}
 
     parts: list[str] = field(default_factory=lambda: list(DEFAULT), metadata={"help": f"Parts: {', '.join(PARTS)}."})
     layers: list[int] | None = field(
@@ -42,23 +44,13 @@ class RepresentationArguments(RobustnessArguments):
             "layer:index, such as 12:3407."
         },
     )
-    preset: str = field(
-        default="full",
-        metadata={
-            "help": f"`quick`: {QUICK_LAYERS} layers from the first to the last, one seed and {QUICK_ROWS} rows, "
-            "where these are not given.",
-            "choices": list(PRESETS),
-        },
-    )
+    preset: str = preset_field(f"{QUICK_LAYERS} layers from the first to the last, one seed and {QUICK_ROWS} rows")
 
     def __post_init__(self):
         super().__post_init__()
         if self.vectors and self.original_model_name_or_path is None:
             raise ValueError("vectors requires `--original_model_name_or_path`, whose vectors they are compared with.")
         self.places()
-        check_choice("preset", self.preset, PRESETS)
-        if self.preset == "quick":
-            self.fill_in({"seeds": [0], "max_items": QUICK_ROWS})
         check_choices("parts", self.parts, PARTS)
         if not self.parts:
             raise ValueError(f"parts is empty; give some of {', '.join(PARTS)}.")

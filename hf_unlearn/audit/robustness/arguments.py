@@ -2,8 +2,9 @@
 """What every audit of robustness takes."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ...checks import check_choice, check_choices, check_whole
 from ...data.arguments import DataArguments
@@ -13,11 +14,21 @@ from .splits import SPLITS
 
 COMPARATORS = ("auto", "retrained", "holdout", "none")
 SCORES = ("probability", "exact_match", "key_probability", "known")
+PRESETS = ("full", "quick")
+
+
+def preset_field(quick: str) -> Any:
+    """The field `preset` of an attack, with what its `QUICK` is in words."""
+    told = f"`quick`: {quick}, where these are not given."
+    return field(default="full", metadata={"help": told, "choices": list(PRESETS)})
 
 
 @dataclass
 class RobustnessArguments(DataArguments, ModelArguments):
     """Which rows are attacked and tested, and what the attacked model is compared with."""
+
+    # Under `preset: quick`, the values of fields that are not given.
+    QUICK: ClassVar[dict[str, Any]] = {}
 
     original_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Model before unlearning: how much there was to forget."}
@@ -65,10 +76,14 @@ class RobustnessArguments(DataArguments, ModelArguments):
         default=0.15,
         metadata={"help": "A result whose interval is wider than plus or minus this, across `bound`, is unresolved."},
     )
+    preset: str = preset_field("fewer rows, seeds and steps, of attacks that have them")
 
     def __post_init__(self):
         DataArguments.__post_init__(self)
         ModelArguments.__post_init__(self)
+        check_choice("preset", self.preset, PRESETS)
+        if self.preset == "quick":
+            self._fill_in(self.QUICK)
         check_choice("comparator", self.comparator, COMPARATORS)
         check_choices("scores", self.scores, SCORES)
         if not self.scores:
@@ -83,13 +98,13 @@ class RobustnessArguments(DataArguments, ModelArguments):
         if self.comparator == "retrained" and self.retrained_model_name_or_path is None:
             raise ValueError("comparator='retrained' requires `--retrained_model_name_or_path`.")
 
-    def fill_in(self, preset: Mapping[str, Any]) -> None:
+    def _fill_in(self, preset: Mapping[str, Any]) -> None:
         """Sets what a preset says, where a field still has its default."""
         for name, value in preset.items():
             default = self.__dataclass_fields__[name]
             usual = default.default_factory() if callable(default.default_factory) else default.default
             if getattr(self, name) == usual:
-                setattr(self, name, value)
+                setattr(self, name, copy(value))
 
 
 @dataclass

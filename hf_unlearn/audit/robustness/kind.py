@@ -25,7 +25,8 @@ from .result import Robustness
 from .rows import RobustnessPrepared, prepare_rows
 
 
-COMMON = frozenset(part.name for part in fields(RobustnessArguments))
+# A preset is of an attack, and some methods have one of that name.
+COMMON = frozenset(part.name for part in fields(RobustnessArguments)) - {"preset"}
 # Of a kind's own fields, those that an audit of a recipe has too.
 ASKED = frozenset({"max_new_tokens"})
 # Sets, and what they are in [`Measured`].

@@ -16,7 +16,7 @@ from hf_unlearn.audit.prompt_attacks.asking import answer_ids, answered_from, op
 from hf_unlearn.audit.prompt_attacks.cases import Case, Prompt, blanked, split_at, told_words
 from hf_unlearn.audit.prompt_attacks.choices import chosen
 from hf_unlearn.audit.prompt_attacks.measure import PromptsAudit, ask
-from hf_unlearn.audit.prompt_attacks.transforms import QUICK, TRANSFORMS
+from hf_unlearn.audit.prompt_attacks.transforms import QUICK_TRANSFORMS, TRANSFORMS
 from hf_unlearn.audit.robustness.measured import Measured, RowScores
 from hf_unlearn.audit.robustness.result import Robustness
 from hf_unlearn.cli.main import main
@@ -395,7 +395,7 @@ def test_quick_is_less(monkeypatch):
     # No retain rows are shown here: of what a preset names, what applies is asked.
     prepared = prepared_of()
     PromptsAudit().check(arguments(preset="quick", max_length=90), prepared)
-    assert {*prepared.more["asked"]} < {*QUICK}
+    assert {*prepared.more["asked"]} < {*QUICK_TRANSFORMS}
 
 
 def test_the_command_asks_in_other_words(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from conftest import make_model, make_tokenizer
 
+from hf_unlearn.audit.registry import AUDITS
 from hf_unlearn.audit.robustness.several.view import worst_of
 from hf_unlearn.cli.main import main
 from hf_unlearn.report.verdict import returns_line, verdicts
@@ -253,3 +254,25 @@ def test_columns_that_only_an_attack_reads_are_part_of_what_is_kept(place, tmp_p
     assert values(first) != values(other)
     assert values(first) == values(fewer)
     assert len({*fewer["settings"]["groups"]}) == 8
+
+
+def test_a_preset_of_all_is_that_of_each_and_what_is_given_stays(place, tmp_path):
+    words = ["--audits", "quantize", "sampling", "representation", "--group_by", "person", "--preset", "quick"]
+    words += ["--representation", "{parts: [lens], max_items: 9}"]
+    words += ["--original_model_name_or_path", str(place / "target")]
+    assert command(place, tmp_path, *words, "--retrained_model_name_or_path", str(place / "retrained")) == 0
+    settings = {
+        name: json.loads((tmp_path / name / f"{name}.json").read_text())["settings"]
+        for name in ("quantize", "sampling", "representation")
+    }
+    assert {name: found["preset"] for name, found in settings.items()} == dict.fromkeys(settings, "quick")
+    assert settings["quantize"]["formats"] == ["nf4"]
+    assert (settings["representation"]["seeds"], settings["representation"]["max_items"]) == ([0], 9)
+
+
+def test_the_preset_of_a_method_is_not_that_of_an_attack():
+    recipe = {"model_name_or_path": "m", "benchmark": "world", "preset": "readme", "max_length": 64, "steps": 3}
+    taken = AUDITS["soft_prompt"].taken_over(recipe)
+    assert "preset" not in taken
+    assert "steps" not in taken
+    assert taken["benchmark"] == "world"
