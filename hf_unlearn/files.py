@@ -4,12 +4,15 @@ any moment, and what it leaves half written would be read for ever after."""
 
 import csv
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+
+logger = logging.getLogger(__name__)
 
 PART = ".part"
 
@@ -29,6 +32,30 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_at_a_time(path: str | os.PathLike) -> Iterator[None]:
+    """One process at a time is in the block with this path; the others wait. A killed one does not keep it.
+
+    Args:
+        path (`str` or `Path`): what is written in the block; the lock is a file beside it.
+    """
+    # Imported late: most commands lock nothing.
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("Another process is writing %s. Waiting for it.", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:

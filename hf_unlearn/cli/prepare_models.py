@@ -7,6 +7,9 @@ They are kept by what they depend on, and a run that was killed goes on. Setting
 `recipes/BENCHMARK/prepare.yaml`; further fields override them. The models of the embedded worlds are made too.
 """
 
+import os
+from contextlib import nullcontext
+
 from ..data.benchmarks import BENCHMARKS, EMBEDDED
 from ..runs.help import CommandParser
 
@@ -38,10 +41,17 @@ def main(argv: list[str]) -> None:
         return
 
     from ..runs.prepare_models import Making
-    from .unlearn import unlearn
 
     making = Making(args.benchmark, args.model_name_or_path, args.name, args.recipe, words)
-    recipes = making.recipes(args.retrained)
+    # Only the first process of a launch: the others meet it in training.
+    with making.alone() if os.environ.get("RANK", "0") == "0" else nullcontext():
+        _make(making, args.retrained)
+
+
+def _make(making, retrained: int) -> None:
+    from .unlearn import unlearn
+
+    recipes = making.recipes(retrained)
     for number, (kind, recipe) in enumerate(recipes.items(), start=1):
         knows = making.found(kind)
         if knows is None:

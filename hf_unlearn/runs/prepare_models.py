@@ -3,6 +3,7 @@
 
 import re
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ..audit.checkpoints import checkpoint_of, tokenizer_of
@@ -11,7 +12,7 @@ from ..audit.sets import rows_digest
 from ..cache import cache_root
 from ..data.benchmarks import load_benchmark
 from ..data.prepared import FOLDER, write_prepared
-from ..files import read_json, write_json
+from ..files import one_at_a_time, read_json, write_json
 from ..places import recipe_path
 from ..stored.key import hash_json
 from ..versions import versions
@@ -57,6 +58,10 @@ class Making:
         self.name = name or re.sub(r"[^a-z0-9._-]+", "-", Path(self.base).name.lower())
         self.folders: dict[str, Path] = {}
         self._rows: list[str] | None = None
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Two that make models of one name at once would write into the same folders."""
+        return one_at_a_time(cache_root() / FOLDER / f"{self.benchmark}-{self.name}")
 
     def recipes(self, retrained: int = 1) -> dict[str, Recipe]:
         """The recipes of the target and of so many retrained models; the rows are read for them, no model is."""

@@ -2,11 +2,13 @@
 """`tofu_mini` on files of TOFU's form, and models that `prepare` makes of it."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import make_model, make_tokenizer
 
 from hf_unlearn.cli.main import main
+from hf_unlearn.cli.unlearn import unlearn
 from hf_unlearn.data.benchmarks import load_benchmark, resolve_model
 
 
@@ -110,6 +112,21 @@ def test_models_are_made_once_and_found_by_name(files, base, tmp_path, monkeypat
     again = [line for line in told.splitlines() if line.startswith("tofu_mini/")]
     assert capsys.readouterr().out.splitlines() == again
     assert len(again) == 3
+
+
+def test_two_that_make_the_same_models_at_once_make_each_once(files, base, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
+    made = []
+
+    def counted(recipe, **how):
+        made.append(recipe.training.output_dir)
+        unlearn(recipe, **how)
+
+    monkeypatch.setattr("hf_unlearn.cli.unlearn.unlearn", counted)
+    with ThreadPoolExecutor(2) as both:
+        ended = [both.submit(_prepare, files, base) for _ in range(2)]
+    assert [one.result() for one in ended] == [0, 0]
+    assert len(made) == len({*made}) == 2
 
 
 def test_attacks_tell_forget_rows_from_authors_that_no_model_saw(files, base, tmp_path):

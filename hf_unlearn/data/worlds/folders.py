@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ...files import write_json
+from ...files import one_at_a_time, write_json
 
 
 logger = logging.getLogger(__name__)
@@ -43,17 +43,7 @@ def cached_folder(path: Path, build: Callable[[Path], dict]) -> bool:
     """
     if is_complete(path):
         return False
-    # Imported late: a folder that is there needs no lock
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("Waiting for another process to build %s", path)
-        lock.acquire()
-    try:
+    with one_at_a_time(path):
         if is_complete(path):
             return False
         if path.exists():
@@ -71,6 +61,4 @@ def cached_folder(path: Path, build: Callable[[Path], dict]) -> bool:
             files = {str(f.relative_to(folder)): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
             write_json(folder / METADATA, {**metadata, "files": files}, indent=1)
             folder.rename(path)
-    finally:
-        lock.release()
     return True
