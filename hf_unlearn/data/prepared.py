@@ -10,6 +10,10 @@ from ..files import read_json, write_json
 FOLDER = "prepared"
 
 
+class NotPreparedError(ValueError):
+    """A model of `prepare` is named that it did not make."""
+
+
 def prepared_file(benchmark: str, name: str) -> Path:
     """Where it is kept which folders hold the models of this name."""
     return cache_root() / FOLDER / benchmark / f"{name}.json"
@@ -27,7 +31,7 @@ def prepared_model(name: str) -> str:
     """The folder of a prepared model; any other name as it is.
 
     Raises:
-        `ValueError`: for the name of one that was not made.
+        [`NotPreparedError`]: for the name of one that was not made.
     """
     parts = name.split("/")
     if len(parts) != 3 or not parts[2].startswith(("target", "retrained")) or Path(name).exists():
@@ -39,7 +43,7 @@ def prepared_model(name: str) -> str:
     models = read_json(file)["models"] if file.is_file() else {}
     if kind not in models or not Path(models[kind]).is_dir():
         made = f" Made so far: {', '.join(models)}." if models else ""
-        raise ValueError(
+        raise NotPreparedError(
             f"{name!r} is not there.{made} Make it with `hf-unlearn prepare {benchmark} --model_name_or_path BASE "
             f"--name {base}`, or name a folder or a Hub id."
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..data.benchmarks import resolve_model
+from ..data.prepared import NotPreparedError
 from ..fused import head_of
 from ..modeling import is_classifier, is_peft_model, select_trainable
 from ..models.tied import untie_embeddings
@@ -38,6 +40,10 @@ BUILT_IN = {
     "tinyllama-1.1b": {
         "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632,
         "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "tie_word_embeddings": False,
+    },
+    "smollm2-135m": {
+        "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
     },
 }  # fmt: skip
 BUILT_IN["llama-3-8b"] = BUILT_IN["llama-3.1-8b"]
@@ -85,7 +91,8 @@ class Shape:
 
 
 def find_config(name: str, trust_remote_code: bool = False, revision: str | None = None):
-    """The config of a model and where it was found: a folder, the Hub's local cache, the table above, the Hub.
+    """The config of a model and where it was found: a folder, a model of the library's own, the Hub's local cache, the
+    table above, the Hub.
 
     Raises:
         `ValueError`: if it is nowhere.
@@ -94,8 +101,9 @@ def find_config(name: str, trust_remote_code: bool = False, revision: str | None
 
     kwargs = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=True, **kwargs), "its config.json"
-    except OSError:
+        return AutoConfig.from_pretrained(resolve_model(name), local_files_only=True, **kwargs), "its config.json"
+    except (OSError, NotPreparedError):
+        # A model that is not made yet may have a name that tells its shape.
         pass
     for part, fields in BUILT_IN.items():
         if part in name.lower():

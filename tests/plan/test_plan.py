@@ -14,6 +14,7 @@ from hf_unlearn.bench import session
 from hf_unlearn.bench.cases import select
 from hf_unlearn.bench.sizes import Size
 from hf_unlearn.cli.main import main
+from hf_unlearn.data.prepared import write_prepared
 from hf_unlearn.forward.needs import KL, LOGPS
 from hf_unlearn.plan.activations import layer_bytes, stream_bytes
 from hf_unlearn.plan.engines import Engine, read_engine
@@ -101,6 +102,16 @@ def test_a_local_config_comes_before_the_table(tmp_path):
     assert "built-in" in source
     with pytest.raises(ValueError, match="llama-2-7b"):
         find_config("someone/unheard-of")
+
+
+def test_models_that_prepare_makes_are_planned_with_before_and_after(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_UNLEARN_CACHE", str(tmp_path))
+    config, source = find_config("tofu_mini/smollm2-135m/target")
+    assert (config.num_hidden_layers, source) == (30, "the built-in shape of smollm2-135m")
+    AutoConfig.for_model("llama", hidden_size=64).save_pretrained(tmp_path / "made")
+    write_prepared("tofu_mini", "smollm2-135m", {"target": str(tmp_path / "made")})
+    config, source = find_config("tofu_mini/smollm2-135m/target")
+    assert (config.hidden_size, source) == (64, "its config.json")
 
 
 # Formulas
