@@ -167,3 +167,24 @@ def test_a_layer_s_activations_are_steered(run):
     assert changed
     assert all(name.split(".")[2] in ("5", "6", "7") for name in changed)
     assert report["models"][-1]["metrics"]["forget/probability"]["value"] is not None
+
+
+def test_every_attack_takes_the_model_in_half_precision(place):
+    # 30 layers round as two never do.
+    small = {
+        "quantize": {"formats": ["nf4"]},
+        "prompts": {"transforms": ["prefill", "few_shot"]},
+        "representation": {"layers": [0, 14, 28]},
+        "relearn": {"max_steps": 2, "learning_rates": [1e-4]},
+        "soft_prompt": {"steps": 2},
+        "gcg": {"budget_tokens": 2000, "search_rows": 1, "width": 2},
+    }
+    audits = ["sampling", "two_checkpoint", *small]
+    words = ["--model_name_or_path", MODEL, "--original_model_name_or_path", MODEL, "--dtype", "bfloat16"]
+    words += ["--forget_dataset", str(place / "forget.jsonl"), "--max_length", "256", "--preset", "quick"]
+    words += ["--output_dir", str(place / "attacked"), "--audits", *audits]
+    words += [word for name, fields in small.items() for word in (f"--{name}", json.dumps(fields))]
+    assert main(["audit", "robustness", *words]) == 0
+    found = json.loads((place / "attacked" / "robustness.json").read_text())
+    (audited,) = [model for model in found["models"] if model["name"] == Path(MODEL).name]
+    assert {*audited["audits"]} == {*audits}

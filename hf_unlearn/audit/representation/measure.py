@@ -162,7 +162,7 @@ class RepresentationAudit(RobustnessKind):
         held = {}
         if self._beside_holdout(args, rows):
             held = {"rows": rows["holdout"], "states": answer_states(model, rows["holdout"])}
-        check_decodes(model, rows["forget"], states)
+        check_decodes(model, rows["forget"])
         for family, reader in (("lens", model), ("lens_original", original)):
             for layer in layers if reader is not None else ():
                 if layer == last:

@@ -51,7 +51,7 @@ def test_a_models_own_states_change_nothing_in_any_layer(name):
 def test_the_last_layer_read_by_the_head_is_what_the_model_says(name):
     model, rows = small(name), make_rows()
     states = answer_states(model, rows)
-    check_decodes(model, rows, states)
+    check_decodes(model, rows)
     for row, scores, state in zip(rows.rows, score_rows(model, rows.rows, progress=False), states, strict=True):
         logps, ranks = decoded(model, state[-1], torch.tensor(row["labels"][4:]), batch_size=2)
         assert logps == pytest.approx(scores.logps, abs=1e-4)
@@ -83,7 +83,20 @@ def test_a_model_that_does_more_with_its_states_is_refused(monkeypatch):
 
     monkeypatch.setattr(model, "forward", shifted)
     with pytest.raises(ValueError, match=r"LlamaForCausalLM: what its head makes .* Leave `lens` out of `parts`\.$"):
-        check_decodes(model, rows, answer_states(model, rows))
+        check_decodes(model, rows)
+
+
+def test_what_the_shape_of_a_batch_rounds_is_no_reason():
+    # 30 layers in bfloat16 differ by 0.24 nats between a batch and a row alone; here by more, whatever the processor.
+    model, rows = make_model(initializer_range=0.5), make_rows()
+
+    def other_rounding(module, args, output):
+        return output * (1.0 if output.shape[0] == 1 else 1.3)
+
+    layers_of(model)[0].mlp.register_forward_hook(other_rounding)
+    alone, together = answer_states(model, Rows(rows.rows[2:])), answer_states(model, rows)
+    assert (alone[0] - together[2]).abs().max() > 0.1
+    check_decodes(model, rows)
 
 
 def test_tuples_and_lists_keep_their_other_parts():
