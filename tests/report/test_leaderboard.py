@@ -11,9 +11,10 @@ from sweep_runs import FORGET, UTILITY, attacked, baseline, metric, run_of, swee
 
 from hf_unlearn.cli.main import main
 from hf_unlearn.report.leaderboard.board import ABOVE, BELOW, INSIDE, MIXED, board_of
-from hf_unlearn.report.leaderboard.figures import _before_after
+from hf_unlearn.report.leaderboard.figures import LEAST, _before_after, utility_figure
 from hf_unlearn.report.leaderboard.tables import ranks_part, results_part, retrained_part, robustness_part
 from hf_unlearn.report.leaderboard.write import write_leaderboard
+from hf_unlearn.report.naming import scale
 from hf_unlearn.report.sweep.dominance import Dominated
 from hf_unlearn.report.sweep.means import cell_of, tabulate
 from hf_unlearn.report.sweep.ranks import overall_ranks, rank_text, ranks
@@ -122,6 +123,17 @@ def test_models_that_saw_the_forget_rows_are_no_retrained_ones():
     assert spread_of(tabulate(sweep_of(reinforced, [baseline("retrained", 0.0, 0.9)])), FORGET) is None
     # Two are too few to say what a third one would show.
     assert spread_of(tabulate(sweep_of(retrained(0.1), [baseline("retrained", 0.0, 0.9)])), FORGET) is None
+
+
+def test_the_figure_says_of_how_many_models_the_spread_is_and_draws_no_bar_beyond_its_edge():
+    runs = [*retrained(0.1, 0.12), *seeds("all", 1e-12, 0.9), *seeds("some", 0.5, 0.9)]
+    board = board_of(sweep_of(runs, [baseline("retrained", 0.11, 0.9)]))
+    figure = utility_figure(board)
+    (words,) = (text.get_text() for text in figure.legends[0].get_texts() if "spread" in text.get_text())
+    assert words == "3 retrained models' spread"
+    (ax,) = figure.axes
+    ends = [x for bars in ax.collections for path in bars.get_paths() for x, _ in path.vertices]
+    assert min(ends) == pytest.approx(LEAST * scale(FORGET), rel=1e-3)
 
 
 def test_a_method_inside_the_spread_is_like_retrained_and_one_outside_is_not_with_the_numbers():

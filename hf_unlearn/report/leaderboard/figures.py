@@ -44,14 +44,14 @@ def utility_figure(board: Board) -> "Figure | None":
         x, y = (cell_of(row.points, name).mean for name in (across, up))
         if None in (x, y):
             continue
-        reach = [reach_of(row, name) for name in (across, up)]
+        x, reach = max(x, LEAST), [reach_of(row, name) for name in (across, up)]
         _cross(ax, [x, y], reach, sides, styles[row.label].ink.light)
         # Methods do not hide what they are compared with.
         over = {"zorder": 5, "scale": 0.8} if row.kind == "result" else {"zorder": 6}
-        mark(ax, max(x, LEAST) * sides[0], y * sides[1], styles[row.label], label=chart_name(row.label), **over)
+        mark(ax, x * sides[0], y * sides[1], styles[row.label], label=chart_name(row.label), **over)
     if spread := board.spreads.get(across):
         ends = [max(end, LEAST) * sides[0] for end in (spread.low, spread.high)]
-        label = f"{board.retrained} retrained models' spread"
+        label = f"{sum(board.retrained.values())} retrained models' spread"
         ax.axvspan(*ends, color=GRID.light, alpha=0.8, linewidth=0, zorder=0, label=label)
     if is_percent(across):
         ax.set_xscale("log")
