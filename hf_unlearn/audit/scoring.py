@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One teacher-forced pass: what a model thinks of every labelled token. All metrics read from it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,22 @@ def token_scores(logits: torch.Tensor, labels: torch.Tensor) -> list[TokenScores
         return logps, scores.argmax(-1) == wanted
 
     return [TokenScores(*row) for row in map_labelled(compute, logits, labels)]
+
+
+def answer_loss(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Mean negative log-likelihood of the labelled tokens of a batch, with its gradient, for attacks that train.
+
+    Args:
+        model (`torch.nn.Module`): causal language model.
+        inputs (`dict`): of the collator, on the model's device, `labels` among them, unshifted.
+
+    Returns:
+        `torch.Tensor`: nats a token, float32: in half precision small steps are lost.
+    """
+    inputs = dict(inputs)
+    labels = inputs.pop("labels")[:, 1:]
+    asked = labels != IGNORE_INDEX
+    return torch.nn.functional.cross_entropy(model(**inputs).logits[:, :-1][asked].float(), labels[asked])
 
 
 def map_labelled(

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ...data.collator import RoleCollator
-from ...data.formats import IGNORE_INDEX
 from ...models.wrappers import ATTRIBUTE, wrapper_of
 from ..as_saved import as_saved
 from ..batching import device_of
 from ..model_checks import UnsoundModelError
+from ..scoring import answer_loss
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,7 @@ def finetune(
     collate, batches, device = RoleCollator(pad_token_id=pad_token_id), _batches(len(rows), plan), device_of(model)
     for step in tqdm(range(1, plan.steps + 1), desc=desc, unit="step", disable=not progress, leave=False):
         inputs = {k: v.to(device) for k, v in collate([rows[i] for i in next(batches)]).items()}
-        labels = inputs.pop("labels")[:, 1:]
-        asked = labels != IGNORE_INDEX
-        loss = F.cross_entropy(model(**inputs).logits[:, :-1][asked].float(), labels[asked])
+        loss = answer_loss(model, inputs)
         loss.backward()
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * min(1.0, step / max(plan.warmup_steps, 1))

@@ -10,9 +10,10 @@ import torch
 
 from ...data.collator import RoleCollator
 from ...data.conversations import common_prefix
-from ...data.formats import IGNORE_INDEX, encode_prompt
+from ...data.formats import encode_prompt
 from ...data.qa import QAFormat
 from ..batching import device_of
+from ..scoring import answer_loss
 
 
 # Words behind a question: where the prompts with and without them part, the question ends.
@@ -127,12 +128,7 @@ def trained(
                 order += rng.permutation(len(rows)).tolist()
             batch, order = order[:batch_size], order[batch_size:]
             inputs = {name: tensor.to(device) for name, tensor in collate([rows[i] for i in batch]).items()}
-            labels = inputs.pop("labels")[:, 1:]
-            asked = labels != IGNORE_INDEX
-            # All in float32: in half precision the steps are lost.
-            logits = model(**inputs).logits[:, :-1][asked].float()
-            loss = torch.nn.functional.cross_entropy(logits, labels[asked])
-            (vectors.grad,) = torch.autograd.grad(loss, [vectors])
+            (vectors.grad,) = torch.autograd.grad(answer_loss(model, inputs), [vectors])
             optimizer.step()
             on_step()
     return vectors.detach()
