@@ -20,6 +20,8 @@ def main(argv: list[str]) -> None:
     args, words = _parser().parse_known_args(argv)
     check_folder("--output_dir", args.output_dir)
     check_file("--slurm", args.slurm)
+    if args.recipes is not None and (args.only is not None or args.slurm is not None):
+        raise ValueError("--recipes: leave out --only and --slurm, which are of single runs and of all.")
     gpus = None if args.gpus is None else [gpu for gpu in args.gpus.split(",") if gpu]
     _check_processes(args.jobs, gpus)
 
@@ -31,6 +33,7 @@ def main(argv: list[str]) -> None:
     from ..yaml_file import read_words
 
     spec = read_spec(recipe_path(args.sweep), read_words(words))
+    _check_recipes(args.recipes, spec)
     if spec.accelerate_config is not None:
         _check_launch(spec.accelerate_config, args.jobs, gpus)
     folder = Path(args.output_dir or spec.output_dir or f"runs/sweeps/{spec.name}")
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> None:
         runs = [_only(args.only, runs, every if spec.stages == 2 else runs, folder)]
     states = _states(runs)
     if args.dry_run:
-        _show_plan(runs, states, folder)
+        _show_plan(_of(args.recipes, runs), states, folder)
         if len(every) > len(runs):
             print(f"Then each method's chosen setting with the other seeds, of {len(every) - len(runs)} that may be.")
         return
@@ -51,9 +54,10 @@ def main(argv: list[str]) -> None:
     if args.slurm is not None:
         _write_script(Path(args.slurm), spec, folder, len(runs), words)
         return
-    status = _work(runs, states, args.jobs, gpus, spec.accelerate_config)
+    status = _work(_of(args.recipes, runs), states, args.jobs, gpus, spec.accelerate_config)
     if args.only is None and len(more := planned(spec, every, folder)) > len(runs):
         write_manifest(folder, more, spec.settings())
+        more = _of(args.recipes, more)
         status = max(status, _work(more, _states(more), args.jobs, gpus, spec.accelerate_config))
     if args.only is None:
         report_sweep(folder)
@@ -69,6 +73,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--jobs", type=int, metavar="N", help="number of concurrent runs (default: 1, or one per GPU)")
     parser.add_argument("--gpus", metavar="0,1", help="GPUs to distribute runs over, one each")
     parser.add_argument("--slurm", metavar="FILE.sh", help="write an array script for `sbatch` without starting a run")
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="run only those of these recipes, by their names")
     parser.add_argument("--only", metavar="RUN", help="run only one, given by name, id or number in manifest.jsonl")
     return parser
 
@@ -169,6 +174,17 @@ def _only(asked: str, runs, every, folder: Path):
     return known[listed[int(asked)]]
 
 
+def _check_recipes(names: list[str] | None, spec) -> None:
+    known = [entry.name for entry in spec.entries]
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"--recipes {unknown[0]}: the sweep has none of this name. Allowed: {', '.join(known)}.")
+
+
+def _of(names: list[str] | None, runs: list) -> list:
+    """The runs of these recipes; the others stay in the manifest, and are missing in the report."""
+    return runs if names is None else [run for run in runs if run.label in names]
+
+
 def _write_script(path: Path, spec, folder: Path, count: int, words: list[str]) -> None:
     from ..sweep.slurm import slurm_script
 
@@ -190,7 +206,7 @@ def _add_privacy(spec, runs) -> None:
     targets = {target["id"]: target for target in spec.targets}
     for run in runs:
         asked = run.privacy if spec.privacy is None else spec.privacy
-        if asked is None:
+        if asked is None or (run.tuning and not spec.tunes_by(["privacy"])):
             continue
         asked = asked if run.target is None else fill_in(asked, targets[run.target])
         try:

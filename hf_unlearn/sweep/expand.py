@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..runs.blocks import NAME as ATTACKS
+from ..runs.blocks import attack_kinds
 from ..runs.parser import read_yaml
 from .spec import Entry, Spec, Variation
 from .targets import fill_in
@@ -116,6 +118,8 @@ def _run(spec: Spec, folder: Path, entry: Entry, variation: Variation, target, s
     if isinstance(audits := content.get("audits"), dict) and "privacy" in audits:
         content["audits"] = {kind: asked for kind, asked in audits.items() if kind != "privacy"} or None
         privacy = audits["privacy"] or {} if privacy is None else privacy
+    if seed is not None and seed == spec.tuning_seed:
+        content, privacy = _what_chooses(spec, content, privacy)
     # A place that stands for all: the parser makes one of the recipe's own where none is given.
     content |= {"output_dir": str(folder), "run_name": "run"}
     name = _name(entry, variation, target, seed)
@@ -142,6 +146,14 @@ def _run(spec: Spec, folder: Path, entry: Entry, variation: Variation, target, s
         resolved=resolved,
         privacy=privacy,
     )
+
+
+def _what_chooses(spec: Spec, content: dict, privacy: dict | None) -> tuple[dict, dict | None]:
+    """A recipe's content and privacy audit without the audits that a run needs only once its setting is chosen."""
+    content = {key: value for key, value in content.items() if key != ATTACKS or spec.tunes_by(attack_kinds())}
+    if isinstance(audits := content.get("audits"), dict):
+        content["audits"] = {kind: asked for kind, asked in audits.items() if spec.tunes_by([kind])} or None
+    return content, privacy if spec.tunes_by(["privacy"]) else None
 
 
 def run_id(resolved: dict[str, Any]) -> str:

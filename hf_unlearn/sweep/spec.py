@@ -87,6 +87,11 @@ class Spec:
     slurm: dict = field(default_factory=dict)
     output_dir: str | None = None
 
+    def tunes_by(self, kinds: Iterable[str]) -> bool:
+        """Whether runs of the tuning seed need these audits: with two stages only if `select` reads a metric of them."""
+        read = (metric.partition("/")[0] for metric in (self.select.forget, self.select.utility) if metric)
+        return self.stages == 1 or not {*kinds}.isdisjoint(read)
+
     def settings(self) -> dict[str, Any]:
         """What a report of the sweep needs to know of it."""
         return {

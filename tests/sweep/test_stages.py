@@ -179,6 +179,57 @@ def test_an_arrays_tasks_are_those_of_its_script_also_once_methods_are_tuned(swe
     assert "the sweep file has changed since" in capsys.readouterr().err
 
 
+def test_named_recipes_go_through_both_stages_and_the_others_are_told_as_missing(sweep, tmp_path, capsys):
+    file, worked, _ = sweep
+    assert main(["sweep", file, "--recipes", "npo", "--dry_run"]) == 0
+    assert "ga-" not in (told := capsys.readouterr().out) and "2 runs, 1 seeds" in told
+    assert main(["sweep", file, "--recipes", "npo"]) == 0
+    first = [f"npo-learning_rate={rate}-seed0" for rate in ("0.0001", "0.001")]
+    assert worked == [first, [f"npo-learning_rate=0.001-seed{seed}" for seed in (1, 2)]]
+    assert "ga-learning_rate=0.0001-seed0" in (tmp_path / "out" / "table.md").read_text()
+    assert main(["sweep", file]) == 0
+    assert [name.split("-")[0] for names in worked[2:] for name in names] == ["ga"] * 4
+    for wrong, said in (
+        (["--recipes", "npo_klr"], "--recipes npo_klr: the sweep has none of this name. Allowed: ga, npo."),
+        (["--recipes", "npo", "--only", "0"], "--recipes: leave out --only and --slurm"),
+    ):
+        assert main(["sweep", file, *wrong]) == 2
+        assert said in capsys.readouterr().err
+
+
+AUDITED = {"privacy": {"attacks": ["loss"]}, "audits": {"perplexity": {"rows": "r.jsonl"}}}
+AUDITED |= {"robustness": {"audits": ["relearn"]}}
+
+
+@pytest.mark.parametrize("place", ["sweep", "recipe"])
+@pytest.mark.parametrize(
+    ("more", "on_tuning"),
+    [
+        ({}, set()),
+        ({"select": {"rule": KEPT, "forget": "relearn/remaining", "utility": UTILITY}}, {"robustness"}),
+        ({"select": {"rule": KEPT, "forget": FORGET, "utility": "perplexity/perplexity"}}, {"audits"}),
+        ({"select": {"rule": KEPT, "forget": "privacy/worst/tpr@1e-1", "utility": UTILITY}}, {"privacy"}),
+        ({"stages": 1}, {"privacy", "audits", "robustness"}),
+    ],
+)
+def test_what_chooses_no_setting_is_audited_for_the_chosen_ones_alone(sweep, tmp_path, place, more, on_tuning):
+    file = Path(sweep[0])
+    content = yaml.safe_load(file.read_text()) | more
+    if place == "sweep":
+        content |= {"privacy": AUDITED["privacy"], "fields": {k: v for k, v in AUDITED.items() if k != "privacy"}}
+    else:
+        for recipe in ("ga.yaml", "npo.yaml"):
+            (tmp_path / recipe).write_text(yaml.safe_dump(yaml.safe_load((tmp_path / recipe).read_text()) | AUDITED))
+    file.write_text(yaml.safe_dump(content))
+    spec = read_spec(file)
+    every = expand(spec, tmp_path / "out", resolve)
+    command._add_privacy(spec, every)
+    for run in every:
+        audited = {name for name in ("audits", "robustness") if run.content.get(name)}
+        audited |= set() if run.privacy is None else {"privacy"}
+        assert audited == (on_tuning if run.tuning else {*AUDITED})
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

@@ -127,7 +127,7 @@ def finetune(
     """
     start = [parameter.detach().clone() for parameter in parameters]
     held = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in parameters]
-    optimizer = torch.optim.AdamW(held, lr=plan.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(held, lr=plan.learning_rate, weight_decay=0.0, fused=True)
     collate, batches, device = RoleCollator(pad_token_id=pad_token_id), _batches(len(rows), plan), device_of(model)
     for step in tqdm(range(1, plan.steps + 1), desc=desc, unit="step", disable=not progress, leave=False):
         inputs = {k: v.to(device) for k, v in collate([rows[i] for i in next(batches)]).items()}
