@@ -79,14 +79,16 @@ def _parser() -> CommandParser:
 
 
 def resolve(content: dict, recipe: Path) -> tuple[str, dict]:
-    """Method and resolved fields of a recipe's content, parsed as `hf-unlearn run` would.
+    """Method and resolved fields of a recipe's content, parsed with its audits as `hf-unlearn run` would.
 
     Raises:
         `ValueError`: for what that would refuse.
     """
+    from ..runs.audits import read_blocks
     from ..runs.recipe import read_recipe
 
     parsed = read_recipe(content, recipe.name)
+    read_blocks(parsed)
     return parsed.run.method, parsed.resolved()
 
 

@@ -200,10 +200,21 @@ def run_audits(recipe) -> list[RunAudit]:
     Raises:
         `ValueError`: for settings, rows or models that cannot work; no model is loaded for that.
     """
-    return [_run_audit(recipe, AUDITS[name], asked) for name, asked in recipe.run.blocks().items()]
+    return [_run_audit(recipe, *read) for read in read_blocks(recipe)]
 
 
-def _run_audit(recipe, kind: AuditKind, asked: Mapping[str, Any]) -> RunAudit:
+def read_blocks(recipe) -> list[tuple[AuditKind, Any, QAFormat]]:
+    """The audits that a recipe asks for, with their fields as their commands would read them.
+
+    Raises:
+        `ValueError`: for what they would refuse.
+    """
+    folder, resolved = recipe.training.output_dir, recipe.resolved()
+    asked = ((AUDITS[name], fields) for name, fields in recipe.run.blocks().items())
+    return [(kind, *read_block(kind, block_fields(kind, resolved, fields, folder))) for kind, fields in asked]
+
+
+def _run_audit(recipe, kind: AuditKind, args: Any, qa: QAFormat) -> RunAudit:
     folder, resolved = Path(recipe.training.output_dir), recipe.resolved()
     target, revision = resolved["model_name_or_path"], recipe.model.model_revision
     if revision not in (None, "main") and "model_revision" not in {field.name for field in fields(kind.arguments)}:
@@ -211,7 +222,6 @@ def _run_audit(recipe, kind: AuditKind, asked: Mapping[str, Any]) -> RunAudit:
             f"{kind.name}: models are audited as they are in their main revision, not {revision!r}. Give "
             "`model_name_or_path` a folder with that one."
         )
-    args, qa = read_block(kind, block_fields(kind, resolved, asked, folder))
     try:
         # The result is not there yet.
         prepared = kind.prepare(kind.of_target(copy.copy(args)), qa)

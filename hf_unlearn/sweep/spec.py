@@ -88,7 +88,7 @@ class Spec:
     output_dir: str | None = None
 
     def tunes_by(self, kinds: Iterable[str]) -> bool:
-        """Whether runs of the tuning seed need these audits: with two stages only if `select` reads a metric of them."""
+        """Whether runs of the tuning seed need these audits: with two stages only if `select` reads one's metric."""
         read = (metric.partition("/")[0] for metric in (self.select.forget, self.select.utility) if metric)
         return self.stages == 1 or not {*kinds}.isdisjoint(read)
 

@@ -17,6 +17,7 @@ from hf_unlearn.cli.main import main
 from hf_unlearn.report.sweep.means import tabulate
 from hf_unlearn.report.sweep.rules import read_rule
 from hf_unlearn.report.sweep.tables import missing_lines
+from hf_unlearn.sweep.expand import expand
 from hf_unlearn.sweep.progress import DONE, state_of
 from hf_unlearn.sweep.spec import read_spec
 
@@ -182,7 +183,8 @@ def test_an_arrays_tasks_are_those_of_its_script_also_once_methods_are_tuned(swe
 def test_named_recipes_go_through_both_stages_and_the_others_are_told_as_missing(sweep, tmp_path, capsys):
     file, worked, _ = sweep
     assert main(["sweep", file, "--recipes", "npo", "--dry_run"]) == 0
-    assert "ga-" not in (told := capsys.readouterr().out) and "2 runs, 1 seeds" in told
+    assert "ga-" not in (told := capsys.readouterr().out)
+    assert "2 runs, 1 seeds" in told
     assert main(["sweep", file, "--recipes", "npo"]) == 0
     first = [f"npo-learning_rate={rate}-seed0" for rate in ("0.0001", "0.001")]
     assert worked == [first, [f"npo-learning_rate=0.001-seed{seed}" for seed in (1, 2)]]
@@ -197,7 +199,7 @@ def test_named_recipes_go_through_both_stages_and_the_others_are_told_as_missing
         assert said in capsys.readouterr().err
 
 
-AUDITED = {"privacy": {"attacks": ["loss"]}, "audits": {"perplexity": {"rows": "r.jsonl"}}}
+AUDITED = {"privacy": {"attacks": ["loss"], "nonmember_dataset": "n.jsonl"}, "audits": {"perplexity": {"dataset_name": "r.jsonl"}}}
 AUDITED |= {"robustness": {"audits": ["relearn"]}}
 
 
@@ -222,7 +224,7 @@ def test_what_chooses_no_setting_is_audited_for_the_chosen_ones_alone(sweep, tmp
             (tmp_path / recipe).write_text(yaml.safe_dump(yaml.safe_load((tmp_path / recipe).read_text()) | AUDITED))
     file.write_text(yaml.safe_dump(content))
     spec = read_spec(file)
-    every = expand(spec, tmp_path / "out", resolve)
+    every = expand(spec, tmp_path / "out", command.resolve)
     command._add_privacy(spec, every)
     for run in every:
         audited = {name for name in ("audits", "robustness") if run.content.get(name)}
@@ -237,6 +239,7 @@ def test_what_chooses_no_setting_is_audited_for_the_chosen_ones_alone(sweep, tmp
         ({"tuning_seed": None}, "Give `tuning_seed`, other `seeds` and a `select` that begins with `best`"),
         ({"seeds": [0]}, "Give `tuning_seed`, other `seeds`"),
         ({"select": "last"}, "Give `tuning_seed`, other `seeds`"),
+        ({"fields": {"audits": {"perplexity": {"rows": "r.jsonl"}}}}, "seed1: perplexity"),
     ],
 )
 def test_stages_that_mean_nothing_are_refused(sweep, capsys, more, told):
