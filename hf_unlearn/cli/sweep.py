@@ -207,10 +207,9 @@ def _add_privacy(spec, runs) -> None:
     kind = AUDITS["privacy"]
     targets = {target["id"]: target for target in spec.targets}
     for run in runs:
-        asked = run.privacy if spec.privacy is None else spec.privacy
-        if asked is None or (run.tuning and not spec.tunes_by(["privacy"])):
+        if run.privacy is None:
             continue
-        asked = asked if run.target is None else fill_in(asked, targets[run.target])
+        asked = run.privacy if run.target is None else fill_in(run.privacy, targets[run.target])
         try:
             run.privacy = block_fields(kind, run.content, asked, run.folder)
             read_block(kind, run.privacy)

@@ -118,6 +118,7 @@ def _run(spec: Spec, folder: Path, entry: Entry, variation: Variation, target, s
     if isinstance(audits := content.get("audits"), dict) and "privacy" in audits:
         content["audits"] = {kind: asked for kind, asked in audits.items() if kind != "privacy"} or None
         privacy = audits["privacy"] or {} if privacy is None else privacy
+    privacy = privacy if spec.privacy is None else spec.privacy
     if seed is not None and seed == spec.tuning_seed:
         content, privacy = _what_chooses(spec, content, privacy)
     # A place that stands for all: the parser makes one of the recipe's own where none is given.

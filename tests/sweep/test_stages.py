@@ -199,7 +199,10 @@ def test_named_recipes_go_through_both_stages_and_the_others_are_told_as_missing
         assert said in capsys.readouterr().err
 
 
-AUDITED = {"privacy": {"attacks": ["loss"], "nonmember_dataset": "n.jsonl"}, "audits": {"perplexity": {"dataset_name": "r.jsonl"}}}
+AUDITED = {
+    "privacy": {"attacks": ["loss"], "nonmember_dataset": "n.jsonl"},
+    "audits": {"perplexity": {"dataset_name": "r.jsonl"}},
+}
 AUDITED |= {"robustness": {"audits": ["relearn"]}}
 
 
